@@ -1,0 +1,65 @@
+"""Heartbeats, states, stop words and modes on the board: what a process says of itself and what it is told."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from ipc import layout as l
+from ipc.atomics import load_relaxed, monotonic_ns, store_relaxed
+from ipc.jit import kernel
+
+_BEAT = l.offset(l.PROCESS, "beat_ns")
+_PROGRESS = l.offset(l.PROCESS, "progress")
+_STOP = l.offset(l.PROCESS, "stop")
+_EVENT = l.offset(l.PROCESS, "last_event_ns")
+_MODE = l.offset(l.MODE, "mode")
+_METRICS = l.offset(l.PROCESS, "metrics")
+
+
+@kernel
+def beat(processes: Any, role: int, progress: int, event_ns: int) -> None:
+    """I am alive, have done `progress` things, and am at event time `event_ns`. From kernels and from Python."""
+    store_relaxed(processes, role, _PROGRESS, progress)
+    store_relaxed(processes, role, _EVENT, event_ns)
+    store_relaxed(processes, role, _BEAT, monotonic_ns())
+
+
+@kernel
+def stop_word(processes: Any, role: int) -> int:
+    """What the watchdog tells this role: STOP_NONE, STOP_DRAIN, STOP_NOW."""
+    return load_relaxed(processes, role, _STOP)
+
+
+@kernel
+def severest_mode(modes: Any) -> int:
+    """The most severe of the four mode words."""
+    worst = l.MODE_RUNNING
+    for row in range(4):
+        worst = max(worst, load_relaxed(modes, row, _MODE))
+    return worst
+
+
+@kernel
+def count(processes: Any, role: int, metric: int, amount: int) -> None:
+    """Add to one of the role's own metrics; only that role does."""
+    store_relaxed(processes, role, _METRICS + 8 * metric, load_relaxed(processes, role, _METRICS + 8 * metric) + amount)
+
+
+def announce(processes: Any, role: int, state: int) -> None:
+    """Set the own state; STARTING also sets pid and start time."""
+    row = processes[role]
+    if state == l.PROC_STARTING:
+        row["pid"] = os.getpid()
+        row["started_ns"] = time.monotonic_ns()
+    row["state"] = state
+    row["beat_ns"] = row["control_beat_ns"] = time.monotonic_ns()
+
+
+def set_mode(modes: Any, writer: int, mode: int, cause: str) -> None:
+    """Set one of the four mode words; `cause` is shown to people."""
+    row = modes[writer]
+    row["cause"] = cause.encode()[:48]
+    row["since_wall_ns"] = time.time_ns()
+    row["mode"] = mode

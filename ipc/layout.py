@@ -1,0 +1,401 @@
+"""Every byte that processes share: dtypes, codes and capacities. One file owns them all.
+
+```
+/dev/shm/trader-<instance>/
+  board        modes ×4 │ processes ×8 │ cursors │ run          heartbeats, doorbells, stop words
+  instruments  count │ instruments │ strategies                 append-only, ids never reused
+  ticks        ring │ readers ×8 │ slots 64 B │ quotes │ intervals │ feed lines A/B
+  orders       ring │ readers ×8 │ slots 128 B                  sniper → gateway, recorder   (lossless)
+  reports      ring │ readers ×8 │ slots 128 B                  gateway → sniper, recorder   (lossless)
+  sniper       commit A/B │ undo log │ outbox │ transactional rows │ histograms, counters
+  conditions   table header │ rows A │ rows B │ index A │ index B │ params A/B │ commands
+  gateway      gateway header │ orders │ venue quotes
+
+a slot:  ┌─────┬──────────────────────────────┐  writer: seq = BUSY, release fence, payload, release-store seq
+         │ seq │ payload, word aligned        │  reader: acquire seq, copy words, acquire fence, seq again
+         └─────┴──────────────────────────────┘
+```
+
+Every structure has one writer, named at its dtype. Sequences start at 1; 0 means "none yet". Prices are int64 ticks, sizes int64
+lots, cash int64 quanta of the account currency. A dtype has explicit little-endian fields without padding; asserts at the end
+relate the sizes to words, cache lines and capacities.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+#: schema of everything in this file; part of every segment's header, bumped with any change of a layout
+LAYOUT_VERSION: Final = 1
+#: first word of every segment, "TRADERSM" in little-endian ASCII
+MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
+#: bytes of a cache line; rows with different writers never share one
+CACHE_LINE: Final = 64
+#: slot sequence while its payload is being written
+BUSY: Final = -1
+#: instrument id of a tick that belongs to no instrument (CLOCK, SESSION)
+NO_INSTRUMENT: Final = 0xFFFF
+
+# ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+#: role numbers are row numbers of `board.processes` and of every ring's reader table
+RECORDER, GATEWAY, SNIPER, FEED, REFLECTION, STRATEGIST, WATCHDOG, SPARE_ROLE = range(8)
+#: order in which roles become ready; stop is the reverse
+ROLES: Final = ("recorder", "gateway", "sniper", "feed", "reflection", "strategist")
+#: rows of the process table and readers of a ring
+MAX_ROLES: Final = 8
+
+#: process states in `PROCESS.state`
+PROC_ABSENT, PROC_STARTING, PROC_READY, PROC_STOPPING, PROC_FINISHED, PROC_FAILED = range(6)
+PROC_STATES: Final = ("absent", "starting", "healthy", "stopping", "finished", "failed")
+#: stop words in `PROCESS_ORDERS.stop`: go on, stop in order (drain and persist), stop at once
+STOP_NONE, STOP_DRAIN, STOP_NOW = range(3)
+#: operating modes, least to most severe; the gate takes the most severe of the four words
+MODE_RUNNING, MODE_REDUCE_ONLY, MODE_HALTED, MODE_SAFE = range(4)
+MODES: Final = ("running", "reduce_only", "halted", "safe")
+#: rows of `board.modes`, one writer each
+MODE_OF_WATCHDOG, MODE_OF_OPERATOR, MODE_OF_GATEWAY, MODE_OF_RECORDER = range(4)
+
+# ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+#: tick kinds
+TICK_TRADE, TICK_QUOTE, TICK_CLOCK, TICK_SESSION = 1, 2, 3, 4
+#: tick flags: the buyer was the maker (the aggressor sold); not a market trade (excluded from triggers, features and fills)
+FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET = 1, 2
+#: instrument kinds: spot is long only; a linear perpetual goes both ways
+KIND_SPOT, KIND_LINEAR_PERPETUAL = 1, 2
+INSTRUMENT_KINDS: Final = {KIND_SPOT: "spot", KIND_LINEAR_PERPETUAL: "linear_perpetual"}
+#: sides as signs, so that signed lots = side × lots
+BUY, SELL = 1, -1
+#: order types
+MARKET, LIMIT = 1, 2
+ORDER_TYPES: Final = {MARKET: "market", LIMIT: "limit"}
+#: price kinds that a threshold names; mid is held in half ticks (bid + ask)
+PRICE_LAST, PRICE_BID, PRICE_ASK, PRICE_MID = range(4)
+PRICE_KINDS: Final = ("last", "bid", "ask", "mid")
+#: crossing directions
+CROSS_UP, CROSS_DOWN = 0, 1
+DIRECTIONS: Final = ("up", "down")
+#: ways to say a size: quote currency quanta, lots, basis points of equity
+SIZE_QUOTE, SIZE_BASE, SIZE_EQUITY_BPS = 1, 2, 3
+
+#: order-ring record kinds
+NEW, CANCEL, AMEND, CANCEL_ALL, SWAPPED, REFUSED, TIMER, MISSED, CLOSED = range(1, 10)
+INTENT_KINDS: Final = {NEW: "NEW", CANCEL: "CANCEL", AMEND: "AMEND", CANCEL_ALL: "CANCEL_ALL", SWAPPED: "SWAPPED",
+                       REFUSED: "REFUSED", TIMER: "TIMER", MISSED: "MISSED", CLOSED: "CLOSED"}
+#: report-ring record kinds
+(ACCEPTED, FILL, CANCELLED, REJECTED, EXPIRED, UNKNOWN, LOST, ADOPTED, FUNDING, BALANCE) = range(1, 11)
+REPORT_KINDS: Final = {ACCEPTED: "ACCEPTED", FILL: "FILL", CANCELLED: "CANCELLED", REJECTED: "REJECTED", EXPIRED: "EXPIRED",
+                       UNKNOWN: "UNKNOWN", LOST: "LOST", ADOPTED: "ADOPTED", FUNDING: "FUNDING", BALANCE: "BALANCE"}
+#: intent purposes
+ENTRY, EXIT = 1, 2
+#: exit reasons, in the order in which they are tested on one tick
+EXIT_NONE, EXIT_DATA_GAP, EXIT_STOP, EXIT_TRAILING, EXIT_TARGET, EXIT_TIME, EXIT_OPERATOR, EXIT_FLATTEN, EXIT_END = range(9)
+EXIT_REASONS: Final = ("none", "data_gap", "stop", "trailing", "target", "time", "operator", "flatten", "end_of_data")
+#: position states
+POS_FLAT, POS_OPENING, POS_OPEN, POS_CLOSING = range(4)
+POSITION_STATES: Final = ("flat", "opening", "open", "closing")
+#: refusal codes of the risk gate; a code is an index into `sniper.refusals`
+(REF_NONE, REF_NO_LIMIT, REF_MODE, REF_CONFIDENCE, REF_OPEN_POSITIONS, REF_POSITION_OPEN, REF_SYMBOL_EXPOSURE, REF_DAILY_LOSS,
+ REF_DAILY_ENTRIES, REF_NO_QUOTE, REF_STALE, REF_CROSSED, REF_SPOT_SHORT, REF_SIZE_ZERO, REF_MIN_NOTIONAL, REF_MAX_LOTS, REF_CASH,
+ REF_RING_RESERVE, REF_OUTBOX, REF_WORKING_FULL, REF_SYMBOL_CLOSED, REF_JOURNAL_BEHIND) = range(22)
+REFUSALS: Final = ("none", "no_limit_configured", "mode", "confidence", "open_positions", "position_open", "symbol_exposure",
+                   "daily_loss", "daily_entries", "no_quote", "stale", "crossed_book", "spot_short", "size_zero", "min_notional",
+                   "max_lots", "no_funds", "ring_reserve", "outbox_full", "working_orders_full", "symbol_closed", "journal_behind")
+#: reject codes of a venue, in `REPORT.code`
+REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY = range(9)
+REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symbol", "max_size", "duplicate_id", "no_liquidity",
+                  "reduce_only")
+#: order states in `GATEWAY_ORDER.state`; the machine itself is hotpath/orders.py
+(ORD_NONE, ORD_SENDING, ORD_ACCEPTED, ORD_PARTLY_FILLED, ORD_FILLED, ORD_CANCELLED, ORD_REJECTED, ORD_EXPIRED, ORD_UNKNOWN,
+ ORD_LOST) = range(10)
+ORDER_STATES: Final = ("NONE", "SENDING", "ACCEPTED", "PARTLY_FILLED", "FILLED", "CANCELLED", "REJECTED", "EXPIRED", "UNKNOWN",
+                       "LOST")
+#: liquidity of a fill
+LIQUIDITY_NONE, TAKER, MAKER = range(3)
+#: operator commands that reach the hot loop
+CMD_CLOSE_POSITION, CMD_FLATTEN, CMD_CANCEL_ENTRIES = 1, 2, 3
+#: `NEW.flags`: an exit may never increase the position
+INTENT_REDUCE_ONLY = 1
+
+# ── capacities ───────────────────────────────────────────────────────────────────────────────────────────────────────
+#: order- and report-ring slots
+RING_SLOTS: Final = 1 << 13
+#: intents a (sub-)step may make
+OUTBOX_SLOTS: Final = 64
+#: strategies; a strategy id is a bit of `INSTRUMENT_STATE.open_mask`
+MAX_STRATEGIES: Final = 4
+#: sniper's working orders
+MAX_WORKING: Final = 256
+#: rows that one step may touch
+UNDO_LINES: Final = 4096
+#: operator commands waiting for the hot loop
+MAX_COMMANDS: Final = 64
+#: gateway's order rows, by intent sequence modulo
+MAX_GATEWAY_ORDERS: Final = 4096
+#: latency histogram: sub-buckets per power of two, and their count (to 2^40 ns)
+HIST_SUB: Final = 32
+HIST_BUCKETS: Final = 41 * HIST_SUB
+
+
+def _record(*fields: tuple[str, str]) -> np.dtype[Any]:
+    return np.dtype(list(fields))
+
+
+# ── board: modes, heartbeats, doorbells, cursors ─────────────────────────────────────────────────────────────────────
+#: one mode word a line; writer: the row's owner
+MODE = _record(("mode", "<i8"), ("since_wall_ns", "<i8"), ("cause", "S48"))
+#: writer of each line: the process itself │ the watchdog │ shared doorbell word (atomic) │ the process (metrics)
+PROCESS = _record(
+    # line 0: the process
+    ("pid", "<i8"), ("state", "<i8"), ("beat_ns", "<i8"), ("control_beat_ns", "<i8"), ("progress", "<i8"), ("started_ns", "<i8"),
+    ("error_count", "<i8"), ("last_event_ns", "<i8"),
+    # line 1: the watchdog
+    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("_watchdog", "S40"),
+    # line 2: doorbell; the process sets 1 before it sleeps, whoever rings it sets 0 and wakes the futex
+    ("bell", "<i4"), ("_bell", "S60"),
+    # lines 3–4: what the role counts, see METRICS
+    ("metrics", "<i8", (16,)),
+)  # type: ignore[arg-type]
+#: what each role counts in `PROCESS.metrics`, by index
+METRICS: Final[dict[int, tuple[str, ...]]] = {
+    RECORDER: ("orders_recorded", "reports_recorded", "commits", "last_commit_us", "plans", "events"),
+    GATEWAY: ("intents", "orders_sent", "fills", "rejects", "unknown", "ticks_matched"),
+    SNIPER: ("ticks", "intents", "lost", "plans_armed", "plans_refused", "commands"),
+    FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back"),
+    REFLECTION: ("trades_applied", "updates", "last_update_us"),
+    STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms"),
+}
+#: durable and barrier cursors, one line each so that each has one writer
+CURSORS = _record(
+    # line 0, recorder: what is durable in LMDB of both rings, and the incarnation it counted up
+    ("durable_orders", "<i8"), ("durable_reports", "<i8"), ("incarnation", "<i8"), ("journal_ok", "<i8"), ("_recorder", "S32"),
+    # line 1, reflection: order-ring sequence up to which every closed trade is in the knowledge store
+    ("learned_orders", "<i8"), ("_reflection", "S56"),
+    # line 2, sniper's main thread: event time from which a lockstep tick waits for the next plan (0: never waits)
+    ("plan_horizon_ns", "<i8"), ("_sniper", "S56"),
+)
+#: facts of the run; writer: the watchdog, before any child starts
+RUN = _record(("instance_number", "<i8"), ("lockstep", "<i8"), ("wait_strategy", "<i8"), ("watchdog_pid", "<i8"),
+              ("initial_cash", "<i8"), ("strategies", "<i8"), ("instruments", "<i8"), ("started_wall_ns", "<i8"))
+#: wait strategies in `RUN.wait_strategy`
+WAIT_SPIN, WAIT_FUTEX, WAIT_ADAPTIVE = range(3)
+WAIT_STRATEGIES: Final = ("spin", "futex", "adaptive")
+
+# ── instruments ──────────────────────────────────────────────────────────────────────────────────────────────────────
+#: writer: the watchdog at start; append-only. Sizes are mantissa × 10^exponent. `value_quanta` = quanta of one tick × one lot.
+INSTRUMENT = _record(
+    ("symbol", "S32"), ("venue_symbol", "S32"), ("base", "S16"), ("quote", "S16"), ("settle", "S16"),
+    ("kind", "<i8"), ("tick_mantissa", "<i8"), ("tick_exponent", "<i8"), ("lot_mantissa", "<i8"), ("lot_exponent", "<i8"),
+    ("multiplier", "<i8"), ("value_quanta", "<i8"), ("min_notional", "<i8"), ("max_lots", "<i8"), ("max_price", "<i8"),
+    ("maker_fee_e8", "<i8"), ("taker_fee_e8", "<i8"), ("leverage", "<i8"), ("quantum_exponent", "<i8"), ("admitted", "<i8"),
+    ("_pad", "S24"),
+)
+#: strategy names by id
+STRATEGY = _record(("name", "S64"))
+
+# ── rings ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+#: a ring's header; writer: the ring's writer. `head` is the last published sequence.
+RING = _record(("head", "<i8"), ("capacity", "<i8"), ("gated", "<i8"), ("_pad", "S40"))
+#: a ring's reader, row = role; writer: that reader. cursor = last sequence it has finished with.
+READER = _record(("cursor", "<i8"), ("active", "<i8"), ("lost", "<i8"), ("_pad", "S40"))
+#: a tick; writer: feed. QUOTE: price, lots are the bid and its size. exchange_ns = event_ns + 1000 × exchange_offset_us.
+TICK = _record(
+    ("seq", "<i8"), ("event_ns", "<i8"), ("publish_ns", "<i8"), ("instrument", "<u2"), ("kind", "u1"), ("flags", "u1"),
+    ("exchange_offset_us", "<i4"), ("price", "<i8"), ("lots", "<i8"), ("ask_price", "<i8"), ("ask_lots", "<i8"),
+)
+#: an order-ring record; writer: sniper's hot loop. See TRADE for the CLOSED overlay.
+INTENT = _record(
+    ("seq", "<i8"), ("event_ns", "<i8"), ("tick_seq", "<i8"), ("report_seq", "<i8"),
+    ("kind", "u1"), ("purpose", "u1"), ("side", "i1"), ("order_type", "u1"), ("instrument", "<u2"), ("strategy", "<u2"),
+    ("lots", "<i8"), ("limit_price", "<i8"), ("reference_price", "<i8"),
+    ("condition_id", "<i8"), ("position_id", "<i8"), ("order_seq", "<i8"),
+    ("plan_seq", "<i4"), ("generation", "<i4"), ("params_epoch", "<i4"), ("fire_index", "<i4"),
+    ("leg", "<u2"), ("attempt", "<u2"), ("code", "<u2"), ("flags", "<u2"), ("value", "<i8"), ("publish_ns", "<i8"),
+)
+#: a CLOSED record: one round trip of a position. Prices are volume-weighted in ticks, rounded to nearest; cash in quanta, fees > 0.
+TRADE = _record(
+    ("seq", "<i8"), ("event_ns", "<i8"), ("tick_seq", "<i8"), ("report_seq", "<i8"),
+    ("kind", "u1"), ("purpose", "u1"), ("side", "i1"), ("order_type", "u1"), ("instrument", "<u2"), ("strategy", "<u2"),
+    ("lots", "<i8"), ("exit_price", "<i8"), ("entry_price", "<i8"),
+    ("condition_id", "<i8"), ("position_id", "<i8"), ("opened_ns", "<i8"),
+    ("plan_seq", "<i4"), ("generation", "<i4"), ("params_epoch", "<i4"), ("fire_index", "<i4"),
+    ("leg", "<u2"), ("attempt", "<u2"), ("exit_reason", "<u2"), ("flags", "<u2"), ("pnl", "<i8"), ("fees", "<i8"),
+)
+#: a report-ring record; writer: gateway. Lots and quote are cumulative over the order; `last_*` and `fee` belong to this fill.
+REPORT = _record(
+    ("seq", "<i8"), ("event_ns", "<i8"), ("venue_seq", "<i8"), ("order_seq", "<i8"),
+    ("kind", "u1"), ("code", "u1"), ("side", "i1"), ("liquidity", "u1"), ("instrument", "<u2"), ("fee_currency", "<u2"),
+    ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("last_lots", "<i8"), ("last_price", "<i8"), ("fee", "<i8"),
+    ("trade_id", "<i8"), ("venue_order_id", "<i8"), ("tick_seq", "<i8"), ("balance", "<i8"), ("publish_ns", "<i8"), ("spare", "<i8"),
+)
+
+# ── ticks segment beside the ring ────────────────────────────────────────────────────────────────────────────────────
+#: newest quote and trade of an instrument; writer: feed; seqlock word `version` (odd while written)
+QUOTE = _record(("version", "<i8"), ("event_ns", "<i8"), ("bid", "<i8"), ("bid_lots", "<i8"), ("ask", "<i8"), ("ask_lots", "<i8"),
+                ("last", "<i8"), ("last_lots", "<i8"))
+#: what the sniper has not yet taken of an instrument; writer: feed
+INTERVAL = _record(("version", "<i8"), ("first_seq", "<i8"), ("last_seq", "<i8"), ("high", "<i8"), ("low", "<i8"), ("_pad", "S24"))
+#: where the feed is in its source; line = seq & 1; a respawned feed goes on behind the line whose seq is the ring's head
+FEED_LINE = _record(("seq", "<i8"), ("event_ns", "<i8"), ("position", "<i8"), ("aux", "<i8"), ("_pad", "S32"))
+
+# ── sniper ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+#: selector of the commit lines; line = number & 1; the release store of `number` is the commit
+COMMIT = _record(("number", "<i8"), ("_pad", "S56"))
+COMMIT_LINE = _record(
+    ("tick_seq", "<i8"), ("report_seq", "<i8"), ("command_seq", "<i8"), ("intent_seq", "<i8"), ("event_ns", "<i8"),
+    ("generation", "<i4"), ("params_epoch", "<i4"), ("outbox_len", "<i4"), ("resume_index", "<i4"), ("spare", "<i8"),
+)
+#: undo log header: lines saved in the running step
+UNDO = _record(("count", "<i8"), ("_pad", "S56"))
+#: one saved cache line and where it belongs (line number in the transactional region)
+UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))  # type: ignore[arg-type]
+#: the sniper's account, one row; cash and equity in quanta
+ACCOUNT = _record(
+    ("cash", "<i8"), ("reserved", "<i8"), ("equity", "<i8"), ("peak_equity", "<i8"), ("max_drawdown_e6", "<i8"),
+    ("day", "<i8"), ("day_start_equity", "<i8"), ("entries_today", "<i8"),
+    ("open_positions", "<i8"), ("trades_closed", "<i8"), ("realised_pnl", "<i8"), ("fees", "<i8"), ("event_ns", "<i8"),
+    ("wins", "<i8"), ("working_orders", "<i8"), ("initial_equity", "<i8"),
+)
+#: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
+INSTRUMENT_STATE = _record(
+    ("last", "<i8"), ("bid", "<i8"), ("ask", "<i8"), ("bid_lots", "<i8"), ("ask_lots", "<i8"), ("last_event_ns", "<i8"),
+    ("trade_ns", "<i8"), ("quote_ns", "<i8"),
+    ("prev_last", "<i8"), ("prev_bid", "<i8"), ("prev_ask", "<i8"), ("prev_mid", "<i8"), ("open_mask", "<i8"),
+    ("exposure_lots", "<i8"), ("working_lots", "<i8"), ("closed_to_entries", "<i8"),
+)
+#: a position of (instrument, strategy), row = instrument × MAX_STRATEGIES + strategy
+POSITION = _record(
+    ("position_id", "<i8"), ("state", "<i8"), ("side", "<i8"), ("lots", "<i8"), ("entry_lots", "<i8"), ("entry_quote", "<i8"),
+    ("exit_lots", "<i8"), ("exit_quote", "<i8"),
+    ("cost", "<i8"), ("fees", "<i8"), ("realised", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"), ("best_price", "<i8"),
+    ("opened_ns", "<i8"), ("deadline_ns", "<i8"),
+    ("stop_bps", "<i4"), ("target_bps", "<i4"), ("trail_activation_bps", "<i4"), ("trail_distance_bps", "<i4"),
+    ("time_stop_ns", "<i8"), ("entry_seq", "<i8"), ("exit_seq", "<i8"), ("exit_working_lots", "<i8"), ("condition_id", "<i8"),
+    ("retry_ns", "<i8"),
+    ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
+    ("strategy", "<u2"), ("instrument", "<u2"), ("_pad", "S40"),
+)
+#: an order that has no terminal report yet; order_seq 0 = free
+WORKING = _record(
+    ("order_seq", "<i8"), ("position_row", "<i8"), ("side", "<i8"), ("purpose", "<i8"), ("lots", "<i8"), ("cum_lots", "<i8"),
+    ("cum_quote", "<i8"), ("reserved", "<i8"),
+    ("event_ns", "<i8"), ("last_trade_id", "<i8"), ("order_type", "<i8"), ("limit_price", "<i8"), ("condition_id", "<i8"),
+    ("position_id", "<i8"), ("cancel_seq", "<i8"), ("unknown", "<i8"),
+)
+#: what a condition has done, kept apart from its row; valid while condition_id equals the row's
+CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), ("fired", "<i4"), ("refused", "<i4"),
+                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("spare", "<i8", (4,)))  # type: ignore[arg-type]
+
+# ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+#: the table's header; writer: sniper's main thread. Buffer of generation g is g & 1; of params epoch e is e & 1.
+TABLE = _record(("generation", "<i8"), ("count_a", "<i8"), ("count_b", "<i8"), ("params_epoch", "<i8"), ("command_seq", "<i8"),
+                ("plan_seq_a", "<i8"), ("plan_seq_b", "<i8"), ("strategy_swapped", "<i8"))
+#: an armed condition. Bps fields: 0 = none. Rows are sorted by (instrument, price kind, direction, level, arming order).
+CONDITION = _record(
+    ("condition_id", "<i8"), ("level", "<i8"), ("valid_from_ns", "<i8"), ("valid_until_ns", "<i8"), ("cooldown_ns", "<i8"),
+    ("time_stop_ns", "<i8"), ("size_value", "<i8"), ("limit_price", "<i8"),
+    ("instrument", "<u2"), ("strategy", "<u2"), ("price_kind", "u1"), ("direction", "u1"), ("side", "i1"), ("order_type", "u1"),
+    ("size_kind", "<i4"), ("max_fires", "<i4"), ("confidence_e4", "<i4"), ("stop_bps", "<i4"), ("target_bps", "<i4"),
+    ("trail_activation_bps", "<i4"), ("trail_distance_bps", "<i4"), ("max_slippage_bps", "<i4"), ("plan_seq", "<i4"),
+    ("state_slot", "<i4"), ("arming", "<i4"), ("_pad", "S12"),
+)
+#: first row of (instrument, price kind, direction); the next entry is its end
+INDEX = np.dtype("<i8")
+#: limits by epoch; writer: sniper's main thread. −1 = not configured, which refuses.
+PARAMS = _record(
+    ("max_open_positions", "<i8"), ("max_symbol_exposure_bps", "<i8"), ("daily_loss_bps", "<i8"), ("max_entries_per_day", "<i8"),
+    ("min_confidence_e4", "<i8"), ("ring_reserve", "<i8"), ("max_quote_age_ns", "<i8"), ("exit_retry_ns", "<i8"),
+    ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"), ("spare", "<i8", (6,)),
+)  # type: ignore[arg-type]
+#: an operator command for the hot loop, slot = seq % MAX_COMMANDS; writer: sniper's main thread
+COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("_pad", "S32"))
+
+# ── gateway ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+#: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report
+GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("_pad", "S40"))
+#: an order at the gateway, row = order_seq % MAX_GATEWAY_ORDERS; `state` is stored last, with release
+GATEWAY_ORDER = _record(
+    ("order_seq", "<i8"), ("state", "<i8"), ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("lots", "<i8"), ("sent_ns", "<i8"),
+    ("instrument", "<u2"), ("side", "i1"), ("purpose", "u1"), ("strategy", "<u2"), ("order_type", "u1"), ("attempts", "u1"),
+    ("event_ns", "<i8"),
+)
+
+
+class Region:
+    """A named array in a segment: `count` rows of `dtype`, starting at a cache line."""
+
+    def __init__(self, name: str, dtype: np.dtype[Any], count: int) -> None:
+        self.name, self.dtype, self.count = name, dtype, count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes, rounded up to whole cache lines."""
+        return -(-self.dtype.itemsize * self.count // CACHE_LINE) * CACHE_LINE
+
+
+def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[Region, ...]]:
+    """All segments with their regions for given capacities (`ticks` slots: a power of two; rows of the two tables)."""
+    positions = instruments * MAX_STRATEGIES
+    index = instruments * len(PRICE_KINDS) * len(DIRECTIONS) + 1
+    ring = lambda dtype, slots: (Region("ring", RING, 1), Region("readers", READER, MAX_ROLES), Region("slots", dtype, slots))  # noqa: E731
+    return {
+        "board": (Region("modes", MODE, 4), Region("processes", PROCESS, MAX_ROLES), Region("cursors", CURSORS, 1), Region("run", RUN, 1)),
+        "instruments": (Region("instruments", INSTRUMENT, instruments), Region("strategies", STRATEGY, MAX_STRATEGIES)),
+        "ticks": (*ring(TICK, ticks), Region("quotes", QUOTE, instruments), Region("intervals", INTERVAL, instruments),
+                  Region("feed_lines", FEED_LINE, 2)),
+        "orders": ring(INTENT, RING_SLOTS),
+        "reports": ring(REPORT, RING_SLOTS),
+        "sniper": (Region("commit", COMMIT, 1), Region("commit_lines", COMMIT_LINE, 2), Region("undo", UNDO, 1),
+                   Region("undo_lines", UNDO_LINE, UNDO_LINES), Region("outbox", INTENT, OUTBOX_SLOTS),
+                   # transactional: every write is preceded by its line in the undo log
+                   Region("account", ACCOUNT, 1), Region("instrument_states", INSTRUMENT_STATE, instruments),
+                   Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
+                   Region("condition_states", CONDITION_STATE, conditions),
+                   # not transactional: statistics
+                   Region("refusals", np.dtype("<i8"), 64), Region("decision_hist", np.dtype("<i8"), HIST_BUCKETS),
+                   Region("tick_to_intent_hist", np.dtype("<i8"), HIST_BUCKETS)),
+        "conditions": (Region("table", TABLE, 1), Region("rows_a", CONDITION, conditions), Region("rows_b", CONDITION, conditions),
+                       Region("index_a", INDEX, index), Region("index_b", INDEX, index), Region("params", PARAMS, 2),
+                       Region("commands", COMMAND, MAX_COMMANDS)),
+        "gateway": (Region("gateway", GATEWAY_HEADER, 1), Region("gateway_orders", GATEWAY_ORDER, MAX_GATEWAY_ORDERS),
+                    Region("venue_quotes", QUOTE, instruments)),
+    }
+
+
+#: regions of the sniper's segment that belong to the step's transaction
+TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states")
+#: bytes before the first region of a segment: magic, version, layout hash, size, capacities
+HEADER_BYTES: Final = 256
+
+
+def offset(dtype: np.dtype[Any], field: str) -> int:
+    """Byte offset of a field in a row, for the atomics."""
+    assert dtype.fields is not None
+    return int(dtype.fields[field][1])
+
+
+def _check() -> None:
+    words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
+             INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
+             UNDO_LINE: 72, ACCOUNT: 128, INSTRUMENT_STATE: 128, POSITION: 256, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
+             CONDITION: 128, PARAMS: 128, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
+    for dtype, size in words.items():
+        assert dtype.itemsize == size, f"{dtype.names} takes {dtype.itemsize} bytes, not {size}"
+        assert dtype.fields is not None
+        for name, (field, start, *_) in dtype.fields.items():
+            width = field.base.itemsize
+            assert name.startswith("_") or field.kind == "S" or start % width == 0, f"{name} at {start} is not aligned"
+    for dtype in (TICK, INTENT, TRADE, REPORT, COMMAND):
+        assert offset(dtype, "seq") == 0, "the sequence is a slot's first word"
+    for field in ("event_ns", "instrument", "strategy", "condition_id", "position_id", "plan_seq", "leg"):
+        assert offset(INTENT, field) == offset(TRADE, field), f"TRADE overlays INTENT, but not at {field}"
+    assert offset(PROCESS, "stop") == 64 and offset(PROCESS, "bell") == 128 and offset(PROCESS, "metrics") == 192
+    assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
+    assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
+    assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
+    assert len(REFUSALS) == REF_JOURNAL_BEHIND + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
+    assert all(len(names) <= 16 for names in METRICS.values())
+
+
+_check()

@@ -1,0 +1,220 @@
+"""Every message on a socket, as tagged JSON Structs: {"type": "...", ...}. One union a direction, one typed decoder each.
+
+A request is three ZeroMQ frames behind the identity: request id (8 bytes, chosen by the client, echoed), payload (JSON).
+Times are Unix nanoseconds of event time unless the name says wall. Prices and sizes are decimal strings: no float meets money.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+#: largest payload that a socket accepts
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+#: conditions that one message may carry; larger plans arrive as rows
+MAX_PLAN_CONDITIONS = 1000
+
+Bps = Annotated[int, Meta(ge=0, le=10_000)]
+DecimalText = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
+Symbol = Annotated[str, Meta(min_length=3, max_length=32)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,48}$")]
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=lambda name: name.lower(), kw_only=True):
+    """Base of all messages; the tag is the class name in lower case."""
+
+
+class Size(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much: `quote` and `base` are decimal strings in the instrument's currencies, `equity_bps` a share of equity."""
+
+    kind: Literal["quote", "base", "equity_bps"]
+    value: DecimalText
+
+
+class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry that the strategist asks for: enter when `price` crosses `level` in `direction`.
+
+    Stops and targets are distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there.
+    """
+
+    symbol: Symbol
+    side: Literal["buy", "sell"]
+    level: DecimalText
+    direction: Literal["up", "down"]
+    size: Size
+    confidence: Annotated[float, Meta(ge=0.0, le=1.0)]
+    why: Annotated[str, Meta(min_length=1, max_length=500)]
+    price: Literal["last", "bid", "ask", "mid"] = "last"
+    order: Literal["market", "limit"] = "market"
+    limit_price: DecimalText | None = None
+    stop_bps: Bps = 0
+    target_bps: Bps = 0
+    trail_activation_bps: Bps = 0
+    trail_distance_bps: Bps = 0
+    time_stop_s: Annotated[int, Meta(ge=0, le=7 * 86_400)] = 0
+    valid_for_s: Annotated[int, Meta(ge=1, le=7 * 86_400)] = 1800
+    max_fires: Annotated[int, Meta(ge=1, le=1000)] = 1
+    cooldown_s: Annotated[int, Meta(ge=0, le=86_400)] = 0
+    max_slippage_bps: Bps = 0
+
+
+# ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────
+class Ping(Message):
+    """Are you there? → Pong."""
+
+
+class Plan(Message):
+    """All conditions of one strategy, replacing its earlier ones. strategist → recorder (plan_seq 0) → sniper (numbered).
+
+    `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one.
+    """
+
+    strategy: Name
+    due_ns: int
+    next_due_ns: int
+    plan_seq: int = 0
+    why: str = ""
+    conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
+
+
+class Event(Message):
+    """Something that happened in the control plane, for the journal."""
+
+    source: str
+    kind: str
+    text: str
+    wall_ns: int
+    data: dict[str, Any] = {}
+
+
+class Query(Message):
+    """What a process knows: `what` names it, `limit` bounds the rows, `argument` selects. → Answer."""
+
+    what: Name
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    argument: str = ""
+
+
+class Operate(Message):
+    """An operator's command for the sniper: close one position, flatten all, cancel working entries."""
+
+    action: Literal["close", "flatten", "cancel_entries"]
+    position: str = ""
+    cause: str = "operator"
+
+
+# ── operator, on the control socket ──────────────────────────────────────────────────────────────────────────────────
+class Status(Message):
+    """The instance and its processes."""
+
+
+class Health(Message):
+    """Health of each process and of the whole."""
+
+
+class Positions(Message):
+    """Open positions."""
+
+
+class Conditions(Message):
+    """Armed conditions with their distance."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Orders(Message):
+    """Newest orders first."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
+
+
+class Trades(Message):
+    """Newest closed trades first."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
+
+
+class Stats(Message):
+    """Counters, refusals, latencies, equity."""
+
+
+class Pause(Message):
+    """No new entries until resume; exits go on."""
+
+
+class Resume(Message):
+    """Entries again."""
+
+
+class Close(Message):
+    """Close one position by its id (or by SYMBOL)."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Flatten(Message):
+    """Pause, cancel working entries and close all positions."""
+
+
+class Stop(Message):
+    """Stop the instance in order."""
+
+
+# ── replies ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Pong(Message):
+    """Alive."""
+
+    role: str
+    pid: int
+
+
+class Done(Message):
+    """The request was carried out."""
+
+    text: str = ""
+    data: dict[str, Any] = {}
+
+
+class Planned(Message):
+    """A plan is durable (from the recorder) or armed (from the sniper: generation > 0)."""
+
+    plan_seq: int
+    generation: int = 0
+    armed: int = 0
+    refused: list[str] = []
+
+
+class Answer(Message):
+    """Rows and facts that a query asked for."""
+
+    data: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+
+
+class Refused(Message):
+    """Not done: what is wrong, with the field, and what to do."""
+
+    code: str
+    text: str
+    remedy: str = ""
+
+
+class Unavailable(Message):
+    """The process that knows is not there, or did not answer in time."""
+
+    role: str
+    text: str = ""
+
+
+#: what a child accepts on its own socket
+ChildRequest = Ping | Plan | Event | Query | Operate
+#: what the control socket accepts
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Flatten | Stop)
+Reply = Pong | Done | Planned | Answer | Refused | Unavailable
+
+encode = msgspec.json.Encoder().encode
+decode_child_request = msgspec.json.Decoder(ChildRequest).decode
+decode_control_request = msgspec.json.Decoder(ControlRequest).decode
+decode_reply = msgspec.json.Decoder(Reply).decode
