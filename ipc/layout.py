@@ -60,8 +60,9 @@ MODE_OF_WATCHDOG, MODE_OF_OPERATOR, MODE_OF_GATEWAY, MODE_OF_RECORDER = range(4)
 # ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: tick kinds
 TICK_TRADE, TICK_QUOTE, TICK_CLOCK, TICK_SESSION = 1, 2, 3, 4
-#: tick flags: the buyer was the maker (the aggressor sold); not a market trade (excluded from triggers, features and fills)
-FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET = 1, 2
+#: tick flags: the buyer was the maker (the aggressor sold); not a market trade (excluded from triggers, features and fills);
+#: on SESSION: the data ends here
+FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET, FLAG_END = 1, 2, 4
 #: instrument kinds: spot is long only; a linear perpetual goes both ways
 KIND_SPOT, KIND_LINEAR_PERPETUAL = 1, 2
 INSTRUMENT_KINDS: Final = {KIND_SPOT: "spot", KIND_LINEAR_PERPETUAL: "linear_perpetual"}

@@ -68,7 +68,8 @@ class Ping(Message):
 class Plan(Message):
     """All conditions of one strategy, replacing its earlier ones. strategist → recorder (plan_seq 0) → sniper (numbered).
 
-    `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one.
+    `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one. With `keep` nothing changes but the
+    due time: the strategy failed, and what is armed keeps its expiry.
     """
 
     strategy: Name
@@ -76,6 +77,7 @@ class Plan(Message):
     next_due_ns: int
     plan_seq: int = 0
     why: str = ""
+    keep: bool = False
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 
