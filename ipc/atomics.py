@@ -138,8 +138,12 @@ def pause(typingctx: Any) -> Any:
     """Tell the core that this is a spin loop."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        text = "pause" if _machine() == "x86_64" else "yield"
-        builder.asm(ir.FunctionType(ir.VoidType(), []), text, "", [], side_effect=True)
+        if _machine() == "x86_64":
+            hint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause")
+            builder.call(hint, [])
+        else:
+            hint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [_I32]), "llvm.aarch64.hint")
+            builder.call(hint, [ir.Constant(_I32, 1)])  # YIELD
         return context.get_dummy_value()
 
     return types.void(), codegen

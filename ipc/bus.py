@@ -55,12 +55,13 @@ def address(folder: Path | str, name: str) -> str:
 
 
 class Server:
-    """A ROUTER socket that decodes requests with one typed decoder and answers each with a Struct."""
+    """A ROUTER socket that decodes requests with one typed decoder and answers each with a Struct, at once or later."""
 
-    def __init__(self, folder: Path | str, name: str, decode: Callable[[bytes], Any]) -> None:
+    def __init__(self, folder: Path | str, name: str, decode: Callable[[bytes], Any],
+                 max_bytes: int = messages.MAX_MESSAGE_BYTES) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
         self.socket.setsockopt(zmq.LINGER, 200)
         self.socket.setsockopt(zmq.RCVHWM, 1000)
         self._path = Path(folder) / f"{name}.sock"
@@ -69,9 +70,14 @@ class Server:
         self._path.chmod(0o600)
         self._decode = decode
         self.malformed = 0
+        #: who sent the request that `handle` is given, for an answer that comes later
+        self.asker: tuple[bytes, bytes] = (b"", b"")
 
     def poll(self, timeout_s: float, handle: Callable[[Any], Any], most: int = 64) -> int:
-        """Answer what has come within the time-out: `handle(request)` gives the reply. Bad frames get a Refused, never an exception."""
+        """Answer what has come within the time-out: `handle(request)` gives the reply. Bad frames get a Refused, never an exception.
+
+        A handler that gives None has kept `asker` and calls `answer` itself later.
+        """
         if not self.socket.poll(int(timeout_s * 1000)):
             return 0
         done = 0
@@ -87,13 +93,19 @@ class Server:
                                               remedy="send [id, payload] from a DEALER socket")
                 self._send([frames[0], frames[1][:8] if len(frames) > 1 else b"", messages.encode(reply)])
                 continue
+            self.asker = (frames[0], frames[1])
             try:
                 reply = handle(self._decode(frames[2]))
             except (msgspec.DecodeError, RecursionError) as error:  # ValidationError is a DecodeError
                 self.malformed += 1
                 reply = messages.Refused(code="malformed", text=str(error)[:500], remedy="see ipc/messages.py for the fields of each type")
-            self._send([frames[0], frames[1], messages.encode(reply)])
+            if reply is not None:
+                self.answer((frames[0], frames[1]), reply)
         return done
+
+    def answer(self, asker: tuple[bytes, bytes], reply: Any) -> None:
+        """Send a reply to whoever asked; a client that has gone is counted."""
+        self._send([*asker, messages.encode(reply)])
 
     def _send(self, frames: list[bytes]) -> None:
         try:

@@ -1,13 +1,13 @@
-"""Heartbeats, states, stop words and modes on the board: what a process says of itself and what it is told."""
+"""Heartbeats, stop words and modes on the board, from kernels; ipc/board.py has the same from plain Python."""
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any
 
 from ipc import layout as l
 from ipc.atomics import load_relaxed, monotonic_ns, store_relaxed
+from ipc.board import announce as announce
+from ipc.board import set_mode as set_mode
 from ipc.jit import kernel
 
 _BEAT = l.offset(l.PROCESS, "beat_ns")
@@ -45,21 +45,3 @@ def severest_mode(modes: Any) -> int:
 def count(processes: Any, role: int, metric: int, amount: int) -> None:
     """Add to one of the role's own metrics; only that role does."""
     store_relaxed(processes, role, _METRICS + 8 * metric, load_relaxed(processes, role, _METRICS + 8 * metric) + amount)
-
-
-def announce(processes: Any, role: int, state: int) -> None:
-    """Set the own state; STARTING also sets pid and start time."""
-    row = processes[role]
-    if state == l.PROC_STARTING:
-        row["pid"] = os.getpid()
-        row["started_ns"] = time.monotonic_ns()
-    row["state"] = state
-    row["beat_ns"] = row["control_beat_ns"] = time.monotonic_ns()
-
-
-def set_mode(modes: Any, writer: int, mode: int, cause: str) -> None:
-    """Set one of the four mode words; `cause` is shown to people."""
-    row = modes[writer]
-    row["cause"] = cause.encode()[:48]
-    row["since_wall_ns"] = time.time_ns()
-    row["mode"] = mode

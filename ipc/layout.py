@@ -9,7 +9,7 @@
   reports      ring │ readers ×8 │ slots 128 B                  gateway → sniper, recorder   (lossless)
   sniper       commit A/B │ undo log │ outbox │ transactional rows │ histograms, counters
   conditions   table header │ rows A │ rows B │ index A │ index B │ params A/B │ commands
-  gateway      gateway header │ orders │ venue quotes
+  gateway      gateway header │ orders │ venue quotes │ the quote before the running tick
 
 a slot:  ┌─────┬──────────────────────────────┐  writer: seq = BUSY, release fence, payload, release-store seq
          │ seq │ payload, word aligned        │  reader: acquire seq, copy words, acquire fence, seq again
@@ -169,8 +169,10 @@ METRICS: Final[dict[int, tuple[str, ...]]] = {
 }
 #: durable and barrier cursors, one line each so that each has one writer
 CURSORS = _record(
-    # line 0, recorder: what is durable in LMDB of both rings, and the incarnation it counted up
-    ("durable_orders", "<i8"), ("durable_reports", "<i8"), ("incarnation", "<i8"), ("journal_ok", "<i8"), ("_recorder", "S32"),
+    # line 0, recorder: what is durable in LMDB of both rings, the incarnation it counted up, and the last venue event in the journal when
+    # it began (what the venue has beyond it is published anew)
+    ("durable_orders", "<i8"), ("durable_reports", "<i8"), ("incarnation", "<i8"), ("journal_ok", "<i8"),
+    ("journaled_venue_seq", "<i8"), ("_recorder", "S24"),
     # line 1, reflection: order-ring sequence up to which every closed trade is in the knowledge store
     ("learned_orders", "<i8"), ("_reflection", "S56"),
     # line 2, sniper's main thread: event time from which a lockstep tick waits for the next plan (0: never waits)
@@ -247,8 +249,8 @@ COMMIT_LINE = _record(
     ("tick_seq", "<i8"), ("report_seq", "<i8"), ("command_seq", "<i8"), ("intent_seq", "<i8"), ("event_ns", "<i8"),
     ("generation", "<i4"), ("params_epoch", "<i4"), ("outbox_len", "<i4"), ("resume_index", "<i4"), ("spare", "<i8"),
 )
-#: undo log header: lines saved in the running step
-UNDO = _record(("count", "<i8"), ("_pad", "S56"))
+#: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void
+UNDO = _record(("number", "<i8"), ("count", "<i8"), ("_pad", "S48"))
 #: one saved cache line and where it belongs (line number in the transactional region)
 UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))  # type: ignore[arg-type]
 #: the sniper's account, one row; cash and equity in quanta
@@ -275,7 +277,7 @@ POSITION = _record(
     ("time_stop_ns", "<i8"), ("entry_seq", "<i8"), ("exit_seq", "<i8"), ("exit_working_lots", "<i8"), ("condition_id", "<i8"),
     ("retry_ns", "<i8"),
     ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
-    ("strategy", "<u2"), ("instrument", "<u2"), ("_pad", "S40"),
+    ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"), ("_pad", "S32"),
 )
 #: an order that has no terminal report yet; order_seq 0 = free
 WORKING = _record(
@@ -313,8 +315,9 @@ PARAMS = _record(
 COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("_pad", "S32"))
 
 # ── gateway ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-#: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report
-GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("_pad", "S40"))
+#: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report; tick_seq, event_ns = last
+#: tick of which everything is published
+GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("event_ns", "<i8"), ("_pad", "S32"))
 #: an order at the gateway, row = order_seq % MAX_GATEWAY_ORDERS; `state` is stored last, with release
 GATEWAY_ORDER = _record(
     ("order_seq", "<i8"), ("state", "<i8"), ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("lots", "<i8"), ("sent_ns", "<i8"),
@@ -360,7 +363,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                        Region("index_a", INDEX, index), Region("index_b", INDEX, index), Region("params", PARAMS, 2),
                        Region("commands", COMMAND, MAX_COMMANDS)),
         "gateway": (Region("gateway", GATEWAY_HEADER, 1), Region("gateway_orders", GATEWAY_ORDER, MAX_GATEWAY_ORDERS),
-                    Region("venue_quotes", QUOTE, instruments)),
+                    Region("venue_quotes", QUOTE, instruments), Region("quote_before", QUOTE, 1)),
     }
 
 

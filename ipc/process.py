@@ -1,4 +1,4 @@
-"""What a child process is given (Boot), and what it holds while it runs (Child)."""
+"""What a child process is given (Boot), and what it holds while it runs (Child). Imports no numba: the watchdog makes Boots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ipc import heartbeat
+from ipc import board
 from ipc import layout as l
 from ipc.segment import Memory
 
@@ -26,7 +26,8 @@ class Boot(Struct, frozen=True, kw_only=True):
 
     mode: "paper" | "replay"; market: "simulated" | "replay".
     sections: config sections by name as JSON ("limits", "paper", "hotpath", "strategy", …); each room decodes its own Struct.
-    run_dir: this run's folder (logs/, summary.json, fills.bin). state_dir: LMDB environments of the instance (journal/, paper/, knowledge/).
+    run_dir: this run's folder (logs/, summary.json, fills.bin).
+    state_dir: LMDB environments of the instance (journal/, paper/, knowledge/).
     speed: event seconds a wall second; 0 = as fast as the slowest reader.
     start_event_ns: event time at which the simulated market starts (resumed: where it stopped).
     restarts: 0 in the first life of this role in this run.
@@ -58,12 +59,16 @@ class Boot(Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Child:
-    """A running child: its number, its memory, its log. `main(child)` of each role's module gets one, holding the role's lock already."""
+    """A running child: its number, its memory, its log. `main(child)` of each role's module gets one, holding the role's lock already.
+
+    `told` is a stop word from elsewhere than the watchdog: SIGTERM, or the watchdog's death.
+    """
 
     boot: Boot
     role: int
     memory: Memory
     log: logging.Logger
+    told: int = l.STOP_NONE
 
     @property
     def processes(self) -> Any:
@@ -72,15 +77,15 @@ class Child:
 
     def ready(self) -> None:
         """Everything is set up and recovered; the watchdog may go on with the next role."""
-        heartbeat.announce(self.processes, self.role, l.PROC_READY)
+        board.announce(self.processes, self.role, l.PROC_READY)
 
     def stopping(self) -> int:
         """STOP_NONE, STOP_DRAIN or STOP_NOW."""
-        return int(self.processes[self.role]["stop"])
+        return max(int(self.processes[self.role]["stop"]), self.told)
 
     def beat(self, progress: int, event_ns: int = 0) -> None:
         """Heartbeat from Python."""
-        heartbeat.beat(self.processes, self.role, progress, event_ns)
+        board.beat(self.processes, self.role, progress, event_ns)
 
     def metric(self, name: str, amount: int = 1) -> None:
         """Add to one of this role's METRICS."""

@@ -61,6 +61,12 @@ def sleep(processes: Any, role: int, timeout_ns: int) -> None:
 
 
 @kernel
+def nap(processes: Any, role: int, timeout_ns: int) -> None:
+    """Sleep for a time (at most MAX_SLEEP_NS) that no bell cuts short: the doorbell stays 0, so nobody rings it. For pacing."""
+    futex_wait(processes, role, _BELL, 0, min(timeout_ns, MAX_SLEEP_NS))
+
+
+@kernel
 def stay_awake(processes: Any, role: int) -> None:
     """Take back `prepare_sleep`."""
     exchange_bell(processes, role, _BELL, 0)

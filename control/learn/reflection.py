@@ -1,0 +1,150 @@
+"""The reflection process: follows closed trades in the journal and applies the quick update of each, exactly once.
+
+It reads behind `applied`, its own durable cursor (incarnation, sequence), which changes in the transaction of the scores. What it has
+gone through of this incarnation it tells in `cursors.learned_orders`: a lockstep plan waits until that has reached what is durable.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from control.learn.knowledge import Applied, Knowledge, KnowledgeError
+from control.learn.quick_update import SCALES, ClosedTrade, status
+from control.record.journal import Journal
+from control.record.records import JournalError
+from hotpath.kernel import barriers
+from ipc import bus, messages
+from ipc import layout as l
+from ipc.process import Child
+
+#: trades in one transaction
+_BATCH = 256
+#: longest sleep on the doorbell, and the pause after a failed write
+_SLEEP_NS, _RETRY_S = 50_000_000, 0.5
+
+
+class Reflection:
+    """One life of the process: its store, the journal that it follows, and what it has examined."""
+
+    def __init__(self, child: Child) -> None:
+        boot = child.boot
+        self._child, self._memory = child, child.memory
+        self.store = Knowledge(Path(boot.state_dir) / "knowledge", writable=True, sync=boot.mode != "replay")
+        self._journal_path = Path(boot.state_dir) / "journal"
+        self._journal: Journal | None = None
+        self._symbols: dict[int, dict[int, str]] = {}
+        self.examined = -1
+        self.applied = self.store.applied()
+
+    def _incarnation(self) -> int:
+        return barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))
+
+    def step(self) -> int:
+        """Apply what has become durable since; gives the trades applied. Raises KnowledgeError, JournalError; then nothing has moved."""
+        durable = barriers.word(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS)  # before reading: all of it is in the journal
+        if durable == self.examined:
+            return 0
+        if self._journal is None:
+            if not (self._journal_path / "data.mdb").exists():
+                return 0  # a recorder that has written nothing yet
+            self._journal = Journal(self._journal_path)
+        count = 0
+        records = self._journal.trades((self.applied.incarnation, self.applied.seq))
+        while batch := list(itertools.islice(self._closed(records), _BATCH)):
+            began = time.perf_counter_ns()
+            changed = self.store.apply(batch)
+            count += changed
+            self.applied = batch[-1][0]
+            self._child.metric("trades_applied", changed)
+            self._child.metric("updates")
+            self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
+        self.examined = durable
+        barriers.set_learned(self._memory.board.cursors, self._memory.board.processes, durable)
+        return count
+
+    def _closed(self, records: Iterator[Any]) -> Iterator[tuple[Applied, ClosedTrade | None]]:
+        for record in records:
+            row, position = record.row, Applied(record.incarnation, record.seq)
+            symbol = self._symbol(record.incarnation, int(row["instrument"]))
+            if symbol is None:
+                self._child.log.warning("trade %d/%d: instrument %d is unknown; passed over", *_pair(position), int(row["instrument"]))
+                yield position, None
+            else:
+                yield position, ClosedTrade(symbol=symbol, pnl=int(row["pnl"]), fees=int(row["fees"]), closed_ns=record.event_ns)
+
+    def _symbol(self, incarnation: int, instrument: int) -> str | None:
+        """Ids belong to an incarnation: this one's are in shared memory, older ones in the journal's run_start."""
+        if incarnation == self._incarnation():
+            known = self._memory.instruments.instruments
+            return known[instrument]["symbol"].decode() or None if instrument < len(known) else None
+        if incarnation not in self._symbols:
+            assert self._journal is not None
+            self._symbols = {number: {fact.id: fact.symbol for fact in facts.values()}
+                             for number, facts in self._journal.instruments().items()}
+            self._symbols.setdefault(incarnation, {})
+        return self._symbols[incarnation].get(instrument)
+
+    def handle(self, request: messages.ChildRequest) -> messages.Reply:
+        """Ping, and Query "knowledge": the scores by symbol."""
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="reflection", pid=int(self._child.processes[l.REFLECTION]["pid"]))
+            case messages.Query(what="knowledge"):
+                return self._answer(request)
+            case _:
+                return messages.Refused(code="unknown_query", text="reflection answers knowledge", remedy='ask with what = "knowledge"')
+
+    def _answer(self, request: messages.Query) -> messages.Answer:
+        now_ns = int(self._child.processes[l.STRATEGIST]["last_event_ns"])
+        rows: list[dict[str, Any]] = []
+        for symbol, score in sorted(self.store.coins().items()):
+            if request.argument in ("", symbol):
+                word = status(score, now_ns)
+                rows.append({"symbol": symbol, "trades": score.trades, "wins": score.wins, "pnl_quanta": score.pnl,
+                             "fees_quanta": score.fees, "streak": score.streak, "status": word, "size_scale": SCALES[word]})
+        return messages.Answer(data={"applied": list(_pair(self.applied))}, rows=rows[: request.limit])
+
+    def close(self) -> None:
+        """Close both environments."""
+        self.store.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+def _pair(position: Applied) -> tuple[int, int]:
+    return position.incarnation, position.seq
+
+
+def main(child: Child) -> int:
+    """Follow the journal until told to stop."""
+    processes, cursors = child.processes, child.memory.board.cursors
+    reflection = Reflection(child)
+    server = bus.Server(child.boot.socket_dir, "reflection", messages.decode_child_request)
+    child.log.info("knowledge up to trade %d/%d", *_pair(reflection.applied))
+    child.ready()
+    progress, retry_at = 0, 0.0
+    while not child.stopping():
+        server.poll(0, reflection.handle)
+        if time.monotonic() >= retry_at:
+            try:
+                progress += reflection.step()
+            except (KnowledgeError, JournalError) as error:
+                child.log.error("%s", error)
+                retry_at = time.monotonic() + _RETRY_S
+        child.beat(progress, int(processes[l.STRATEGIST]["last_event_ns"]))
+        if retry_at > time.monotonic():
+            time.sleep(0.05)
+        else:
+            barriers.await_word(cursors, 0, barriers.DURABLE_ORDERS, reflection.examined + 1, processes, l.REFLECTION, _SLEEP_NS)
+    if child.stopping() == l.STOP_DRAIN:
+        try:
+            reflection.step()
+        except (KnowledgeError, JournalError) as error:
+            child.log.error("%s", error)
+    server.close()
+    reflection.close()
+    return 0

@@ -1,0 +1,259 @@
+"""The journal: everything that happened, in one LMDB environment with one writer (the recorder) and any number of readers.
+
+| database  | key                  | value                                                                             |
+|-----------|----------------------|-----------------------------------------------------------------------------------|
+| orders    | incarnation, seq     | every order-ring record                                                           |
+| sent      | incarnation, seq     | empty: which of them are NEW orders                                               |
+| trades    | incarnation, seq     | the CLOSED ones among the order-ring records                                      |
+| reports   | incarnation, seq     | every report-ring record                                                          |
+| plans     | plan number          | every plan, before it is armed                                                    |
+| events    | event number         | what the control plane did; "run_start" carries the instruments' facts            |
+| snapshots | snapshot number      | the sniper's book at a commit, the newest 64                                      |
+| meta      | name                 | "cursors": what of both rings is stored, written in the transaction of the records;|
+|           |                      | "run_start/N": event number of incarnation N's first event; "run_id"              |
+
+An incarnation is one life of the shared memory. Readers hold no transaction while they wait, and take the writer's growing of the map
+in their stride. Numbers of plans, events and snapshots go on across incarnations.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from control.record import records
+from control.record.records import InstrumentFact, JournalError, Record, decode, number_key, number_of, ring_key, ring_key_of
+from control.record.snapshot import Snapshot
+from ipc import messages
+
+#: databases of the environment
+DATABASES: Final = ("orders", "sent", "trades", "reports", "plans", "events", "snapshots", "meta")
+#: bytes of the map of a new journal; it doubles when it is full (a map costs addresses, not disk)
+FIRST_MAP_BYTES: Final = 1 << 26
+#: records that an iterator takes in one read transaction
+CHUNK: Final = 1024
+#: key of "meta" under which the event number of an incarnation's "run_start" is
+RUN_PREFIX: Final = b"run_start/"
+#: first position, before every record
+START: Final = (0, 0)
+
+decode_plan = msgspec.json.Decoder(messages.Plan).decode
+decode_event = msgspec.json.Decoder(messages.Event).decode
+decode_snapshot = msgspec.json.Decoder(Snapshot).decode
+
+
+class Cursors(Struct, frozen=True):
+    """What is stored: the newest incarnation and the last sequence of both rings in it; the last event time of any record."""
+
+    incarnation: int = 0
+    orders: int = 0
+    reports: int = 0
+    event_ns: int = 0
+
+
+decode_cursors = msgspec.json.Decoder(Cursors).decode
+
+
+class ResumeFacts(Struct, frozen=True):
+    """What a start needs to go on where the last run ended.
+
+    `complete` is false when records follow the snapshot (the machine died): they are `orders_after` and `reports_after` many.
+    """
+
+    incarnation: int
+    event_ns: int
+    plan_seq: int
+    snapshot: Snapshot | None
+    orders_after: int = 0
+    reports_after: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the snapshot holds everything that is journaled."""
+        return not self.orders_after and not self.reports_after
+
+
+class Journal:
+    """Reading. Safe beside a writing recorder; open it after the fork, once a process and path."""
+
+    def __init__(self, path: Path | str, writable: bool = False, sync: bool = True) -> None:
+        """Open an existing journal. Raises JournalError when there is none."""
+        self.path = Path(path)
+        if not writable and not (self.path / "data.mdb").exists():
+            raise JournalError(f"{self.path}: there is no journal; has this instance run before?")
+        try:
+            self.env = lmdb.open(str(self.path), map_size=FIRST_MAP_BYTES if writable else 0, max_dbs=len(DATABASES), max_readers=64,
+                                 readonly=not writable, sync=sync, metasync=sync, create=writable, subdir=True, mode=0o600)
+            self.databases = {}
+            for name in DATABASES:
+                self.databases[name] = self.env.open_db(name.encode(), create=writable)
+        except lmdb.Error as error:
+            raise JournalError(f"{self.path}: {error}; is it a journal, and may this user read and write it?") from error
+        self._resize = threading.Lock()
+
+    def close(self) -> None:
+        """Close the environment; no iterator of this journal may be in use."""
+        self.env.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A read transaction; never hold it across a wait."""
+        try:
+            transaction = self.env.begin()
+        except lmdb.MapResizedError:  # the writer has grown the map
+            with self._resize:
+                self.env.set_mapsize(0)
+            transaction = self.env.begin()
+        with transaction:
+            yield transaction
+
+    # ── ring records by position ─────────────────────────────────────────────────────────────────────────────────────
+    def orders(self, after: tuple[int, int] = START) -> Iterator[Record]:
+        """Order-ring records behind position (incarnation, seq), in order; `record.row` is an INTENT (or a TRADE where CLOSED)."""
+        return self._walk("orders", ring_key(*after))
+
+    def reports(self, after: tuple[int, int] = START) -> Iterator[Record]:
+        """Report-ring records behind a position; `record.row` is a REPORT."""
+        return self._walk("reports", ring_key(*after))
+
+    def trades(self, after: tuple[int, int] = START) -> Iterator[Record]:
+        """Closed trades behind a position, the way reflection follows them; `record.row` is a TRADE."""
+        return self._walk("trades", ring_key(*after))
+
+    def rows(self, database: str, incarnation: int) -> np.ndarray[Any, Any]:
+        """All payloads of one incarnation of "orders", "reports" or "trades", as one array of their dtype."""
+        kind = {"orders": records.ORDER, "reports": records.REPORT, "trades": records.TRADE}[database]
+        payloads = []
+        for record in self._walk(database, ring_key(incarnation, 0)):
+            if record.incarnation != incarnation:
+                break
+            payloads.append(record.payload)
+        return np.frombuffer(b"".join(payloads), records.ROWS[kind])
+
+    # ── numbered records ─────────────────────────────────────────────────────────────────────────────────────────────
+    def plans(self, after: int = 0) -> Iterator[tuple[int, messages.Plan]]:
+        """(incarnation, plan) in order of their numbers."""
+        return ((record.incarnation, decode_plan(record.payload)) for record in self._walk("plans", number_key(after)))
+
+    def plan(self, number: int) -> messages.Plan | None:
+        """The plan of a number."""
+        value = self._get("plans", number_key(number)) if number > 0 else None
+        return None if value is None else decode_plan(decode(value).payload)
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, messages.Event]]:
+        """(incarnation, event) in order of their numbers."""
+        return ((record.incarnation, decode_event(record.payload)) for record in self._walk("events", number_key(after)))
+
+    def newest(self, database: str, limit: int) -> list[Record]:
+        """The newest records of a database, newest first."""
+        found: list[Record] = []
+        with self.reading() as transaction, transaction.cursor(self.databases[database]) as cursor:
+            if not cursor.last():
+                return []
+            for value in cursor.iterprev(keys=False):
+                if len(found) >= limit:
+                    break
+                found.append(decode(value))
+        return found
+
+    def last_snapshot(self) -> Snapshot | None:
+        """The newest snapshot."""
+        newest = self.newest("snapshots", 1)
+        return decode_snapshot(newest[0].payload) if newest else None
+
+    def last_snapshot_of(self, incarnation: int) -> Snapshot | None:
+        """The newest snapshot of one incarnation; None where it has none (any more)."""
+        for record in self.newest("snapshots", 1 << 30):
+            if record.incarnation == incarnation:
+                return decode_snapshot(record.payload)
+        return None
+
+    # ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def cursors(self) -> Cursors:
+        """What is stored."""
+        value = self._get("meta", b"cursors")
+        return Cursors() if value is None else decode_cursors(value)
+
+    def run_starts(self) -> dict[int, messages.Event]:
+        """The "run_start" event of each incarnation."""
+        starts = {}
+        with self.reading() as transaction, transaction.cursor(self.databases["meta"]) as cursor:
+            cursor.set_range(RUN_PREFIX)
+            for key, number in cursor.iternext():
+                if not key.startswith(RUN_PREFIX):
+                    break
+                starts[int(key[len(RUN_PREFIX):])] = decode_event(decode(transaction.get(number, db=self.databases["events"])).payload)
+        return starts
+
+    def instruments(self) -> dict[int, dict[int, InstrumentFact]]:
+        """Instrument facts by incarnation and id."""
+        return {incarnation: facts_of(event) for incarnation, event in self.run_starts().items()}
+
+    def last_event_ns(self) -> int:
+        """Event time of the newest record; 0 in an empty journal."""
+        return self.cursors().event_ns
+
+    def resume_facts(self) -> ResumeFacts:
+        """Where the last run ended, for the next one's start."""
+        cursors, snapshot = self.cursors(), self.last_snapshot()
+        at = (snapshot.incarnation, snapshot.intent_seq, snapshot.report_seq) if snapshot else (0, 0, 0)
+        plans = self.newest("plans", 1)
+        return ResumeFacts(cursors.incarnation, max(cursors.event_ns, snapshot.event_ns if snapshot else 0), plans[0].seq if plans else 0,
+                           snapshot, sum(1 for _ in self.orders(at[:2])), sum(1 for _ in self.reports((at[0], at[2]))))
+
+    def check(self) -> None:
+        """Every ring record is under its own key, none is missing or twice, and the cursors are the last keys. Raises JournalCorrupt."""
+        last: dict[str, tuple[int, int]] = {}
+        for database in ("orders", "reports"):
+            incarnation = seq = 0
+            for record in self._walk(database, b""):
+                expected = seq + 1 if record.incarnation == incarnation else 1
+                if record.seq != expected or int(record.row["seq"]) != expected:
+                    raise records.JournalCorrupt(f"{database}: {record.incarnation}/{record.seq} follows {incarnation}/{seq}")
+                incarnation, seq = record.incarnation, record.seq
+            last[database] = (incarnation, seq)
+        cursors = self.cursors()
+        stated = {"orders": cursors.orders, "reports": cursors.reports}
+        for database, (incarnation, seq) in last.items():
+            if stated[database] != (seq if incarnation == cursors.incarnation else 0):
+                raise records.JournalCorrupt(f"{database}: the cursor says {cursors.incarnation}/{stated[database]}, "
+                                             f"the last record is {incarnation}/{seq}")
+
+    # ── below ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _get(self, database: str, key: bytes) -> bytes | None:
+        with self.reading() as transaction:
+            value: bytes | None = transaction.get(key, db=self.databases[database])
+            return value
+
+    def _walk(self, database: str, after: bytes) -> Iterator[Record]:
+        """Records with keys behind `after`; each CHUNK in a read transaction of its own, closed before anything is given out."""
+        while True:
+            chunk: list[Record] = []
+            with self.reading() as transaction, transaction.cursor(self.databases[database]) as cursor:
+                if not cursor.set_range(after) or (cursor.key() == after and not cursor.next()):
+                    return
+                for key, value in cursor.iternext():
+                    record = decode(value)
+                    if (ring_key_of(key) if len(key) == 10 else (record.incarnation, number_of(key))) != (record.incarnation, record.seq):
+                        raise records.JournalCorrupt(f"{database}: record {record.incarnation}/{record.seq} is under key {key.hex()}")
+                    chunk.append(record)
+                    after = key
+                    if len(chunk) == CHUNK:
+                        break
+            yield from chunk
+            if len(chunk) < CHUNK:
+                return
+
+
+def facts_of(run_start: messages.Event) -> dict[int, InstrumentFact]:
+    """Instrument facts by id of a "run_start" event."""
+    facts = msgspec.convert(run_start.data.get("instruments", []), list[InstrumentFact])
+    return {fact.id: fact for fact in facts}

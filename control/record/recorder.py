@@ -1,0 +1,340 @@
+"""The recorder: both rings into the journal, plans and events acknowledged when they are durable, queries answered.
+
+A turn: take the report ring's head, then drain the order ring to its head, then the reports up to the head that was taken (so no report is
+stored before its intent), commit, move the cursors that others wait for, ring their bells, answer. Nothing is held across a wait. While the
+disk refuses, the recorder's mode word is safe, entries stop by themselves, and it tries again with back-off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from control.record import snapshot as snapshots
+from control.record.doorman import Doorman
+from control.record.queries import Queries
+from control.record.records import JournalError, WriteFailed, instrument_facts
+from control.record.writer import JournalWriter
+from ipc import board, bus, messages, ring, wait
+from ipc import layout as l
+from ipc.crash import CrashPoint
+from ipc.process import Child
+
+#: longest sleep: a question on the bus rings no bell, and operators are answered within 50 ms
+QUESTION_NS = 20_000_000
+#: exit code of a fault that a restart does not mend
+EXIT_CONFIG: Final = 78
+#: ring records that one transaction takes of each ring
+BATCH: Final = 2048
+#: seconds between snapshots, and between looks for dead readers of the journal
+SNAPSHOT_S: Final = 1.0
+READER_CHECK_S: Final = 60.0
+#: back-off while the journal cannot be written
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+#: tries at the end before records are left behind
+LAST_TRIES: Final = 10
+#: who waits for a recorder's cursor
+_WAITING = 1 << l.GATEWAY | 1 << l.SNIPER | 1 << l.REFLECTION | 1 << l.STRATEGIST
+
+
+def main(child: Child) -> int:
+    """The recorder's process; see ipc/process.py."""
+    try:
+        recorder = Recorder(child)
+    except WriteFailed as error:
+        child.log.error("%s", error)
+        board.set_mode(child.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_SAFE, "journal cannot write")
+        return 1
+    except JournalError as error:
+        child.log.error("%s", error)
+        return EXIT_CONFIG
+    try:
+        child.ready()
+        return recorder.run()
+    finally:
+        recorder.close()
+
+
+class Recorder:
+    """One recorder over a child's memory."""
+
+    def __init__(self, child: Child) -> None:
+        self.child, self.log, self.memory = child, child.log, child.memory
+        boot = child.boot
+        self._path, self._sync = f"{boot.state_dir}/journal", boot.mode != "replay"
+        self.journal: JournalWriter | None = JournalWriter(self._path, self._sync)
+        self._crash = CrashPoint("recorder", boot.restarts)
+        self._adopt_run()
+        self.snapshots = snapshots.Reader(self.memory)
+        self._snapshot: snapshots.Snapshot | None = None
+        self._snapshot_commit = 0
+        self._snapshot_at = self._checked_at = time.monotonic()
+        self._queries = Queries(self.journal, _order_ids(int(self.memory.board.run[0]["instance_number"])))
+        self._plans: list[tuple[tuple[bytes, bytes], messages.Plan]] = []
+        self._events: list[tuple[tuple[bytes, bytes], messages.Event]] = []
+        self._retry_at, self._retry_s = 0.0, 0.0
+        self.server = bus.Server(boot.socket_dir, "recorder", messages.decode_child_request)
+        self._doorman = Doorman(self.server, child)
+        self._doorman.start()
+
+    def _adopt_run(self) -> None:
+        """Fresh segments: a new incarnation, durable before anybody sees it. Else shared memory's cursors are set from the journal."""
+        assert self.journal is not None
+        cursors, boot = self.memory.board.cursors[0], self.child.boot
+        if cursors["incarnation"] == 0:
+            incarnation = self.journal.begin_run(boot.run_id, self._run_facts())
+        else:
+            incarnation = int(cursors["incarnation"])
+            self.journal.go_on(boot.run_id, incarnation)
+        for database, stored in (("orders", self.journal.stored.orders), ("reports", self.journal.stored.reports)):
+            if (last := self.journal.sequence_at(database)) != stored:
+                raise JournalError(f"{self._path}: {database} end at {last}, its cursor says {stored}; restore the journal from a backup, "
+                                   "or start with --fresh")
+        self._publish_cursors()
+        # reports of the gateway itself carry no venue event, so the newest report alone may not say
+        cursors["journaled_venue_seq"] = max((int(record.row["venue_seq"]) for record in self.journal.newest("reports", 512)), default=0)
+        cursors["incarnation"] = incarnation
+        self.log.info("incarnation %d, order ring from %d, report ring from %d", incarnation, self.journal.stored.orders,
+                      self.journal.stored.reports)
+
+    def _run_facts(self) -> dict[str, Any]:
+        boot, run, instruments = self.child.boot, self.memory.board.run[0], self.memory.instruments
+        config = hashlib.sha256()
+        for name, section in sorted(boot.sections.items()):
+            config.update(name.encode() + b"=" + bytes(section) + b"\n")
+        return {"run_id": boot.run_id, "mode": boot.mode, "market": boot.market, "seed": boot.seed, "lockstep": boot.lockstep,
+                "instance": boot.instance, "instance_number": int(run["instance_number"]), "config_sha256": config.hexdigest(),
+                "strategies": [row["name"].decode() for row in instruments.strategies[:int(run["strategies"])]],
+                "initial_cash": int(run["initial_cash"]),
+                "instruments": [msgspec.to_builtins(fact) for fact in instrument_facts(instruments.instruments, int(run["instruments"]))]}
+
+    def run(self) -> int:
+        """Until the stop word; then everything that is left, and the end of the run."""
+        while not self.child.stopping():
+            self.server.poll(0.0, self.handle)
+            self._doorman.turn.set()
+            worked = self.turn()
+            self._beat()
+            if not worked:
+                self._sleep()
+        return self.finish()
+
+    def turn(self) -> bool:
+        """One transaction, if there is something for it; True when there may be more at once."""
+        if self._retry_at and time.monotonic() < self._retry_at:
+            self._refuse_waiting()
+            return False
+        if self._retry_at and not self._reopen():
+            return False
+        assert self.journal is not None
+        self._take_snapshot()
+        orders, reports = self._take()
+        due = self._snapshot_due(orders, reports)
+        if not (len(orders) or len(reports) or self._plans or self._events or due or self._retry_at):
+            return False
+        began = time.monotonic_ns()
+        try:
+            numbers = self.journal.append(orders, reports, [plan for _, plan in self._plans], [event for _, event in self._events],
+                                          self._snapshot if due else None,
+                                          before_commit=lambda: self._crash.reached("recorder.lmdb_commit"))
+        except WriteFailed as error:
+            self._failed(error)
+            return False
+        self._crash.reached("recorder.committed")
+        self._publish_cursors()
+        self._crash.reached("recorder.cursor")
+        wait.ring_bells(self.child.processes, _WAITING)
+        if self._retry_at:
+            self._recovered()
+        self._acknowledge(numbers)
+        if due:
+            self._snapshot = None
+        self._count(len(orders), len(reports), (time.monotonic_ns() - began) // 1000)
+        return True
+
+    def _take(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Copies of what both rings hold and the journal does not. The rings are gated: what is not taken is not overwritten."""
+        assert self.journal is not None
+        o, r, stored = self.memory.orders, self.memory.reports, self.journal.stored
+        report_head = int(ring.head(r.ring))
+        order_head = int(ring.head(o.ring))
+        orders = _copy(o.ring, o.slots, stored.orders, min(order_head, stored.orders + BATCH))
+        if order_head > stored.orders + BATCH:  # the reports' intents may be among what is left
+            return orders, _copy(r.ring, r.slots, stored.reports, stored.reports)
+        return orders, _copy(r.ring, r.slots, stored.reports, min(report_head, stored.reports + BATCH))
+
+    def _publish_cursors(self) -> None:
+        assert self.journal is not None
+        stored, cursors = self.journal.stored, self.memory.board.cursors[0]
+        cursors["durable_orders"], cursors["durable_reports"], cursors["journal_ok"] = stored.orders, stored.reports, 1
+        ring.advance(self.memory.orders.readers, l.RECORDER, stored.orders)
+        ring.advance(self.memory.reports.readers, l.RECORDER, stored.reports)
+
+    # ── snapshots ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _take_snapshot(self) -> None:
+        now = time.monotonic()
+        if self._snapshot is None and now - self._snapshot_at >= SNAPSHOT_S and self.snapshots.commit_number() != self._snapshot_commit:
+            self._snapshot = self.snapshots.take()
+            if self._snapshot is not None:  # else the sniper was too quick: at the next turn
+                self._snapshot_at, self._snapshot_commit = now, self._snapshot.commit
+        if now - self._checked_at >= READER_CHECK_S and self.journal is not None:
+            self.journal.env.reader_check()
+            self._checked_at = now
+
+    def _snapshot_due(self, orders: np.ndarray[Any, Any], reports: np.ndarray[Any, Any]) -> bool:
+        """A snapshot is stored no earlier than the records up to it: the sniper commits before it publishes."""
+        assert self.journal is not None
+        stored = self.journal.stored
+        return self._snapshot is not None and (self._snapshot.intent_seq <= stored.orders + len(orders)
+                                               and self._snapshot.report_seq <= stored.reports + len(reports))
+
+    # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _failed(self, error: Exception) -> None:
+        self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2 or FIRST_RETRY_S)
+        if not self._retry_at:
+            self.log.error("%s", error)
+            self.memory.board.cursors[0]["journal_ok"] = 0
+            board.set_mode(self.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_SAFE, "journal cannot write")
+        self._retry_at = time.monotonic() + self._retry_s
+        self.child.processes[self.child.role]["error_count"] += 1
+        self._refuse_waiting()
+
+    def _reopen(self) -> bool:
+        """LMDB's environment may be unusable after a failed write, and whether the last commit counted is for the file to say."""
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+        try:
+            self.journal = JournalWriter(self._path, self._sync)
+            self.journal.go_on(self.child.boot.run_id, int(self.memory.board.cursors[0]["incarnation"]))
+        except (JournalError, OSError) as error:
+            if self.journal is not None:
+                self.journal.close()
+                self.journal = None
+            self._failed(error)
+            return False
+        self._queries.journal = self.journal
+        return True
+
+    def _recovered(self) -> None:
+        self._retry_at = self._retry_s = 0.0
+        self.log.info("the journal can be written again")
+        board.set_mode(self.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_RUNNING, "")
+
+    def _refuse_waiting(self) -> None:
+        """Nobody waits for a journal that cannot be written; whoever asked may ask again."""
+        for asker, _ in (*self._plans, *self._events):
+            self.server.answer(asker, messages.Unavailable(role="recorder", text="the journal cannot be written; see recorder.log"))
+        self._plans.clear()
+        self._events.clear()
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def handle(self, request: Any) -> Any:
+        """Reply to one request; None for a plan or an event, which are answered when they are durable."""
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="recorder", pid=os.getpid())
+            case messages.Plan():
+                self._plans.append((self.server.asker, request))
+                return None
+            case messages.Event():
+                self._events.append((self.server.asker, request))
+                return None
+            case messages.Query():
+                if self.journal is None:
+                    return messages.Unavailable(role="recorder", text="the journal cannot be opened; see recorder.log")
+                return self._queries.answer(request)
+        return messages.Refused(code="not_here", text="the recorder takes no operator commands", remedy="send them to the sniper")
+
+    def _acknowledge(self, numbers: list[int]) -> None:
+        for (asker, plan), number in zip(self._plans, numbers, strict=True):
+            self.server.answer(asker, messages.Planned(plan_seq=number, armed=len(plan.conditions)))
+        for asker, _ in self._events:
+            self.server.answer(asker, messages.Done())
+        self.child.metric("plans", len(self._plans))
+        self.child.metric("events", len(self._events))
+        self._plans.clear()
+        self._events.clear()
+
+    # ── the loop's rest ──────────────────────────────────────────────────────────────────────────────────────────────
+    def _beat(self) -> None:
+        stored = self.journal.stored if self.journal is not None else None
+        if stored is not None:
+            self.child.beat(stored.orders + stored.reports, stored.event_ns)
+        else:
+            self.child.beat(int(self.child.processes[self.child.role]["progress"]))
+        self.child.processes[self.child.role]["control_beat_ns"] = time.monotonic_ns()
+
+    def _count(self, orders: int, reports: int, commit_us: int) -> None:
+        self.child.metric("orders_recorded", orders)
+        self.child.metric("reports_recorded", reports)
+        self.child.metric("commits")
+        self.child.set_metric("last_commit_us", commit_us)
+
+    def _sleep(self) -> None:
+        processes, role = self.child.processes, self.child.role
+        wait.prepare_sleep(processes, role)
+        if self._nothing():
+            wait.sleep(processes, role, QUESTION_NS)
+        else:
+            wait.stay_awake(processes, role)
+
+    def _nothing(self) -> bool:
+        """The second look before sleeping."""
+        if self.child.stopping() or self.server.socket.poll(0):
+            return False
+        if self._retry_at:
+            return True
+        assert self.journal is not None
+        stored = self.journal.stored
+        return bool(ring.head(self.memory.orders.ring) == stored.orders and ring.head(self.memory.reports.ring) == stored.reports)
+
+    def finish(self) -> int:
+        """At the end the others have stopped: drain all, a last snapshot, "run_end"."""
+        self._snapshot_at = 0.0
+        for _ in range(LAST_TRIES):
+            self.server.poll(0.0, self.handle)
+            while self.turn():
+                self._beat()
+            if not self._retry_at:
+                break
+            time.sleep(max(0.0, min(0.5, self._retry_at - time.monotonic())))
+            self._beat()
+        if self._retry_at or self.journal is None:
+            self.log.error("the journal could not be written to the end: order ring from %d, report ring from %d are missing",
+                           *[int(self.memory.board.cursors[0][name]) for name in ("durable_orders", "durable_reports")])
+            return 1
+        stored = self.journal.stored
+        event = messages.Event(source="recorder", kind="run_end", text=f"run {self.child.boot.run_id} ends", wall_ns=time.time_ns(),
+                               data={"orders": stored.orders, "reports": stored.reports, "event_ns": stored.event_ns})
+        try:
+            self.journal.append(events=[event])
+        except WriteFailed as error:
+            self.log.error("%s", error)
+            return 1
+        return 0
+
+    def close(self) -> None:
+        """Let go of socket and journal."""
+        self._doorman.close()
+        self.server.close()
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+
+
+def _copy(ring_: Any, slots: Any, after: int, last: int) -> np.ndarray[Any, Any]:
+    """Slots of the sequences (after, last]; the head was loaded with acquire, so they are complete."""
+    capacity = int(ring_[0]["capacity"])
+    return slots[np.arange(after + 1, last + 1) & (capacity - 1)]
+
+
+def _order_ids(instance: int) -> Any:
+    from hotpath.orders import client_order_id
+
+    return lambda incarnation, seq: client_order_id(instance, incarnation, seq)

@@ -1,0 +1,208 @@
+"""The sniper's book at one commit: read from its shared memory without stopping it, and written back into fresh segments at a start.
+
+Fields are named as in ipc/layout.py but instruments and strategies are by name, so that a snapshot outlives ids and layouts.
+Prices are ticks, sizes lots, cash quanta, times event ns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+
+from ipc import layout as l
+from ipc.segment import Memory
+
+#: times that `take` looks again when the sniper commits under its eyes
+TRIES: Final = 64
+#: regions that a snapshot holds, in the order of the transactional region
+_HELD = ("account", "instrument_states", "positions", "working")
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """layout.ACCOUNT."""
+
+    cash: int
+    reserved: int
+    equity: int
+    peak_equity: int
+    max_drawdown_e6: int
+    day: int
+    day_start_equity: int
+    entries_today: int
+    open_positions: int
+    trades_closed: int
+    realised_pnl: int
+    fees: int
+    event_ns: int
+    wins: int
+    working_orders: int
+    initial_equity: int
+
+
+class Position(Struct, frozen=True, kw_only=True):
+    """layout.POSITION with its protection; `entry_seq` and `exit_seq` name working orders."""
+
+    symbol: str
+    strategy: str
+    position_id: int
+    state: int
+    side: int
+    lots: int
+    entry_lots: int
+    entry_quote: int
+    exit_lots: int
+    exit_quote: int
+    cost: int
+    fees: int
+    realised: int
+    stop_price: int
+    target_price: int
+    best_price: int
+    opened_ns: int
+    deadline_ns: int
+    stop_bps: int
+    target_bps: int
+    trail_activation_bps: int
+    trail_distance_bps: int
+    time_stop_ns: int
+    entry_seq: int
+    exit_seq: int
+    exit_working_lots: int
+    condition_id: int
+    retry_ns: int
+    plan_seq: int
+    generation: int
+    fire_index: int
+    attempt: int
+    exit_reason: int
+    trail_activation_price: int = 0
+
+
+class Working(Struct, frozen=True, kw_only=True):
+    """layout.WORKING; symbol and strategy name the position it belongs to."""
+
+    symbol: str
+    strategy: str
+    order_seq: int
+    side: int
+    purpose: int
+    lots: int
+    cum_lots: int
+    cum_quote: int
+    reserved: int
+    event_ns: int
+    last_trade_id: int
+    order_type: int
+    limit_price: int
+    condition_id: int
+    position_id: int
+    cancel_seq: int
+    unknown: int
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """All of it: true after order-ring record `intent_seq` was made and report-ring record `report_seq` was applied."""
+
+    commit: int
+    incarnation: int
+    event_ns: int
+    tick_seq: int
+    intent_seq: int
+    report_seq: int
+    account: Account
+    positions: list[Position]
+    working: list[Working]
+
+
+class Reader:
+    """Takes snapshots of a living sniper. A running step's writes are undone in the copy with the step's own undo log."""
+
+    def __init__(self, memory: Memory) -> None:
+        from hotpath.kernel.book import copy_book  # numba: the watchdog writes snapshots back, and must stay without it
+
+        self._copy_book = copy_book
+        self._memory = memory
+        self._tx, self._bases = memory.transactional()
+        self._lines = self._bases["condition_states"]  # what fires how often is not part of a snapshot
+        self._copy = np.zeros((self._lines, 8), np.int64)
+        self._line = np.zeros(1, l.COMMIT_LINE)
+        self._undo = memory.sniper.undo_lines.view(np.int64).reshape(-1, 9)
+
+    def commit_number(self) -> int:
+        """The sniper's last commit; 0 before the first."""
+        return int(self._memory.sniper.commit[0]["number"])
+
+    def take(self) -> Snapshot | None:
+        """The book at a commit; None where nothing was ever committed, or the sniper was too quick for TRIES looks."""
+        s = self._memory.sniper
+        for _ in range(TRIES):
+            number = self._copy_book(s.commit, s.commit_lines, s.undo, self._undo, self._tx, self._copy, self._line)
+            if number == 0:
+                return None
+            if number > 0:
+                return self._decode(number)
+        return None
+
+    def _decode(self, number: int) -> Snapshot:
+        memory, flat = self._memory, self._copy.reshape(-1)
+        arrays = {}
+        for name in _HELD:
+            region = getattr(memory.sniper, name)
+            start = self._bases[name] * 8
+            arrays[name] = flat[start:start + region.nbytes // 8].view(region.dtype)
+        positions, working = arrays["positions"], arrays["working"]
+        line = self._line[0]
+        return Snapshot(
+            commit=number, incarnation=int(memory.board.cursors[0]["incarnation"]), event_ns=int(line["event_ns"]),
+            tick_seq=int(line["tick_seq"]), intent_seq=int(line["intent_seq"]), report_seq=int(line["report_seq"]),
+            account=Account(**_numbers(Account, arrays["account"][0])),
+            positions=[Position(**self._owner(row), **_numbers(Position, positions[row]))
+                       for row in np.flatnonzero(positions["state"] != l.POS_FLAT)],
+            working=[Working(**self._owner(int(working[row]["position_row"])), **_numbers(Working, working[row]))
+                     for row in np.flatnonzero(working["order_seq"])],
+        )
+
+    def _owner(self, position_row: Any) -> dict[str, Any]:
+        instrument, strategy = divmod(int(position_row), l.MAX_STRATEGIES)
+        return {"symbol": self._memory.instruments.instruments[instrument]["symbol"].decode(),
+                "strategy": self._memory.instruments.strategies[strategy]["name"].decode()}
+
+
+def write_back(snapshot: Snapshot, memory: Memory) -> list[str]:
+    """Put a snapshot's account and positions into fresh segments, before any child starts; instruments and strategies must be there.
+
+    Working orders are not: an ordered stop leaves none, and after any other end the venue says what became of them. Gives a sentence
+    for each position that finds no place: its symbol or strategy is not part of this run.
+    """
+    symbols = {row["symbol"].decode(): k for k, row in enumerate(memory.instruments.instruments) if row["symbol"]}
+    strategies = {row["name"].decode(): k for k, row in enumerate(memory.instruments.strategies) if row["name"]}
+    account = memory.sniper.account[0]
+    for name in Account.__struct_fields__:
+        account[name] = getattr(snapshot.account, name)
+    account["reserved"] = account["working_orders"] = account["open_positions"] = 0
+    homeless = []
+    for position in snapshot.positions:
+        if position.lots == 0:
+            continue
+        instrument, strategy = symbols.get(position.symbol), strategies.get(position.strategy)
+        if instrument is None or strategy is None:
+            missing = f"symbol {position.symbol}" if instrument is None else f"strategy {position.strategy}"
+            homeless.append(f"{position.symbol} of {position.strategy}: {position.lots} lots are open, and {missing} is not part of "
+                            "this run; start with it, or with --fresh")
+            continue
+        row = memory.sniper.positions[instrument * l.MAX_STRATEGIES + strategy]
+        for name in Position.__struct_fields__[2:]:
+            row[name] = getattr(position, name)
+        row["instrument"], row["strategy"], row["state"] = instrument, strategy, l.POS_OPEN
+        row["entry_seq"] = row["exit_seq"] = row["exit_working_lots"] = 0
+        state = memory.sniper.instrument_states[instrument]
+        state["open_mask"] |= 1 << strategy
+        state["exposure_lots"] += position.lots
+        account["open_positions"] += 1
+    return homeless
+
+
+def _numbers(struct: type[Struct], row: Any) -> dict[str, Any]:
+    return {name: int(row[name]) for name in struct.__struct_fields__ if name not in ("symbol", "strategy")}

@@ -1,0 +1,189 @@
+"""Writing the journal: the recorder's half. One transaction holds the records of both rings, the cursors that say so, and what else came.
+
+A full map is doubled between transactions and the transaction repeated. Any other failure leaves nothing behind and is told as WriteFailed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+import numpy as np
+
+from control.record import records
+from control.record.journal import RUN_PREFIX, Cursors, Journal, decode_event, decode_plan
+from control.record.records import JournalCorrupt, WriteFailed, encode, encode_rows, number_key, number_of, ring_key, run_hash
+from control.record.snapshot import Snapshot
+from ipc import layout as l
+from ipc import messages
+
+#: snapshots that are kept
+SNAPSHOTS_KEPT: Final = 64
+#: events compared with a new one: a sender that heard no answer sends again
+EVENTS_COMPARED: Final = 256
+#: newest plans that a start looks through for each strategy's last one
+PLANS_COMPARED: Final = 64
+#: times that the map may double within one transaction
+_DOUBLINGS: Final = 8
+
+_NO_ORDERS = np.zeros(0, l.INTENT)
+_NO_REPORTS = np.zeros(0, l.REPORT)
+
+
+class JournalWriter(Journal):
+    """The one writer of a journal; makes it if there is none.
+
+    `sync` False (replays) skips fsync: a killed process loses nothing, a dying machine may lose the newest records, and a replay can be
+    run again. Paper and live runs sync every commit, metapage included.
+    """
+
+    def __init__(self, path: Path | str, sync: bool = True) -> None:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        super().__init__(path, writable=True, sync=sync)
+        self.env.reader_check()
+        self.stored = self.cursors()
+        self._run = 0
+        self._numbers = {name: self._last_number(name) for name in ("plans", "events", "snapshots")}
+        self._last_plans = {plan.strategy: plan for plan in (
+            decode_plan(record.payload) for record in reversed(self.newest("plans", PLANS_COMPARED))
+            if record.incarnation == self.stored.incarnation)}
+        self._events = deque((_same(decode_event(record.payload)) for record in reversed(self.newest("events", EVENTS_COMPARED))),
+                             EVENTS_COMPARED)
+
+    def begin_run(self, run_id: str, data: dict[str, Any]) -> int:
+        """Count up the incarnation and journal "run_start", durably; gives the incarnation. A run that began already keeps its own."""
+        value = self._get("meta", b"run_id")
+        self._run = run_hash(run_id)
+        if value is not None and value.decode() == run_id:
+            return self.stored.incarnation
+        incarnation = self.stored.incarnation + 1
+        if incarnation >= 1 << 16:
+            raise JournalCorrupt(f"{self.path}: 65,535 runs are as many as order ids can tell apart; start with --fresh")
+        event = messages.Event(source="recorder", kind="run_start", text=f"run {run_id} begins", wall_ns=time.time_ns(), data=data)
+        before, self.stored = self.stored, Cursors(incarnation, 0, 0, self.stored.event_ns)
+        self._last_plans.clear()
+        try:
+            self.append(events=[event], meta={b"run_id": run_id.encode(),
+                                              RUN_PREFIX + b"%05d" % incarnation: number_key(self._numbers["events"] + 1)})
+        except BaseException:
+            self.stored = before
+            raise
+        return incarnation
+
+    def go_on(self, run_id: str, incarnation: int) -> None:
+        """A respawned recorder's start. Raises JournalCorrupt when the journal is not the one that the shared memory speaks of."""
+        if incarnation != self.stored.incarnation:
+            raise JournalCorrupt(f"{self.path}: holds incarnation {self.stored.incarnation}, shared memory is of {incarnation}; "
+                                 "stop the instance and start it anew")
+        self._run = run_hash(run_id)
+
+    def append(self, orders: np.ndarray[Any, Any] = _NO_ORDERS, reports: np.ndarray[Any, Any] = _NO_REPORTS,
+               plans: list[messages.Plan] | None = None, events: list[messages.Event] | None = None, snapshot: Snapshot | None = None,
+               meta: dict[bytes, bytes] | None = None, before_commit: Callable[[], None] | None = None) -> list[int]:
+        """Store everything in one transaction; gives the plans' numbers.
+
+        `orders` (INTENT) and `reports` (REPORT) must follow what is stored without hole or overlap, else JournalCorrupt. WriteFailed:
+        nothing is stored. A plan that is word for word the last one of its strategy keeps its number; so does an event that is repeated.
+        """
+        self._follows("orders", orders, self.stored.orders)
+        self._follows("reports", reports, self.stored.reports)
+        wall_ns = time.time_ns()
+        numbers = dict(self._numbers)
+        puts: list[tuple[str, list[tuple[bytes, bytes]]]] = []
+        event_ns = max(self.stored.event_ns, *(int(rows["event_ns"].max()) for rows in (orders, reports) if len(rows)), 0)
+        incarnation = self.stored.incarnation
+        if len(orders):
+            stored = encode_rows(records.ORDER, orders, incarnation, self._run, wall_ns)
+            puts.append(("orders", stored))
+            puts.append(("sent", [(stored[k][0], b"") for k in np.flatnonzero(orders["kind"] == l.NEW)]))
+            closed = orders[orders["kind"] == l.CLOSED].view(l.TRADE)
+            puts.append(("trades", encode_rows(records.TRADE, closed, incarnation, self._run, wall_ns)))
+        if len(reports):
+            puts.append(("reports", encode_rows(records.REPORT, reports, incarnation, self._run, wall_ns)))
+
+        def numbered(database: str, kind: int, payload: bytes, when_ns: int) -> None:
+            numbers[database] += 1
+            value = encode(kind, incarnation, self._run, numbers[database], when_ns, wall_ns, payload)
+            puts.append((database, [(number_key(numbers[database]), value)]))
+
+        plan_numbers: list[int] = []
+        new_plans: dict[str, messages.Plan] = {}
+        for plan in plans or []:
+            known = new_plans.get(plan.strategy) or self._last_plans.get(plan.strategy)
+            if known is None or msgspec.structs.replace(known, plan_seq=plan.plan_seq) != plan:
+                known = new_plans[plan.strategy] = msgspec.structs.replace(plan, plan_seq=numbers["plans"] + 1)
+                numbered("plans", records.PLAN, messages.encode(known), plan.due_ns)
+            plan_numbers.append(known.plan_seq)
+        new_events: list[bytes] = []
+        for event in events or []:
+            if (same := _same(event)) not in self._events and same not in new_events:
+                numbered("events", records.EVENT, messages.encode(event), event_ns)
+                new_events.append(same)
+        if snapshot is not None:
+            event_ns = max(event_ns, snapshot.event_ns)
+            numbered("snapshots", records.SNAPSHOT, msgspec.json.encode(snapshot), snapshot.event_ns)
+        after = Cursors(incarnation, int(orders["seq"][-1]) if len(orders) else self.stored.orders,
+                        int(reports["seq"][-1]) if len(reports) else self.stored.reports, event_ns)
+        puts.append(("meta", [(b"cursors", msgspec.json.encode(after)), *(meta or {}).items()]))
+        self._write(puts, numbers["snapshots"] - SNAPSHOTS_KEPT, before_commit)
+        self.stored, self._numbers = after, numbers
+        self._last_plans.update(new_plans)
+        self._events.extend(new_events)
+        return plan_numbers
+
+    def counts(self) -> dict[str, int]:
+        """Last numbers of plans, events and snapshots."""
+        return dict(self._numbers)
+
+    def _write(self, puts: list[tuple[str, list[tuple[bytes, bytes]]]], oldest_snapshot: int,
+               before_commit: Callable[[], None] | None) -> None:
+        for _ in range(_DOUBLINGS):
+            try:
+                with self.env.begin(write=True) as transaction:
+                    for database, items in puts:
+                        # ring records arrive in key order; append=True would save a search and lose the check for duplicates
+                        with transaction.cursor(self.databases[database]) as cursor:
+                            _, added = cursor.putmulti(items, overwrite=database == "meta")
+                            if added != len(items) and database != "meta":
+                                raise JournalCorrupt(f"{self.path}: {database} holds a record already that is to be written now; "
+                                                     "two recorders must never share a journal")
+                    if oldest_snapshot > 0:
+                        transaction.delete(number_key(oldest_snapshot), db=self.databases["snapshots"])
+                    if before_commit is not None:
+                        before_commit()
+                return
+            except lmdb.MapFullError:
+                try:
+                    self.env.set_mapsize(self.env.info()["map_size"] * 2)
+                except (lmdb.Error, OSError, OverflowError) as error:
+                    raise WriteFailed(f"{self.path}: the map cannot grow: {error}") from error
+            except (lmdb.Error, OSError) as error:
+                raise WriteFailed(f"{self.path}: {error}; free space on its disk") from error
+        raise WriteFailed(f"{self.path}: still full after {_DOUBLINGS} doublings of its map")
+
+    def _follows(self, name: str, rows: np.ndarray[Any, Any], last: int) -> None:
+        if len(rows) and not np.array_equal(rows["seq"], np.arange(last + 1, last + 1 + len(rows))):
+            raise JournalCorrupt(f"{name}: {rows['seq'][0]}…{rows['seq'][-1]} ({len(rows)} records) do not follow {last}")
+
+    def _last_number(self, database: str) -> int:
+        with self.reading() as transaction, transaction.cursor(self.databases[database]) as cursor:
+            return number_of(cursor.key()) if cursor.last() else 0
+
+    def sequence_at(self, database: str) -> int:
+        """Last sequence of the stored incarnation by the keys themselves, for a comparison with the cursors."""
+        with self.reading() as transaction, transaction.cursor(self.databases[database]) as cursor:
+            following = ring_key(self.stored.incarnation + 1, 0) if self.stored.incarnation < 0xFFFF else b"\xff" * 10
+            if not (cursor.prev() if cursor.set_range(following) else cursor.last()):
+                return 0
+            incarnation, seq = records.ring_key_of(cursor.key())
+            return seq if incarnation == self.stored.incarnation else 0
+
+
+def _same(event: messages.Event) -> bytes:
+    """What makes a repeated event the same one: all of it, its sender's wall clock included."""
+    return messages.encode(event)

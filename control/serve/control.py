@@ -1,0 +1,225 @@
+"""The operator's socket: every command of trader-ctl, answered by the watchdog between two turns of its loop.
+
+What memory knows is answered at once. What only a process knows is asked of it without waiting: each question has its own DEALER socket
+and deadline, so that a dead process costs its asker a second and nobody else anything, and a command that was answered `unavailable`
+cannot reach a respawned process later. Nothing here raises: a fault in an answer must not end the supervision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+
+from control.serve import view as views
+from ipc import board, bus, messages
+from ipc import layout as l
+
+#: seconds that a process has for its answer; the operator hears `unavailable` within 1 s
+PATIENCE_S = 0.9
+#: questions under way at once; beyond, operators are told to come again
+MOST_PENDING = 128
+#: largest command; the longest true one has less than 200 bytes
+MAX_COMMAND_BYTES = 64 * 1024
+#: conditions whose text why is asked for
+MOST_WHYS = 1000
+
+_log = logging.getLogger("control")
+
+#: turns a process's reply into the operator's; None when another question has been asked instead
+Then = Callable[[Any], Any]
+
+
+class Facade(Protocol):
+    """What the watchdog lets operators see and do."""
+
+    @property
+    def memory(self) -> Any:
+        """The instance's segments."""
+
+    @property
+    def sockets(self) -> Path:
+        """The instance's folder of sockets."""
+
+    def look(self) -> dict[str, Any]:
+        """What control/supervise/view.py sees."""
+
+    def stop(self, cause: str) -> None:
+        """Begin the ordered stop."""
+
+    def note(self, kind: str, text: str) -> None:
+        """Log and journal what an operator did."""
+
+
+@dataclass
+class _Question:
+    """Asked of a process on behalf of `asker`."""
+
+    asker: tuple[bytes, bytes]
+    role: str
+    socket: zmq.Socket[bytes]
+    deadline: float
+    then: Then
+
+
+class ControlSocket:
+    """Bind as "control" in the instance's folder; call `poll` in every turn. One per instance: its name's lock is held by then."""
+
+    def __init__(self, facade: Facade, clock: Callable[[], float] = time.monotonic) -> None:
+        self._facade, self._clock = facade, clock
+        self._server = bus.Server(facade.sockets, "control", messages.decode_control_request, MAX_COMMAND_BYTES)
+        self._pending: list[_Question] = []
+        #: for whom and until when the next question is asked
+        self._asker, self._deadline = (b"", b""), 0.0
+
+    def poll(self) -> None:
+        """Answer what has come, pass on what processes have answered. Never waits, never raises."""
+        try:
+            self._server.poll(0.0, self._handle)
+            self._collect()
+        except Exception:
+            _log.exception("control socket")
+
+    def descriptors(self) -> list[int]:
+        """What becomes readable when there may be something to do, for the caller's sleep."""
+        sockets = [self._server.socket, *(question.socket for question in self._pending)]
+        return [int(socket.getsockopt(zmq.FD)) for socket in sockets]
+
+    def close(self) -> None:
+        """Drop open questions and unbind; what was answered is still sent."""
+        for question in self._pending:
+            question.socket.close(0)
+            self._server.answer(question.asker, messages.Unavailable(role=question.role, text="the instance has stopped"))
+        self._pending.clear()
+        self._server.close()
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _handle(self, request: Any) -> Any:
+        self._asker, self._deadline = self._server.asker, self._clock() + PATIENCE_S
+        try:
+            return self._answer(request)
+        except Exception as error:
+            _log.exception("%s", type(request).__name__)
+            return messages.Refused(code="internal", text=f"{type(error).__name__}: {error}"[:300], remedy="see the watchdog's log")
+
+    def _answer(self, request: Any) -> Any:
+        facade = self._facade
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="watchdog", pid=os.getpid())
+            case messages.Status():
+                seen = facade.look()
+                return messages.Answer(data=views.status(seen), rows=views.process_rows(seen))
+            case messages.Health():
+                data, rows = views.health(facade.look(), facade.memory)
+                return messages.Answer(data=data, rows=rows)
+            case messages.Stats():
+                return messages.Answer(data=views.stats(facade.look(), facade.memory))
+            case messages.Positions():
+                return self._ask("sniper", messages.Query(what="positions"))
+            case messages.Conditions():
+                return self._ask("sniper", messages.Query(what="conditions", limit=request.limit), self._ask_why)
+            case messages.Orders():
+                return self._ask("recorder", messages.Query(what="orders", limit=request.limit))
+            case messages.Trades():
+                return self._ask("recorder", messages.Query(what="trades", limit=request.limit))
+            case messages.Pause():
+                return self._pause("paused: no new entries until resume; exits go on")
+            case messages.Resume():
+                return self._resume()
+            case messages.Close():
+                facade.note("operator", f"close {request.id}")
+                return self._ask("sniper", messages.Operate(action="close", position=request.id))
+            case messages.Flatten():
+                self._pause("flatten: paused, working entries are cancelled, all positions closed")
+                return self._ask("sniper", messages.Operate(action="flatten"), _flattened)
+            case messages.Stop():
+                facade.note("operator", "stop")
+                facade.stop("trader-ctl stop")
+                return messages.Done(text="stopping in order: entries end, working orders are cancelled, everything is journaled")
+        return messages.Refused(code="unknown", text=f"{type(request).__name__} is not for this socket", remedy="see ipc/messages.py")
+
+    def _pause(self, text: str) -> messages.Done:
+        board.set_mode(self._facade.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
+        self._facade.note("operator", text)
+        return messages.Done(text=text)
+
+    def _resume(self) -> messages.Done:
+        modes = self._facade.memory.board.modes
+        board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
+        mode, cause = board.severest(modes)
+        text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
+        self._facade.note("operator", text)
+        return messages.Done(text=text, data={"trading": l.MODES[mode]})
+
+    # ── questions to processes ───────────────────────────────────────────────────────────────────────────────────────
+    def _ask(self, role: str, request: Any, then: Then = lambda reply: reply) -> Any:
+        """Ask a process for the current asker; None: the answer comes later."""
+        if len(self._pending) >= MOST_PENDING:
+            return messages.Refused(code="busy", text=f"{MOST_PENDING} questions are under way", remedy="ask again in a second")
+        socket = self._server.socket.context.socket(zmq.DEALER)
+        for option, value in ((zmq.LINGER, 0), (zmq.RECONNECT_IVL, 10), (zmq.RECONNECT_IVL_MAX, 50),
+                              (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)):
+            socket.setsockopt(option, value)
+        socket.connect(bus.address(self._facade.sockets, role))
+        socket.send_multipart([self._asker[1], messages.encode(request)], zmq.NOBLOCK)
+        self._pending.append(_Question(self._asker, role, socket, self._deadline, then))
+        return None
+
+    def _collect(self) -> None:
+        waiting, self._pending = self._pending, []
+        now = self._clock()
+        for question in waiting:
+            reply = self._reply_to(question, now)
+            if reply is None:
+                self._pending.append(question)
+                continue
+            question.socket.close(0)
+            self._asker, self._deadline = question.asker, question.deadline
+            try:
+                final = question.then(reply)
+            except Exception as error:
+                _log.exception("answer of %s", question.role)
+                final = messages.Refused(code="internal", text=str(error)[:300], remedy="see the watchdog's log")
+            if final is not None:
+                self._server.answer(question.asker, final)
+
+    @staticmethod
+    def _reply_to(question: _Question, now: float) -> Any:
+        with contextlib.suppress(zmq.Again):
+            frames = question.socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                return messages.decode_reply(frames[-1])
+            except msgspec.DecodeError as error:
+                return messages.Unavailable(role=question.role, text=f"its answer is not understood: {error}")
+        if now >= question.deadline:
+            return messages.Unavailable(role=question.role, text=f"{question.role} did not answer within {PATIENCE_S:g} s; see "
+                                                                 "trader-ctl health")
+        return None
+
+    def _ask_why(self, reply: Any) -> Any:
+        """The recorder knows the texts of conditions; without it they are shown without."""
+        if not isinstance(reply, messages.Answer) or not reply.rows:
+            return reply
+        ids = ",".join(str(row["id"]) for row in reply.rows[:MOST_WHYS])
+
+        def with_texts(whys: Any) -> Any:
+            texts = {row["condition"]: row["why"] for row in whys.rows} if isinstance(whys, messages.Answer) else {}
+            return messages.Answer(data=reply.data, rows=[{**row, "why": texts.get(str(row["id"]), "")} for row in reply.rows])
+
+        later = self._ask("recorder", messages.Query(what="why", argument=ids), with_texts)
+        return reply if isinstance(later, messages.Refused) else later
+
+
+def _flattened(reply: Any) -> Any:
+    if isinstance(reply, messages.Unavailable):
+        return messages.Unavailable(role=reply.role, text=f"paused, but nothing is closed: {reply.text}")
+    return reply

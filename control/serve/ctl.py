@@ -1,0 +1,212 @@
+"""`trader-ctl`: asks a running instance over its control socket. Tables for people, one line of JSON for scripts.
+
+Exit codes, stable: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused (a faulty configuration too); 5 timed out, or the
+process that knows is not there. Only what a command needs is imported: starting takes longer than asking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EXIT_DONE, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED, EXIT_TIMED_OUT = 0, 2, 3, 4, 5
+#: seconds for an answer; the instance itself answers `unavailable` after 1 s
+PATIENCE_S = 3.0
+#: seconds that an ordered stop may take before `stop` gives up waiting for it
+STOP_PATIENCE_S = 30.0
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+
+_COMMANDS = {
+    "status": "the instance and its processes", "health": "what is well and what is not", "positions": "open positions",
+    "conditions": "armed conditions, nearest first, with their text why", "orders": "newest orders first", "trades": "newest trades first",
+    "stats": "counters, refusals, latencies, equity", "pause": "no new entries until resume; exits go on", "resume": "entries again",
+    "close": "close one position", "flatten": "pause, cancel working entries, close all positions",
+    "stop": "stop the instance in order and wait until it has gone", "config": "print or check a configuration file",
+}
+_EPILOG = """\
+exit codes: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable
+
+examples:
+  trader-ctl status
+  trader-ctl --instance night --json positions
+  trader-ctl trades --limit 10
+  trader-ctl close BTC/USDT
+  trader-ctl config template > trader.toml && trader-ctl config check trader.toml
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; --instance and --json are understood before and after the command."""
+    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere.add_argument("--instance", default=argparse.SUPPRESS, metavar="NAME",
+                          help="the instance that is asked (TRADER_RUN__INSTANCE, else default)")
+    anywhere.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="the reply as one line of JSON")
+    top = argparse.ArgumentParser(prog="trader-ctl", description="Ask or tell a running instance of trader.", epilog=_EPILOG,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter, parents=[anywhere])
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, about in _COMMANDS.items():
+        one = commands.add_parser(name, help=about, description=about, parents=[anywhere])
+        if name in ("conditions", "orders", "trades"):
+            one.add_argument("--limit", type=int, default=50, help="rows at most (50)")
+        elif name == "close":
+            one.add_argument("id", metavar="ID", help="a position's id or its symbol")
+        elif name == "config":
+            what = one.add_subparsers(dest="what", metavar="template|check", required=True)
+            what.add_parser("template", help="print a commented file with all defaults", parents=[anywhere])
+            check = what.add_parser("check", help="name every fault of a file", parents=[anywhere])
+            check.add_argument("file", metavar="FILE", type=Path)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of `trader-ctl`."""
+    options = parser().parse_args(arguments)
+    options.json = getattr(options, "json", False)
+    try:
+        code = configure(options) if options.command == "config" else ask(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `trader-ctl trades | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+# ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
+def configure(options: argparse.Namespace) -> int:
+    """`config template` and `config check FILE`."""
+    if options.what == "template":
+        from control.template import template
+
+        print(template(), end="")
+        return EXIT_DONE
+    from control.config import load
+    from control.faults import ConfigError
+
+    try:
+        load(options.file)
+    except ConfigError as error:
+        faults = error.faults
+    else:
+        faults = []
+    if options.json:
+        import json
+
+        print(json.dumps({"type": "refused" if faults else "done", "faults": [fault.__dict__ for fault in faults]}))
+    elif faults:
+        print("\n".join(map(str, faults)), file=sys.stderr)
+        print(f"{options.file}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", file=sys.stderr)
+    else:
+        print(f"{options.file}: all is well")
+    return EXIT_REFUSED if faults else EXIT_DONE
+
+
+# ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def ask(options: argparse.Namespace) -> int:
+    """Send the command, show the reply."""
+    from ipc import bus, messages
+
+    instance = getattr(options, "instance", None) or os.environ.get("TRADER_RUN__INSTANCE") or "default"
+    if not _NAME.fullmatch(instance):
+        return _fail(options, EXIT_USAGE, f"--instance: {instance!r} is no name", "use letters, digits, _ . and -, at most 48")
+    folder = bus.socket_dir(instance)
+    if not listens(folder):
+        others = running(folder.parent)
+        hint = f"running: {', '.join(others)}; name one with --instance" if others else "start it: scripts/run, or trader-launch paper"
+        return _fail(options, EXIT_NOT_RUNNING, f"no instance {instance!r} is running", hint)
+    kind = getattr(messages, options.command.capitalize())
+    try:
+        request = messages.decode_control_request(messages.encode(
+            kind(**{name: getattr(options, name) for name in kind.__struct_fields__ if hasattr(options, name)})))
+    except Exception as error:  # msgspec.ValidationError: a limit out of range, an empty id
+        return _fail(options, EXIT_USAGE, str(error), f"see trader-ctl {options.command} --help")
+    client = bus.Client(folder, "control")
+    try:
+        reply = client.ask(request, PATIENCE_S)
+    except bus.BusTimeout as error:
+        if not listens(folder):
+            return _fail(options, EXIT_NOT_RUNNING, f"instance {instance!r} has just ended", "start it again")
+        return _fail(options, EXIT_TIMED_OUT, str(error), "the watchdog is stopped or overloaded; try again")
+    finally:
+        client.close()
+    if options.command == "stop" and isinstance(reply, messages.Done) and not _gone(folder):
+        return _fail(options, EXIT_TIMED_OUT, f"{instance!r} is still stopping after {STOP_PATIENCE_S:g} s", "see trader-ctl status")
+    return show(reply, options)
+
+
+def listens(folder: Path) -> bool:
+    """Somebody accepts connections on the control socket; the file alone may be left of a killed instance."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(folder / "control.sock"))
+        except TimeoutError:
+            return True  # its queue is full, so it is there
+        except OSError:
+            return False
+    return True
+
+
+def running(root: Path) -> list[str]:
+    """Names of this user's running instances."""
+    with contextlib.suppress(OSError):
+        return sorted(folder.name for folder in root.iterdir() if listens(folder))
+    return []
+
+
+def _gone(folder: Path) -> bool:
+    end = time.monotonic() + STOP_PATIENCE_S
+    while time.monotonic() < end:
+        if not folder.exists():  # the last thing that goes, after the children
+            return True
+        time.sleep(0.05)
+    return not folder.exists()
+
+
+def show(reply: Any, options: argparse.Namespace) -> int:
+    """Print a reply; gives the exit code that belongs to it."""
+    from ipc import messages
+
+    match reply:
+        case messages.Refused():
+            code = EXIT_REFUSED
+        case messages.Unavailable():
+            code = EXIT_TIMED_OUT
+        case _:
+            code = EXIT_DONE
+    if options.json:
+        print(messages.encode(reply).decode())
+    elif code == EXIT_REFUSED:
+        _fail(options, code, reply.text, reply.remedy)
+    elif code == EXIT_TIMED_OUT:
+        _fail(options, code, f"unavailable: {reply.role}: {reply.text}", "")
+    elif isinstance(reply, messages.Done):
+        print(reply.text or "done")
+    else:
+        from control.serve.tables import print_answer
+
+        print_answer(options.command, reply.data, reply.rows)
+    return code
+
+
+def _fail(options: argparse.Namespace, code: int, text: str, remedy: str) -> int:
+    if options.json:
+        from ipc import messages
+
+        names = {EXIT_USAGE: "usage", EXIT_NOT_RUNNING: "not_running", EXIT_TIMED_OUT: "timed_out"}
+        print(messages.encode(messages.Refused(code=names.get(code, "refused"), text=text, remedy=remedy)).decode())
+    else:
+        print(f"trader-ctl: {text}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

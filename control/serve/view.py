@@ -1,0 +1,151 @@
+"""What people are told of a running instance: status, health, stats, and *why nothing happens* when nothing does.
+
+Pure: everything comes from the dict that control/supervise/view.py makes ("seen") and from shared memory, read without ordering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ipc import layout as l
+
+#: a healthy heart beats at least this often, in ms; the watchdog's limits, which lead to a replacement, are wider
+LATE_BEAT_MS = 1_000
+#: process states in which a process does its work
+WORKING_STATES = ("healthy", "finished")
+#: keys of `seen` that status leaves to other commands
+_NOT_STATUS = ("positions", "trades", "refusals", "limits", "events", "processes")
+
+
+# ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def nearest_conditions(memory: Any, limit: int = 3) -> list[dict[str, Any]]:
+    """Armed conditions that may still fire, nearest first: symbol, side, price kind, direction, distance_bps.
+
+    The distance is in bps of the price, above 0 on the near side of the level and below 0 beyond it, where a condition waits for a fresh
+    crossing. Conditions whose price has not been seen in this session are left out, and so are expired and exhausted ones.
+    """
+    table, sniper = memory.conditions.table[0], memory.sniper
+    second = int(table["generation"]) & 1
+    rows = (memory.conditions.rows_b if second else memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
+    states = sniper.instrument_states[rows["instrument"] % len(sniper.instrument_states)]
+    price = np.zeros(len(rows), np.int64)
+    for kind, name in enumerate(l.PRICE_KINDS):
+        of_kind = rows["price_kind"] == kind
+        # a mid is held in half ticks and needs both sides
+        values = np.where((states["bid"] > 0) & (states["ask"] > 0), states["bid"] + states["ask"], 0) if name == "mid" else states[name]
+        price[of_kind] = values[of_kind]
+    done = sniper.condition_states[rows["state_slot"] % len(sniper.condition_states)]
+    exhausted = (done["condition_id"] == rows["condition_id"]) & (done["fired"] >= rows["max_fires"])
+    alive = np.flatnonzero((price > 0) & (rows["valid_until_ns"] > int(sniper.account[0]["event_ns"])) & ~exhausted)
+    sign = np.where(rows["direction"][alive] == l.CROSS_UP, 1, -1)
+    distance = sign * (rows["level"][alive] - price[alive]) * 10_000.0 / price[alive]
+    found = []
+    for place in np.lexsort((np.abs(distance), distance < 0))[:limit]:
+        row = rows[alive[place]]
+        found.append({
+            "id": int(row["condition_id"]), "symbol": memory.instruments.instruments[int(row["instrument"])]["symbol"].decode(),
+            "strategy": memory.instruments.strategies[int(row["strategy"])]["name"].decode(),
+            "side": "buy" if int(row["side"]) == l.BUY else "sell", "price": l.PRICE_KINDS[int(row["price_kind"])],
+            "direction": l.DIRECTIONS[int(row["direction"])], "distance_bps": round(float(distance[place]), 1),
+            "confidence": int(row["confidence_e4"]) / 10_000,
+        })
+    return found
+
+
+# ── why nothing happens ──────────────────────────────────────────────────────────────────────────────────────────────
+def why_nothing(seen: dict[str, Any]) -> list[str]:
+    """What keeps entries from happening, most severe first; in the end what is waited for. Never empty while the instance runs."""
+    if seen["preparing"]:
+        return [f"preparing kernels {seen['preparing']}; the first start takes a minute"]
+    reasons = [f"{process['role']} is {process['state']}" + (f": {process['last_death']}" if process["last_death"] else "")
+               for process in seen["processes"] if process["state"] not in WORKING_STATES]
+    if seen["phase"] == "stopping":
+        return [*reasons, "the instance is stopping"]
+    if seen["trading"] != "running":
+        reasons.append(f"{seen['trading'].replace('_', ' ')}: {seen['trading_cause'] or 'no cause given'}; no new entries")
+    if any(process["role"] == "feed" and process["state"] == "finished" for process in seen["processes"]):
+        reasons.append("the data has ended")
+    if seen["warmup_left_s"] > 0:
+        reasons.append(f"warm-up: {seen['warmup_left_s']} s of event time left")
+    reasons += _limits_reached(seen)
+    if seen["refusals"]:
+        most = sorted(seen["refusals"].items(), key=lambda entry: -entry[1])
+        reasons.append("entries refused: " + ", ".join(f"{count} × {code}" for code, count in most))
+    if not seen["conditions"]:
+        reasons.append("no conditions are armed: the strategy sees nothing to do, or has not yet planned")
+    elif not seen["nearest"]:
+        reasons.append(f"{seen['conditions']} conditions are armed, none of which can fire: expired, used up, or no price seen yet")
+    else:
+        reasons.append(f"waiting for a price: {condition_text(seen['nearest'][0])} is the nearest of {seen['conditions']} conditions")
+    return reasons
+
+
+def _limits_reached(seen: dict[str, Any]) -> list[str]:
+    limits, reached = seen["limits"], []
+    missing = [f"limits.{name}" for name, value in limits.items() if value is None]
+    if missing:
+        reached.append(f"{', '.join(missing)} not configured: every entry is refused; set a limit")
+    entries, positions = limits["max_entries_per_day"], limits["max_open_positions"]
+    if entries is not None and seen["entries_today"] >= entries:
+        reached.append(f"{seen['entries_today']}/{entries} entries today, next 00:00 UTC (event time)")
+    if positions is not None and len(seen["positions"]) >= positions:
+        reached.append(f"{len(seen['positions'])}/{positions} positions open, next when one closes")
+    return reached
+
+
+def condition_text(near: dict[str, Any]) -> str:
+    """A near condition in words: "buy BTC/USDT when last goes up 12.3 bps"."""
+    distance = near["distance_bps"]
+    way = (f"when {near['price']} goes {near['direction']} {distance:g} bps" if distance >= 0 else
+           f"when {near['price']} crosses its level anew, {-distance:g} bps back")
+    return f"{near['side']} {near['symbol']} {way}"
+
+
+# ── answers to operators ─────────────────────────────────────────────────────────────────────────────────────────────
+def status(seen: dict[str, Any]) -> dict[str, Any]:
+    """The instance in figures; the processes are the rows of the answer."""
+    return {**{name: value for name, value in seen.items() if name not in _NOT_STATUS}, "open_positions": len(seen["positions"])}
+
+
+def process_rows(seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each process, without its metrics."""
+    return [{name: value for name, value in process.items() if name != "metrics"} for process in seen["processes"]]
+
+
+def health(seen: dict[str, Any], memory: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """({healthy, problems…}, a row for each process with its own verdict)."""
+    rows, problems = [], []
+    for process in seen["processes"]:
+        problem = ""
+        if process["state"] not in WORKING_STATES:
+            problem = process["state"]
+        elif (process["heartbeat_age_ms"] or 0) > LATE_BEAT_MS:
+            problem = f"no heartbeat for {process['heartbeat_age_ms']} ms"
+        rows.append({"role": process["role"], "healthy": not problem, "state": process["state"], "pid": process["pid"],
+                     "heartbeat_age_ms": process["heartbeat_age_ms"], "restarts": process["restarts"], "problem": problem})
+        if problem:
+            problems.append(f"{process['role']}: {problem}")
+    if seen["trading"] in ("halted", "safe"):
+        problems.append(f"mode {seen['trading']}: {seen['trading_cause']}")
+    if not int(memory.board.cursors[0]["journal_ok"]) and seen["phase"] == "running":
+        problems.append("the journal cannot be written: no entries")
+    if seen["ticks_lost"]:
+        problems.append(f"{seen['ticks_lost']} ticks lost")
+    return {"healthy": not problems, "phase": seen["phase"], "trading": seen["trading"], "problems": problems}, rows
+
+
+def stats(seen: dict[str, Any], memory: Any) -> dict[str, Any]:
+    """Counters, refusals, latencies, equity."""
+    from control.record.summary import latencies  # with the journal's library; needed here alone
+
+    names = ("ticks", "ticks_per_s", "ticks_lost", "equity", "cash", "realised_pnl", "fees", "trades_closed", "wins", "max_drawdown_pct",
+             "entries_today", "working_orders", "conditions", "refusals", "uptime_s", "event_ns")
+    quantiles = {name: _plain(latencies(getattr(memory.sniper, f"{name[:-3]}_hist"))) for name in ("decision_ns", "tick_to_intent_ns")}
+    return {**{name: seen[name] for name in names}, **quantiles,
+            "metrics": {process["role"]: process["metrics"] for process in seen["processes"]}}
+
+
+def _plain(struct: Any) -> dict[str, int]:
+    return {name: int(getattr(struct, name)) for name in struct.__struct_fields__}

@@ -1,0 +1,274 @@
+"""An instance on disk and in shared memory: its name's lock, its folders, its segments, what it resumes.
+
+```
+DATA_DIR/instances/NAME/           journal/ paper/ knowledge/ instance.json     a paper instance's state: it resumes
+DATA_DIR/archive/NAME-<time>/      what --fresh put aside
+DATA_DIR/runs/RUN_ID/              logs/ summary.json fills.bin                 (replay: state/ too, always empty at first)
+/dev/shm/trader-NAME/              segments; removed at the end
+<runtime>/trader-<uid>/NAME/       sockets, role locks; removed at the end
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from control.supervise import sweep
+from ipc import bus, segment
+from ipc import layout as l
+
+#: exit codes of trader-launch
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY, EXIT_NO_ROOM, EXIT_ROLE_FAILED, EXIT_NOT_RECONCILED = range(7)
+#: and of a second Ctrl-C
+EXIT_KILLED = 130
+#: seconds that the processes of a former run get to end
+LEFTOVER_PATIENCE_S = 10.0
+#: who reads which ring; each has its row active from the creation on, so that nothing is lost before it is up
+READERS = {"ticks": (l.SNIPER, l.GATEWAY, l.STRATEGIST), "orders": (l.GATEWAY, l.RECORDER), "reports": (l.SNIPER, l.RECORDER)}
+_MINUTE_NS = 60_000_000_000
+_SECOND_NS = 1_000_000_000
+
+
+class LaunchError(Exception):
+    """The run cannot begin; the text says what is wrong and what to do."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class Identity(Struct, kw_only=True):
+    """instance.json: what a paper instance keeps beside its LMDB environments."""
+
+    number: int
+    event_ns: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything of a run is."""
+
+    instance: str
+    run_id: str
+    data_dir: Path
+    state_dir: Path
+    run_dir: Path
+    socket_dir: Path
+
+
+def new_run_id() -> str:
+    """UTC time and four random digits: sorts by time, never twice."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(2)
+
+
+def make_places(data_dir: Path, instance: str, mode: str) -> Places:
+    """Make the folders of a new run. A replay's state is its own; a paper run's is the instance's."""
+    run_id = new_run_id()
+    run_dir = data_dir / "runs" / run_id
+    state_dir = data_dir / "instances" / instance if mode == "paper" else run_dir / "state"
+    try:
+        for folder in (run_dir / "logs", state_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        sockets = bus.make_socket_dir(instance)
+    except OSError as error:
+        raise LaunchError(f"{error.filename}: {error.strerror}; name a writable folder with --data-dir", EXIT_NO_ROOM) from error
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
+    return Places(instance, run_id, data_dir, state_dir, run_dir, sockets)
+
+
+def archive(data_dir: Path, instance: str) -> Path | None:
+    """Put a paper instance's state aside (--fresh); gives its new place, None where there was none."""
+    state = data_dir / "instances" / instance
+    if not state.is_dir():
+        return None
+    target = data_dir / "archive" / f"{instance}-{new_run_id()}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state.rename(target)
+    return target
+
+
+def copy_knowledge(source: Path, state_dir: Path) -> None:
+    """Begin with the knowledge of an instance or a run (--knowledge FROM). Raises LaunchError where there is none."""
+    for candidate in (source / "knowledge", source / "state" / "knowledge", source):
+        if (candidate / "data.mdb").is_file():
+            shutil.copytree(candidate, state_dir / "knowledge", dirs_exist_ok=True)
+            return
+    raise LaunchError(f"{source}: holds no knowledge store; name a folder under instances/ or runs/")
+
+
+# ── identity and time ────────────────────────────────────────────────────────────────────────────────────────────────
+def identify(places: Places, mode: str, seed: int) -> Identity:
+    """The instance's number (24 bits, part of every order id) and where its event time stopped.
+
+    A replay's number is a function of the seed, so that order ids repeat; a paper instance's is random once, then kept.
+    """
+    path = places.state_dir / "instance.json"
+    if mode != "paper":
+        return Identity(number=int.from_bytes(hashlib.sha256(f"replay {seed}".encode()).digest()[:3], "big"), seed=seed)
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        known = Identity(number=1 + secrets.randbelow((1 << 24) - 1), seed=seed)
+        remember(places, known)
+        return known
+    except (OSError, msgspec.DecodeError) as error:
+        raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
+    known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir))
+    return known
+
+
+def remember(places: Places, identity: Identity) -> None:
+    """Store instance.json, whole or not at all."""
+    path = places.state_dir / "instance.json"
+    draft = path.with_suffix(".new")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(identity)))
+    os.replace(draft, path)
+
+
+def journal_event_ns(state_dir: Path) -> int:
+    """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
+    if not (state_dir / "journal" / "data.mdb").is_file():
+        return 0
+    from control.record.journal import Journal
+    from control.record.records import JournalError
+
+    try:
+        journal = Journal(state_dir / "journal")
+        try:
+            return journal.resume_facts().event_ns
+        finally:
+            journal.close()
+    except JournalError as error:
+        raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
+
+
+def start_event_ns(identity: Identity, wall_ns: int) -> int:
+    """Event time at which the simulated market starts: the wall clock's minute at first, then the second behind where it stopped."""
+    if identity.event_ns:
+        return -(-identity.event_ns // _SECOND_NS) * _SECOND_NS
+    return wall_ns // _MINUTE_NS * _MINUTE_NS
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What became of the last run's book: notes for people, and what is in doubt ("" for nothing)."""
+
+    notes: tuple[str, ...]
+    doubt: str = ""
+
+
+def resume(state_dir: Path, memory: segment.Memory) -> Resumed:
+    """Write the account and positions of the journal's newest snapshot into fresh segments. Raises LaunchError on a broken journal."""
+    from control.record.journal import Journal
+    from control.record.records import JournalError
+    from control.record.snapshot import write_back
+
+    try:
+        journal = Journal(state_dir / "journal")
+        try:
+            facts = journal.resume_facts()
+            at = facts.snapshot
+            fills = sum(int(record.row["kind"]) == l.FILL for record in journal.reports((at.incarnation, at.report_seq))) if at else 0
+        finally:
+            journal.close()
+    except JournalError as error:
+        raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
+    if at is None:
+        return Resumed(())
+    homeless = write_back(at, memory)
+    notes = [f"resumed: {len(at.positions)} open positions, journal incarnation {facts.incarnation}", *homeless]
+    doubt = ""
+    if fills:  # everything died at once, after fills that no snapshot holds
+        doubt = "resumed book is older than the journal"
+        notes.append(f"{fills} fills came after the last snapshot: only exits are allowed; "
+                     "check trader-ctl positions, or begin with --fresh")
+    elif homeless:
+        doubt = "positions are open outside this run"
+    return Resumed(tuple(notes), doubt)
+
+
+# ── shared memory ────────────────────────────────────────────────────────────────────────────────────────────────────
+def clear_leftovers(instance: str, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
+    """Remove the segments of a former run once its processes are gone; True when there were any. The caller holds the name.
+
+    Raises LaunchError while somebody still lives.
+    """
+    try:
+        descriptor = sweep.claim(instance, patience_s)
+    except TimeoutError:
+        raise LaunchError(f"processes of a former run of {instance!r} still live after {patience_s:g} s: {_living(instance)}; "
+                          "end them (kill -9), then start again", EXIT_BUSY) from None
+    sweep.remove_folder(bus.socket_dir(instance))
+    existed = segment.instance_dir(instance).exists()
+    segment.remove(instance)
+    if descriptor is not None:
+        os.close(descriptor)
+    return existed
+
+
+def _living(instance: str) -> str:
+    try:
+        rows = segment.Memory(instance, writable=False).board.processes
+    except segment.SegmentError:
+        return "unknown processes"
+    found = [f"{name} (pid {int(rows[role]['pid'])})" for role, name in enumerate(l.ROLES)
+             if int(rows[role]["pid"]) and os.path.exists(f"/proc/{int(rows[role]['pid'])}")]
+    return ", ".join(found) or "unknown processes"
+
+
+def create_segments(instance: str, *, ticks: int, instruments: int, conditions: int, rows: np.ndarray[Any, Any], strategies: Sequence[str],
+                    number: int, lockstep: bool, wait_strategy: int, initial_cash: int) -> segment.Memory:
+    """Create and fill all segments. `rows` are of `layout.INSTRUMENT`; `initial_cash` in quanta. Raises LaunchError."""
+    if len(rows) > instruments:
+        raise LaunchError(f"{len(rows)} instruments are more than hotpath.instrument_capacity = {instruments}; "
+                          "raise it or name fewer symbols")
+    if len(strategies) > l.MAX_STRATEGIES:
+        raise LaunchError(f"{len(strategies)} strategies are more than {l.MAX_STRATEGIES}; name fewer")
+    try:
+        segment.create_all(instance, ticks, instruments, conditions)
+        memory = segment.Memory(instance)
+    except segment.SegmentError as error:
+        raise LaunchError(str(error), EXIT_NO_ROOM) from error
+    for name, slots in (("ticks", ticks), ("orders", l.RING_SLOTS), ("reports", l.RING_SLOTS)):
+        region = getattr(memory, name)
+        region.ring[0]["capacity"], region.ring[0]["gated"] = slots, 1
+        region.readers["active"][list(READERS[name])] = 1
+    memory.instruments.instruments[: len(rows)] = rows
+    for row, name in enumerate(strategies):
+        memory.instruments.strategies[row]["name"] = name.encode()[:64]
+    facts: dict[str, int] = {
+        "instance_number": number, "lockstep": int(lockstep), "wait_strategy": wait_strategy, "watchdog_pid": os.getpid(),
+        "initial_cash": initial_cash, "strategies": len(strategies), "instruments": len(rows), "started_wall_ns": time.time_ns(),
+    }
+    for field, value in facts.items():
+        memory.board.run[0][field] = value
+    return memory
+
+
+def remove_all(places: Places) -> None:
+    """Segments and sockets of an instance whose processes have all ended."""
+    segment.remove(places.instance)
+    sweep.remove_folder(places.socket_dir)
+
+
+def choose_wait_strategy(configured: str, cores: int | None = None) -> int:
+    """As ipc.wait.choose, without numba: `auto` spins for good only on a machine with 8 cores or more."""
+    if configured == "auto":
+        return l.WAIT_SPIN if (cores or os.cpu_count() or 1) >= 8 else l.WAIT_ADAPTIVE
+    if configured not in l.WAIT_STRATEGIES:
+        raise LaunchError(f"hotpath.wait_strategy: {configured!r} is none of auto, {', '.join(l.WAIT_STRATEGIES)}")
+    return l.WAIT_STRATEGIES.index(configured)

@@ -1,0 +1,173 @@
+"""One supervised role: its child, its deaths, and how long its heart has been silent. Decides nothing about others."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from control.supervise.handle import Handle
+from control.supervise.policy import PERMANENT_FAILURE, Action, Deaths, Decision
+from ipc import layout as l
+from ipc.process import Boot
+
+#: what a hung child gets to write its stacks before it is killed
+ABORT_GRACE_S = 0.020
+#: without progress for so long while work waits and the heart beats, a role is stuck
+STALL_S = 15.0
+#: what a start may take before the forkserver itself is suspected; the first one may have to compile all kernels
+BIRTH_S, FIRST_BIRTH_S = 10.0, 900.0
+
+
+class State(enum.Enum):
+    """Where a role is in its life, as the watchdog sees it."""
+
+    DOWN = "down"  # waits for its (next) start
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    GONE = "gone"  # ended after it was told to
+    GIVEN_UP = "given up"  # failed for good
+
+
+@dataclass(frozen=True)
+class Death:
+    """A role's process has ended without being told to."""
+
+    role: str
+    pid: int | None
+    exit_code: int | None
+    cause: str
+    decision: Decision
+
+
+class Supervised:
+    """Bookkeeping of one role. `row` is its row of the board's process table, `backlog` says how much work waits for it."""
+
+    def __init__(self, name: str, handle: Handle, row: Any, deaths: Deaths, hang_s: float, ready_s: float,
+                 backlog: Callable[[], int] = lambda: 0) -> None:
+        self.name, self.handle, self.row, self.deaths = name, handle, row, deaths
+        self.hang_s, self.ready_s, self._backlog = hang_s, ready_s, backlog
+        self.state = State.DOWN
+        self.start_at = 0.0
+        self.restarts = 0
+        self.lives = 0
+        self.been_ready = False
+        self.last_death: Death | None = None
+        self.silent_s = 0.0
+        self.control_silent_s = 0.0
+        self._since_start_s = 0.0
+        self._stuck_s = 0.0
+        self._beat = self._control_beat = self._progress = 0
+        self._hang = ""
+        self._born = False
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def start(self, boot: Boot, stop: int = l.STOP_NONE) -> None:
+        """Ask for a new process. With `stop` it recovers, drains and ends."""
+        self.row["stop"] = stop
+        self.row["state"] = l.PROC_ABSENT
+        self.row["restarts"] = self.restarts
+        self.row["incarnation"] = self.lives = self.lives + 1
+        self._since_start_s = self.silent_s = self.control_silent_s = self._stuck_s = 0.0
+        self._hang = ""
+        self._born = False
+        self.state = State.STARTING if stop == l.STOP_NONE else State.STOPPING
+        self.handle.start(boot)
+
+    def tell(self, stop: int) -> None:
+        """Write the stop word; the child sees it within 50 ms."""
+        self.row["stop"] = stop
+        self.state = State.STOPPING
+
+    def look(self, now: float, elapsed: float) -> Death | None:
+        """Take notice of what has happened; `elapsed` is the time since the last look without the watchdog's own delay, in seconds."""
+        if self.state in (State.DOWN, State.GONE, State.GIVEN_UP):
+            return None
+        if not self.handle.is_alive():
+            return self._died(now)
+        if self.state is State.STARTING and not self._born and self.handle.pid is not None:
+            self._born, self._since_start_s = True, 0.0  # what the forkserver took is not the child's doing
+        self._since_start_s += elapsed
+        self._feel(elapsed)
+        if self.state is State.STARTING and int(self.row["state"]) in (l.PROC_READY, l.PROC_FINISHED) and self._is_own_row():
+            self.state, self.been_ready = State.READY, True
+        return None
+
+    def _is_own_row(self) -> bool:
+        return int(self.row["pid"]) == self.handle.pid
+
+    def _died(self, now: float) -> Death | None:
+        code = self.handle.exit_code
+        self.row["state"] = l.PROC_ABSENT if self.state is State.STOPPING and code == 0 else l.PROC_FAILED
+        if self.state is State.STOPPING and code == 0:
+            self.state = State.GONE
+            return None
+        told = self.state is State.STOPPING
+        decision = self.deaths.decide(now, code)
+        cause = self._hang or self.handle.start_error or describe_exit(code)
+        self.last_death = Death(self.name, self.handle.pid, code, cause, decision)
+        if told:
+            self.state = State.GONE
+        elif decision.action is Action.GIVE_UP:
+            self.state = State.GIVEN_UP
+        else:
+            self.state = State.DOWN
+            self.start_at = now + decision.delay_s
+            self.restarts += 1
+        return self.last_death
+
+    # ── heart ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _feel(self, elapsed: float) -> None:
+        beat, control, progress = int(self.row["beat_ns"]), int(self.row["control_beat_ns"]), int(self.row["progress"])
+        self.silent_s = 0.0 if beat != self._beat else self.silent_s + elapsed
+        self.control_silent_s = 0.0 if control != self._control_beat else self.control_silent_s + elapsed
+        waits = self.state is State.READY and self._backlog() > 0
+        self._stuck_s = self._stuck_s + elapsed if waits and progress == self._progress else 0.0
+        self._beat, self._control_beat, self._progress = beat, control, progress
+
+    def hang(self) -> str:
+        """Why this child must be replaced although it lives; empty while all is well."""
+        if self.state not in (State.STARTING, State.READY) or self.handle.pid is None or self._hang:
+            return ""
+        if self.state is State.STARTING:
+            if self._since_start_s > self.ready_s:
+                return f"was not ready within {self.ready_s:g} s"
+            return ""
+        if self.silent_s > self.hang_s:
+            return f"no heartbeat for {self.silent_s * 1000:.0f} ms"
+        if self._stuck_s > STALL_S:
+            return f"no progress for {self._stuck_s:.0f} s while work waits"
+        return ""
+
+    def unborn(self) -> bool:
+        """The forkserver has given no process for too long."""
+        most = FIRST_BIRTH_S if self.lives <= 1 else BIRTH_S
+        return self.state is State.STARTING and self.handle.pid is None and self._since_start_s > most
+
+    def put_down(self, why: str) -> None:
+        """End a child that hangs: its stacks first, where it can still write them."""
+        self._hang = why
+        if self.handle.stopped():
+            self._hang += "; it was stopped"
+        else:
+            self.handle.abort()
+            if self.handle.join(ABORT_GRACE_S):
+                return
+        self.handle.kill()
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None or code == 255:
+        return "ended, exit code unknown"
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    if code == PERMANENT_FAILURE:
+        return f"failed for good (exit code {code}); its log says why"
+    return f"ended with exit code {code}"

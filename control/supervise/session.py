@@ -1,0 +1,273 @@
+"""One run from segments to summary: makes everything, turns the watchdog, ends in order, leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from control.config import Config
+from control.supervise import child, instance, nursery
+from control.supervise.chronicle import Chronicle, RoleLine
+from control.supervise.ending import EndOfRun, Flatten, Flattening
+from control.supervise.handle import ChildProcess, Nursery
+from control.supervise.instance import Identity, Places
+from control.supervise.policy import Deaths, RestartPolicy
+from control.supervise.role import Supervised
+from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from ipc import layout as l
+from ipc.process import Boot, Source
+from ipc.segment import Memory
+
+#: signals that end a run in order; a second SIGINT ends it at once
+_STOP_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+#: seconds between two notes of the event time that a paper instance has reached
+_REMEMBER_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be run: everything that is decided before a process exists."""
+
+    config: Config
+    mode: str
+    market: str
+    rows: Any
+    strategies: tuple[str, ...]
+    strategy_names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    for_s: float | None
+    flatten_at_end: bool
+    lockstep: bool
+    speed: float
+    seed: int
+
+
+class Session:
+    """A running instance as trader-launch holds it; screen and control socket look at it and act through it."""
+
+    def __init__(self, plan: Plan, places: Places, identity: Identity, say: Callable[[str], None], *,
+                 entry: Callable[[bytes], None] = child.run, preload: Sequence[str] = nursery.PRELOAD) -> None:
+        """`say` tells people something at once: on the screen, or as a line. `entry` and `preload`: see Nursery."""
+        self.plan, self.places, self.identity, self.say = plan, places, identity, say
+        self.log = logging.getLogger("watchdog")
+        self.started_wall_ns = time.time_ns()
+        self.ended_wall_ns = 0
+        self.killed = False
+        self._signals: deque[int] = deque()
+        self._flatten: Flatten | None = None
+        self._ending = ""
+        self._remembered_at = 0.0
+        self._prepared = False
+        self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
+        self.memory = self._create()
+        self.processes = self.memory.board.processes
+        self.line = RoleLine(places.socket_dir, "recorder")
+        self.chronicle = Chronicle(self.line, self.log)
+        self.watchdog = self._watchdog()
+        self.watchdog.doubt = self._resume()
+        self.end = EndOfRun(self.memory, plan.mode == "replay", plan.for_s)
+        #: called in each turn; what they raise ends the run: the control socket
+        self.each_turn: list[Callable[[], object]] = []
+        #: descriptors whose readiness ends the sleep between two turns
+        self.wakers: list[Callable[[], Sequence[int]]] = []
+
+    # ── making ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _create(self) -> Memory:
+        plan, hotpath = self.plan, self.plan.config.hotpath
+        return instance.create_segments(
+            self.places.instance, ticks=hotpath.tick_slots, instruments=max(hotpath.instrument_capacity, len(plan.rows)),
+            conditions=hotpath.condition_capacity, rows=plan.rows, strategies=plan.strategy_names, number=self.identity.number,
+            lockstep=plan.lockstep, wait_strategy=instance.choose_wait_strategy(hotpath.wait_strategy),
+            initial_cash=round(plan.config.paper.initial_balance * 10**8))
+
+    def _resume(self) -> str:
+        """Write the book of the last run back, before any child starts; gives what is in doubt about it, "" for nothing."""
+        if self.plan.mode != "paper" or not (self.places.state_dir / "journal" / "data.mdb").is_file():
+            return ""
+        resumed = instance.resume(self.places.state_dir, self.memory)
+        for text in resumed.notes:
+            self.chronicle.note("resume", text, logging.WARNING if resumed.doubt else logging.INFO)
+        return resumed.doubt
+
+    def _watchdog(self) -> Watchdog:
+        limits = self.plan.config.supervise
+        policy = RestartPolicy(max_restarts=limits.restart_intensity, window_s=limits.restart_window_s,
+                               backoff_s=limits.backoff_first_ms / 1000, max_backoff_s=limits.backoff_most_ms / 1000)
+        roles = {
+            name: Supervised(name, ChildProcess(self.nursery, name), self.processes[number], Deaths(policy), limits.hang_ms(name) / 1000,
+                             limits.ready_timeout_s, self._backlog_of(number))
+            for number, name in enumerate(l.ROLES)
+        }
+        return Watchdog(roles, self.memory.board.modes, self.boot_of, self.chronicle, stop_grace_s=limits.stop_grace_s,
+                        fail_fast=self.plan.mode == "replay", restart_forkserver=self.nursery.restart)
+
+    def _backlog_of(self, role: int) -> Callable[[], int]:
+        """Ticks that wait for a role; in lockstep they may wait for a plan, so nobody is blamed."""
+        if role not in (l.SNIPER, l.GATEWAY) or self.plan.lockstep:
+            return lambda: 0
+        ring, reader = self.memory.ticks.ring, self.memory.ticks.readers[role]
+        return lambda: int(ring[0]["head"]) - int(reader["cursor"])
+
+    def boot_of(self, role: str, restarts: int) -> Boot:
+        """What a role's next life is given."""
+        plan, places = self.plan, self.places
+        return Boot(
+            role=role, instance=places.instance, mode=plan.mode, market=plan.market, run_id=places.run_id, run_dir=str(places.run_dir),
+            state_dir=str(places.state_dir), socket_dir=str(places.socket_dir), sections=plan.config.sections(), strategies=plan.strategies,
+            sources=plan.sources, speed=plan.speed, lockstep=plan.lockstep, seed=plan.seed, flatten_at_end=plan.flatten_at_end,
+            start_event_ns=instance.start_event_ns(self.identity, self.started_wall_ns) if plan.market == "simulated" else 0,
+            restarts=restarts)
+
+    @property
+    def pid(self) -> int:
+        """The watchdog's own pid."""
+        return os.getpid()
+
+    def preparing(self) -> str:
+        """How far the forkserver is with its kernels, "" when it is done or says nothing."""
+        if self._prepared:
+            return ""
+        if any(role.handle.pid is not None for role in self.watchdog.roles.values()):
+            self._prepared = True
+            return ""
+        with contextlib.suppress(OSError):
+            return nursery.progress_file(self.places.run_dir / "logs" / "forkserver.log").read_text()
+        return ""
+
+    # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def run(self) -> None:
+        """Turn until everything has stopped. However this ends, no child is left."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        os.set_blocking(wake_read, False)
+        before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        handlers = {number: signal.signal(number, lambda got, _: self._signals.append(got)) for number in _STOP_SIGNALS}
+        try:
+            while self.watchdog.phase is not Phase.STOPPED:
+                self._turn(time.monotonic())
+                self._sleep(wake_read)
+        finally:
+            if self.watchdog.phase is not Phase.STOPPED:
+                self.watchdog.stop_now()
+            self.ended_wall_ns = time.time_ns()
+            self._remember()
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            os.close(wake_read)
+            os.close(wake_write)
+
+    def _turn(self, now: float) -> None:
+        while self._signals:
+            self._take_signal(self._signals.popleft())
+        self.watchdog.turn(now)
+        if self.watchdog.phase in (Phase.STARTING, Phase.RUNNING):
+            if self._ending:
+                self._go_on_ending(now)
+            elif cause := self.end.cause(now, self.watchdog.ready_at):
+                self.stop(cause)
+        if now - self._remembered_at >= _REMEMBER_S:
+            self._remembered_at = now
+            self._remember()
+        for act in self.each_turn:
+            act()
+
+    def _sleep(self, wake: int) -> None:
+        """Until the next turn, a signal or the end of a child."""
+        poll = select.poll()
+        for descriptor in (wake, *(one for waker in self.wakers for one in waker())):
+            poll.register(descriptor, select.POLLIN)
+        for role in self.watchdog.roles.values():
+            descriptor = role.handle.fileno() if isinstance(role.handle, ChildProcess) else -1
+            if descriptor >= 0:
+                poll.register(descriptor, select.POLLIN)
+        poll.poll(int(TURN_S * 1000))
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 64)
+
+    def _take_signal(self, number: int) -> None:
+        if self._ending or self.watchdog.phase is Phase.STOPPING:
+            if number == signal.SIGINT:
+                self.killed = True
+                self.say("Second Ctrl-C: every process is killed at once; what is not yet journaled may be missing. "
+                         + self.what_stays_open())
+                self.watchdog.stop_now()
+            return
+        self.say(f"{_STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self.what_stays_open()} Ctrl-C again stops at once.")
+        self.stop(_STOP_SIGNALS[signal.Signals(number)])
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def stop(self, cause: str) -> None:
+        """Begin the end: flatten first where that is wanted, then the ordered stop."""
+        if self._ending or self.watchdog.phase in (Phase.STOPPING, Phase.STOPPED):
+            return
+        if self.plan.flatten_at_end and self.watchdog.phase is Phase.RUNNING and cause != "end of the data":
+            self._ending = cause
+            self.watchdog.stop_entries("flatten at end")
+            self._flatten = Flatten(self.memory, RoleLine(self.places.socket_dir, "sniper"), time.monotonic())
+        else:
+            self.watchdog.stop(cause)
+
+    def _go_on_ending(self, now: float) -> None:
+        assert self._flatten is not None
+        result = self._flatten.turn(now)
+        if result is Flattening.WAITING:
+            return
+        if result is Flattening.TIMED_OUT:
+            text = f"not everything could be closed in time. {self.what_stays_open()} {self._flatten.refusal}".rstrip()
+            self.chronicle.note("flatten", text, logging.WARNING)
+            self.say(text)
+        self.watchdog.stop(self._ending)
+
+    def open_positions(self) -> list[tuple[str, str, str]]:
+        """(side, size, symbol) of each open position, from the sniper's table."""
+        found = []
+        for row in self.memory.sniper.positions:
+            if int(row["state"]) != l.POS_FLAT and int(row["lots"]):
+                facts = self.memory.instruments.instruments[int(row["instrument"])]
+                size = int(row["lots"]) * int(facts["lot_mantissa"]) * 10.0 ** int(facts["lot_exponent"])
+                found.append(("long" if int(row["side"]) > 0 else "short", f"{size:.8f}".rstrip("0").rstrip("."), facts["symbol"].decode()))
+        return found
+
+    def what_stays_open(self) -> str:
+        """For people: what a stop leaves open."""
+        found = self.open_positions()
+        if not found:
+            return "No position is open."
+        rest = "the paper account keeps them for the next start" if self.plan.mode == "paper" else "the replay ends with them"
+        return f"{len(found)} position{'s stay' if len(found) > 1 else ' stays'} open ({rest}): " + ", ".join(map(" ".join, found)) + "."
+
+    def _remember(self) -> None:
+        """How far event time has come, so that a paper instance resumes behind it even if everything is killed."""
+        reached = int(self.memory.sniper.account[0]["event_ns"])
+        if self.plan.mode == "paper" and reached > self.identity.event_ns:
+            self.identity.event_ns = reached
+            try:
+                instance.remember(self.places, self.identity)
+            except OSError as error:  # a full disk is the recorder's alarm; this copy is only a convenience
+                self.log.warning("%s: %s", error.filename, error.strerror)
+
+    def close(self) -> None:
+        """After `run`: the forkserver, the sockets, the segments."""
+        self.nursery.close()
+        self.line.close()
+        instance.remove_all(self.places)
+
+
+def open_log(run_dir: Path, headless: bool) -> None:
+    """The watchdog's log: always a file; lines on stderr too where there is no screen."""
+    handlers: list[logging.Handler] = [logging.FileHandler(run_dir / "logs" / "watchdog.log")]
+    if headless:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    logging.basicConfig(handlers=handlers, force=True, level=logging.INFO, datefmt="%Y-%m-%dT%H:%M:%S",
+                        format="%(asctime)s.%(msecs)03d %(name)s %(levelname)s %(message)s")

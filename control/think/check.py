@@ -1,0 +1,84 @@
+"""Is what a strategy gave usable? All of it, or none: a bad answer arms nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from control.think.strategy import Facts, StrategyError
+from ipc.messages import MAX_PLAN_CONDITIONS, Condition
+
+#: repr of what a strategy gave, in an error's text
+_SHOWN = 80
+
+
+def checked(output: Any, facts: Mapping[str, Facts]) -> list[Condition]:
+    """The conditions, each converted anew and checked by its fields. Raises StrategyError that names the first fault's path and remedy."""
+    if not isinstance(output, list | tuple):
+        raise StrategyError(f"plan gave {_shown(output)}, not a list", "return a list of Condition, empty to arm nothing")
+    if len(output) > MAX_PLAN_CONDITIONS:
+        raise StrategyError(f"plan gave {len(output)} conditions", f"return at most {MAX_PLAN_CONDITIONS}")
+    return [_condition(entry, f"conditions[{index}]", facts) for index, entry in enumerate(output)]
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # a user's own __repr__
+        text = type(value).__name__
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _condition(entry: Any, at: str, facts: Mapping[str, Facts]) -> Condition:
+    if not isinstance(entry, Condition):
+        raise StrategyError(f"{at} is {_shown(entry)}, not a Condition", "make it with control.think.strategy.Condition(...)")
+    try:
+        plain = msgspec.to_builtins(entry)
+        if isinstance(plain["confidence"], float) and not math.isfinite(plain["confidence"]):
+            raise StrategyError(f"{at}.confidence is {plain['confidence']}", "give a number from 0 to 1")
+        # Struct constructors check nothing; converting does
+        condition = msgspec.convert(plain, Condition)
+    except (msgspec.ValidationError, TypeError, RecursionError) as error:
+        raise StrategyError(f"{at}{_path(str(error))}", "see Condition in ipc/messages.py for what each field takes") from None
+    if condition.symbol not in facts:
+        raise StrategyError(f"{at}.symbol: {condition.symbol!r} is not traded here", f"use one of {', '.join(sorted(facts))}")
+    _values(condition, at, facts[condition.symbol])
+    return condition
+
+
+def _path(text: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.size.value`" as ".size.value: Expected `int`, got `str`"."""
+    what, _, where = text.partition(" - at `$")
+    return f"{where.rstrip('`')}: {what}"
+
+
+def _values(condition: Condition, at: str, facts: Facts) -> None:
+    level = Decimal(condition.level)
+    _is_price(level, f"{at}.level", facts)
+    if condition.side == "sell" and not facts.short_allowed:
+        raise StrategyError(f"{at}.side: {facts.symbol} is spot and cannot be sold short", "ask for sell entries in perpetuals only")
+    if not (condition.stop_bps or condition.time_stop_s):
+        raise StrategyError(f"{at}.stop_bps: neither a stop nor a time stop", "give stop_bps or time_stop_s above 0")
+    if condition.stop_bps >= 10_000 and condition.side == "buy":
+        raise StrategyError(f"{at}.stop_bps: {condition.stop_bps} is at or below a price of zero", "give fewer than 10000 bps")
+    if condition.order == "limit":
+        if condition.limit_price is None:
+            raise StrategyError(f"{at}.limit_price: a limit order without a price", 'give limit_price, or order="market"')
+        _is_price(Decimal(condition.limit_price), f"{at}.limit_price", facts)
+    size = Decimal(condition.size.value)
+    if size <= 0:
+        raise StrategyError(f"{at}.size.value: {condition.size.value}", "give a size above 0")
+    if condition.size.kind == "equity_bps" and (size != int(size) or size > 10_000):
+        raise StrategyError(f"{at}.size.value: {condition.size.value}", "give whole basis points of equity, at most 10000")
+    if condition.size.kind == "base" and size % facts.lot_size:
+        raise StrategyError(f"{at}.size.value: {condition.size.value} is no multiple of the lot {facts.lot_size}", "round it down to lots")
+
+
+def _is_price(price: Decimal, at: str, facts: Facts) -> None:
+    if price <= 0 or price % facts.tick_size:
+        raise StrategyError(f"{at}: {price} is no price of {facts.symbol}, whose tick is {facts.tick_size}",
+                            "make it with market.facts[symbol].price_text(price)")

@@ -1,0 +1,304 @@
+"""The strategist process: folds ticks into candles and makes a plan at every multiple of the interval of event time.
+
+A plan goes to the recorder first (durable, numbered), then to the sniper (armed). The process beats only from its main loop and while it
+waits for an answer there, never from a thread: a strategy that hangs in `plan` stops the heartbeat, and the watchdog kills and replaces the
+process. A strategy that raises or gives nonsense is counted, journaled, and keeps what it has armed until that expires.
+
+In lockstep a plan due at t is made when the sniper has done every tick before the first one at or behind t, the journal holds what that led
+to, and every trade that closed is in the knowledge store; the sniper waits at that tick for the plan of the last strategy. A successor
+reads what is left in the ring to have candles again, and plans for nothing that its predecessor has armed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from control.learn.knowledge import KnowledgeError, Reader
+from control.think.check import checked
+from control.think.config import Strategy as Settings
+from control.think.history import resampled
+from control.think.strategy import StrategyError, load, name_of
+from control.think.view import View
+from hotpath.config import Hotpath
+from hotpath.kernel import barriers, candles
+from ipc import bus, messages, ring
+from ipc import layout as l
+from ipc.process import Child
+
+#: exit code for a strategy that can never be loaded (EX_CONFIG of sysexits.h)
+EXIT_CONFIG = 78
+#: ticks in one kernel call; longest sleep on the doorbell; one turn of a barrier
+_BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
+#: how long an answer may take before the question is put again; in lockstep it is put until it is answered
+_ANSWER_S, _TRIES = 2.0, 3
+#: characters of an error that travel
+_ERROR_CHARACTERS = 400
+
+
+class Planner:
+    """One strategy of this process: its number, its name, and how it is getting on."""
+
+    def __init__(self, number: int, name: str, strategy: Any, interval_s: int) -> None:
+        self.number, self.name, self.strategy = number, name, strategy
+        self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
+        self.planned_ns = 0
+        self.error = ""
+        self.conditions: list[messages.Condition] = []
+
+
+class Strategist:
+    """One life of the process. Raises StrategyError when a strategy cannot be loaded."""
+
+    def __init__(self, child: Child) -> None:
+        boot, memory = child.boot, child.memory
+        self._child, self._memory, self._boot = child, memory, boot
+        self.settings: Settings = boot.section("strategy", Settings)
+        hotpath: Hotpath = boot.section("hotpath", Hotpath)
+        self.planners = [Planner(number, self._name(number, spec), load(spec, self.settings), self.settings.interval_s)
+                         for number, spec in enumerate(boot.strategies)]
+        if len({planner.name for planner in self.planners}) < len(self.planners):
+            raise StrategyError(f"strategies {', '.join(boot.strategies)}: two of one name", "name each once; a class counts, not its file")
+        self.interval_ns = min((planner.interval_ns for planner in self.planners), default=self.settings.interval_s * 1_000_000_000)
+        run = memory.board.run[0]
+        self.lockstep = bool(run["lockstep"])
+        capacity = max(2, -(-self.settings.history_minutes * 60 // self.settings.candle_s))
+        self.fold = candles.new_fold(memory, int(run["instruments"]), self.settings.candle_s, capacity, hotpath.session_gap_s)
+        self.view = View(memory, self.fold, self.settings.candle_s)
+        quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0
+        self._knowledge = Reader(Path(boot.state_dir) / "knowledge", quantum)
+        self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
+        self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
+        self.next_due_ns = 0
+
+    def _name(self, number: int, spec: str) -> str:
+        written = self._memory.instruments.strategies[number]["name"].decode()
+        return written or name_of(spec)
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def recover(self) -> None:
+        """Warm up: generated history where there is one, then what is left in the ring, without planning for it."""
+        state, readers = self.fold.state[0], self._memory.ticks.readers
+        cursor = int(ring.cursor(readers, l.STRATEGIST))
+        state["next"] = int(ring.oldest(self._memory.ticks.ring)) if cursor else 1
+        if self._boot.market == "simulated":
+            self._generate(self._first_event_ns(int(state["next"])) if cursor else self._boot.start_event_ns)
+        while cursor >= int(state["next"]) and not self._child.stopping():
+            if candles.run(self.fold, 1 << 62, min(_BATCH, cursor + 1 - int(state["next"])), 0) == candles.IDLE:
+                break
+            self.breathe()
+        horizon = int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON))
+        if cursor:
+            self.next_due_ns = (int(state["event_ns"]) // self.interval_ns + 1) * self.interval_ns
+        if self.lockstep and horizon > 1:
+            self.next_due_ns = horizon  # what the sniper waits for is what nobody has planned yet
+
+    def _first_event_ns(self, seq: int) -> int:
+        """Event time of the tick with that sequence, or of the oldest that is left."""
+        for _ in range(8):
+            if ring.poll(self._memory.ticks.ring, self._memory.ticks.slots, seq, self.fold.tick, 0) == ring.OK:
+                return int(self.fold.tick[0]["event_ns"])
+            seq = int(ring.oldest(self._memory.ticks.ring))
+        return self._boot.start_event_ns
+
+    def _generate(self, until_ns: int) -> None:
+        from hotpath.venues import simulated  # only where there is a simulated market
+
+        symbols = list(self.view.facts)
+        minutes = min(self.settings.history_minutes, until_ns // 60_000_000_000)
+        if not minutes or not symbols:
+            return
+        for number, rows in enumerate(simulated.history(self._boot.seed, symbols, until_ns, minutes, self.view.instruments).values()):
+            first, made = resampled(rows, self.settings.candle_s)
+            if len(made):
+                candles.begin_with(self.fold, number, first, made, len(made), until_ns)
+
+    # ── loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def breathe(self) -> None:
+        """Heartbeat and the own socket; called from the main loop and its waits only."""
+        state = self.fold.state[0]
+        self._child.beat(int(state["ticks"]), int(state["event_ns"]))
+        self._server.poll(0, self.handle)
+
+    def turn(self, sleep_ns: int = _SLEEP_NS) -> int:
+        """One kernel call, and a plan if one is due."""
+        found = int(candles.run(self.fold, self.next_due_ns, _BATCH, sleep_ns))
+        self.breathe()
+        if found == candles.DUE:
+            state = self.fold.state[0]
+            due_ns = int(state["due_event_ns"]) // self.interval_ns * self.interval_ns
+            if self._barrier(int(state["next"])):
+                if not self._late(due_ns):
+                    self.plan(due_ns)
+                self.next_due_ns = due_ns + self.interval_ns
+        return found
+
+    def _late(self, due_ns: int) -> bool:
+        """The sniper is an interval ahead: the next plan is due already, and this one would only delay it. Never in lockstep."""
+        return not self.lockstep and int(self._child.processes[l.SNIPER]["last_event_ns"]) >= due_ns + 2 * self.interval_ns
+
+    def _barrier(self, seq: int) -> bool:
+        """In lockstep: all that the ticks before `seq` led to is done, durable and learned. False when told to stop."""
+        if not self.lockstep:
+            return True
+        readers, cursors = self._memory.ticks.readers, self._memory.board.cursors
+        if not self._until(readers, l.SNIPER, barriers.READER_CURSOR, seq - 1):
+            return False
+        published = int(barriers.published(self._memory.orders.ring))
+        return (self._until(cursors, 0, barriers.DURABLE_ORDERS, published)
+                and self._until(cursors, 0, barriers.LEARNED_ORDERS, published))
+
+    def _until(self, words: Any, row: int, offset: int, value: int) -> bool:
+        while not barriers.await_word(words, row, offset, value, self._child.processes, l.STRATEGIST, _TURN_NS):
+            self.breathe()
+            if self._child.stopping():
+                return False
+        return True
+
+    # ── a plan ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def plan(self, due_ns: int) -> None:
+        """Ask every strategy that is due, in the order of their numbers, and arm what they give."""
+        began = time.perf_counter_ns()
+        market = self.view.market(due_ns)
+        left = []
+        for planner in self.planners:
+            wanted = due_ns - planner.planned_ns >= planner.interval_ns or due_ns % planner.interval_ns == 0
+            error = ""
+            if wanted:
+                planner.planned_ns = due_ns
+                try:
+                    conditions = self._ask(planner, market, due_ns)
+                    left.append(self._warmup(planner, market))
+                except KnowledgeError as failure:
+                    error = str(failure)
+                except StrategyError as failure:
+                    error = str(failure)
+            if wanted and not error:
+                planner.error, planner.conditions = "", conditions
+                self._arm(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
+                                                 why=f"{len(conditions)} conditions", conditions=conditions))
+            else:
+                if error:
+                    self._report(planner, due_ns, error)
+                self._keep(planner, due_ns, error)
+        if left:
+            self._child.set_metric("warmup_left_s", int(min(left)))
+        self._child.set_metric("last_plan_ms", (time.perf_counter_ns() - began + 999_999) // 1_000_000)
+
+    def _ask(self, planner: Planner, market: Any, due_ns: int) -> list[messages.Condition]:
+        """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
+        knowledge, portfolio = self._knowledge.snapshot(due_ns), self.view.portfolio(planner.number)
+        try:
+            output = planner.strategy.plan(market, portfolio, knowledge)
+        except (Exception, SystemExit) as error:
+            self._child.log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
+            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
+                                "mend it; the strategist's log has the whole stack") from error
+        return checked(output, self.view.facts)
+
+    def _warmup(self, planner: Planner, market: Any) -> float:
+        """Seconds until a strategy that says so is warm; what only informs must not fail a plan."""
+        try:
+            return float(max(0.0, min(1e9, planner.strategy.warmup_left_s(market))))
+        except Exception:
+            return 0.0
+
+    def _report(self, planner: Planner, due_ns: int, error: str) -> None:
+        """Count and journal a failure."""
+        planner.error = error
+        self._child.metric("strategy_errors")
+        self._child.log.warning("%s", error)
+        self._put(self._recorder, messages.Event(source="strategist", kind="strategy_error", text=error, wall_ns=time.time_ns(),
+                                                 data={"strategy": planner.name, "due_ns": due_ns}), lambda: False)
+
+    def _keep(self, planner: Planner, due_ns: int, error: str) -> None:
+        """Nothing changes for this strategy; in lockstep the sniper is told so, since it may be waiting."""
+        if self.lockstep:
+            self._put(self._sniper, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True,
+                                                  why=f"error: {error}" if error else "not due"), lambda: False)
+
+    def _arm(self, planner: Planner, plan: messages.Plan) -> None:
+        stored = self._put(self._recorder, plan, lambda: False)
+        if not isinstance(stored, messages.Planned):
+            self._refused(planner, "recorder", stored)
+            if stored is not None:  # without a number it cannot be armed, and a lockstep sniper must not wait for it
+                self._keep(planner, plan.due_ns, "not journaled")
+            return
+        numbered = msgspec.structs.replace(plan, plan_seq=stored.plan_seq)
+        armed = self._put(self._sniper, numbered, lambda: self._is_armed(planner, numbered))
+        if isinstance(armed, messages.Planned) or (armed is None and self._is_armed(planner, numbered)):
+            self._child.metric("plans")
+            self._child.metric("conditions", len(plan.conditions))
+        else:
+            self._refused(planner, "sniper", armed)
+
+    def _refused(self, planner: Planner, by: str, reply: Any) -> None:
+        text = f"{by}: {getattr(reply, 'text', '') or 'no answer'}"
+        planner.error = text
+        if isinstance(reply, messages.Refused):
+            self._child.metric("strategy_errors")
+        self._child.log.warning("plan of %s not armed: %s", planner.name, text)
+
+    def _is_armed(self, planner: Planner, plan: messages.Plan) -> bool:
+        """Whether the sniper's table holds this very plan: an answer may be lost, and armed twice it could fire twice.
+
+        Of the last strategy in lockstep the horizon tells: a sniper that died between table and horizon needs the plan again.
+        """
+        if self.lockstep and planner is self.planners[-1]:
+            return int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON)) >= plan.next_due_ns
+        table = self._memory.conditions.table[0]
+        letter = "b" if int(table["generation"]) & 1 else "a"
+        rows = getattr(self._memory.conditions, f"rows_{letter}")[: int(table[f"count_{letter}"])]
+        return bool(((rows["plan_seq"] == plan.plan_seq) & (rows["strategy"] == planner.number)).any())
+
+    def _put(self, client: bus.Client, request: Any, settled: Callable[[], bool]) -> Any:
+        """The answer to a request; None without one, or when it was settled without. In lockstep it is asked for until told to stop."""
+        tries = 0
+        while not self._child.stopping() and not settled():
+            try:
+                return client.ask(request, _ANSWER_S, self.breathe)
+            except bus.BusTimeout as late:
+                self._child.log.warning("%s", late)
+            tries += 1
+            if not self.lockstep and tries >= _TRIES:
+                break
+        return None
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def handle(self, request: messages.ChildRequest) -> messages.Reply:
+        """Ping, and Query "strategies": each with its last plan and its last error."""
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="strategist", pid=int(self._child.processes[l.STRATEGIST]["pid"]))
+            case messages.Query(what="strategies"):
+                return messages.Answer(data={"next_due_ns": self.next_due_ns}, rows=[
+                    {"strategy": planner.name, "planned_ns": planner.planned_ns, "conditions": len(planner.conditions),
+                     "confidence_most": max((one.confidence for one in planner.conditions), default=0.0), "error": planner.error}
+                    for planner in self.planners])
+            case _:
+                return messages.Refused(code="unknown_query", text="the strategist answers strategies", remedy='ask what = "strategies"')
+
+    def close(self) -> None:
+        """Leave the bus."""
+        self._server.close()
+        self._recorder.close()
+        self._sniper.close()
+
+
+def main(child: Child) -> int:
+    """Load the strategies, warm up, plan until told to stop. Exit code 78 when a strategy cannot be loaded."""
+    try:
+        strategist = Strategist(child)
+    except StrategyError as error:
+        child.log.error("%s", error)
+        return EXIT_CONFIG
+    strategist.recover()
+    child.ready()
+    while not child.stopping():
+        strategist.turn()
+    strategist.close()
+    return 0

@@ -1,0 +1,110 @@
+"""What a strategy sees, made from shared memory and the fold: instruments as Facts, candles and quotes as Market, the book as Portfolio."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from control.think.strategy import Candles, Facts, Held, Market, Portfolio, Quote
+from hotpath.kernel.candles import CANDLE, Fold, window
+from ipc import layout as l
+from ipc.segment import Memory
+
+#: attempts to read the book between two commits of the sniper
+_ATTEMPTS = 50
+
+
+def decimal_of(mantissa: int, exponent: int) -> Decimal:
+    """mantissa × 10^exponent, exactly."""
+    return Decimal(int(mantissa)).scaleb(int(exponent))
+
+
+def float_of(count: Any, mantissa: int, exponent: int) -> Any:
+    """count × mantissa × 10^exponent as the nearest float (arrays too); a power of ten below one divides, which rounds only once."""
+    scaled = count * int(mantissa)
+    return scaled / float(10**-int(exponent)) if exponent < 0 else scaled * float(10 ** int(exponent))
+
+
+def facts_of(instrument: Any) -> Facts:
+    """Facts of one row of the instruments segment."""
+    return Facts(
+        symbol=instrument["symbol"].decode(), short_allowed=int(instrument["kind"]) == l.KIND_LINEAR_PERPETUAL,
+        tick_size=decimal_of(instrument["tick_mantissa"], instrument["tick_exponent"]),
+        lot_size=decimal_of(instrument["lot_mantissa"], instrument["lot_exponent"]),
+        min_notional=decimal_of(instrument["min_notional"], instrument["quantum_exponent"]))
+
+
+class View:
+    """Makes Market and Portfolio for one plan after the other."""
+
+    def __init__(self, memory: Memory, fold: Fold, candle_s: int) -> None:
+        self._memory, self._fold, self._candle_s = memory, fold, candle_s
+        self.instruments = memory.instruments.instruments[: int(memory.board.run[0]["instruments"])].copy()
+        self.facts = {facts.symbol: facts for facts in map(facts_of, self.instruments)}
+        self._number = {symbol: number for number, symbol in enumerate(self.facts)}
+        self._scratch = np.zeros(fold.candles.shape[1], CANDLE)
+
+    def market(self, now_ns: int) -> Market:
+        """The market before `now_ns`; valid until the fold goes on."""
+        kept: dict[tuple[str, int], Candles] = {}
+
+        def candles(symbol: str, count: int) -> Candles:
+            key = (symbol, min(count, len(self._scratch)))
+            if key not in kept:
+                kept[key] = self._window(*key, now_ns)
+            return kept[key]
+
+        quotes = {symbol: self._quote(number, now_ns) for symbol, number in self._number.items()}
+        return Market(now_ns, self._candle_s, self.facts, quotes, candles)
+
+    def _window(self, symbol: str, count: int, now_ns: int) -> Candles:
+        number = self._number[symbol]
+        instrument, candle_ns = self.instruments[number], self._candle_s * 1_000_000_000
+        found = window(self._fold, number, now_ns, self._scratch[:count])
+        rows = self._scratch[:found]
+        tick = (instrument["tick_mantissa"], instrument["tick_exponent"])
+        end = now_ns // candle_ns
+        candles = Candles(
+            self._candle_s, np.arange(end - found, end, dtype=np.int64) * candle_ns,
+            float_of(rows["open"], *tick), float_of(rows["high"], *tick), float_of(rows["low"], *tick), float_of(rows["close"], *tick),
+            float_of(rows["volume"], instrument["lot_mantissa"], instrument["lot_exponent"]), rows["trades"].copy())
+        for array in vars(candles).values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False  # several strategies share them
+        return candles
+
+    def _quote(self, number: int, now_ns: int) -> Quote:
+        row, instrument = self._fold.rows[number], self.instruments[number]
+        if now_ns - int(row["seen_ns"]) > int(self._fold.state[0]["gap_ns"]):
+            return Quote(math.nan, math.nan, math.nan)
+        prices = [float_of(int(row[name]), instrument["tick_mantissa"], instrument["tick_exponent"]) if row[name] > 0 else math.nan
+                  for name in ("last", "bid", "ask")]
+        return Quote(*prices)
+
+    def portfolio(self, strategy: int) -> Portfolio:
+        """The account and the positions of one strategy, read between two commits of the sniper (the last attempt is taken as it is)."""
+        sniper = self._memory.sniper
+        for _ in range(_ATTEMPTS):
+            before = int(sniper.commit[0]["number"])
+            account, positions = sniper.account[0].copy(), sniper.positions.copy()
+            if int(sniper.commit[0]["number"]) == before:
+                break
+        scale = 10.0 ** int(self.instruments[0]["quantum_exponent"]) if len(self.instruments) else 1.0
+        held = {}
+        for number, symbol in enumerate(self.facts):
+            row = positions[number * l.MAX_STRATEGIES + strategy]
+            if int(row["state"]) != l.POS_FLAT:
+                held[symbol] = self._held(symbol, self.instruments[number], row)
+        return Portfolio(float(account["cash"]) * scale, float(account["equity"]) * scale, int(account["open_positions"]),
+                         int(account["entries_today"]), held)
+
+    def _held(self, symbol: str, instrument: Any, row: Any) -> Held:
+        lots, entry_lots = int(row["lots"]), int(row["entry_lots"])
+        ticks = int(row["entry_quote"]) / int(instrument["value_quanta"]) / entry_lots if entry_lots else math.nan
+        return Held(symbol, "buy" if int(row["side"]) > 0 else "sell",
+                    float_of(lots, instrument["lot_mantissa"], instrument["lot_exponent"]),
+                    float_of(ticks, instrument["tick_mantissa"], instrument["tick_exponent"]), int(row["opened_ns"]),
+                    l.POSITION_STATES[int(row["state"])])

@@ -1,0 +1,147 @@
+"""The step's transaction: undo log, commit lines, outbox, recovery.
+
+Before the first write to a row its lines go to the undo log; the log's count is stored before the row is touched. The commit point is one
+release store of `commit.number`, which selects a line. Only after it is the outbox copied to the order ring, by sequence. A successor
+undoes a step whose log belongs to the committed number, copies what of the outbox is not yet published, and goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipc import layout as l
+from ipc import ring
+from ipc.atomics import die, fence_release, load_acquire, store_release
+from ipc.crash import POINTS
+from ipc.jit import kernel
+
+_NUMBER = l.offset(l.COMMIT, "number")
+_UNDO_NUMBER = l.offset(l.UNDO, "number")
+_UNDO_COUNT = l.offset(l.UNDO, "count")
+_ACCOUNT_LINES = l.ACCOUNT.itemsize // l.CACHE_LINE
+_STATE_LINES = l.INSTRUMENT_STATE.itemsize // l.CACHE_LINE
+_POSITION_LINES = l.POSITION.itemsize // l.CACHE_LINE
+_WORKING_LINES = l.WORKING.itemsize // l.CACHE_LINE
+_CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
+#: undo lines that the largest single action of a step may need
+_ACTION_LINES = 64
+#: outbox rows that the largest single action of a step may need
+_ACTION_INTENTS = 4
+
+CRASH_UNDO = POINTS.index("sniper.undo")
+CRASH_COMMIT = POINTS.index("sniper.commit")
+CRASH_COMMITTED = POINTS.index("sniper.committed")
+CRASH_COPY = POINTS.index("sniper.copy")
+CRASH_COPIED = POINTS.index("sniper.copied")
+
+
+@kernel
+def crash_at(s: Any, point: int) -> None:
+    """A crash point of the tests."""
+    if s.crash[0] == point:
+        s.crash[1] -= 1
+        if s.crash[1] == 0:
+            die()
+
+
+@kernel
+def begin(s: Any) -> None:
+    """Start a (sub-)step on top of the last commit: an empty undo log, an empty outbox, a private copy of the line."""
+    number = s.commit[0].number
+    store_release(s.undo, 0, _UNDO_COUNT, 0)
+    store_release(s.undo, 0, _UNDO_NUMBER, number)
+    fence_release()
+    s.line[0] = s.commit_lines[number & 1]
+    s.line[0].outbox_len = 0
+
+
+@kernel
+def _save(s: Any, first: int, lines: int) -> None:
+    count = s.undo[0].count
+    for line in range(first, first + lines):
+        s.undo_words[count, 0] = line
+        for word in range(8):
+            s.undo_words[count, 1 + word] = s.tx[line, word]
+        count += 1
+    store_release(s.undo, 0, _UNDO_COUNT, count)
+    fence_release()
+    crash_at(s, CRASH_UNDO)
+
+
+@kernel
+def touch_account(s: Any) -> None:
+    """Save the account before it is written."""
+    _save(s, s.bases[0], _ACCOUNT_LINES)
+
+
+@kernel
+def touch_state(s: Any, instrument: int) -> None:
+    """Save an instrument's state before it is written."""
+    _save(s, s.bases[1] + instrument * _STATE_LINES, _STATE_LINES)
+
+
+@kernel
+def touch_position(s: Any, row: int) -> None:
+    """Save a position before it is written."""
+    _save(s, s.bases[2] + row * _POSITION_LINES, _POSITION_LINES)
+
+
+@kernel
+def touch_working(s: Any, row: int) -> None:
+    """Save a working order before it is written."""
+    _save(s, s.bases[3] + row * _WORKING_LINES, _WORKING_LINES)
+
+
+@kernel
+def touch_condition(s: Any, slot: int) -> None:
+    """Save a condition's state before it is written."""
+    _save(s, s.bases[4] + slot * _CONDITION_LINES, _CONDITION_LINES)
+
+
+@kernel
+def has_room(s: Any) -> bool:
+    """Whether undo log and outbox can take one more action; if not, the sub-step ends and the next goes on at its resume index."""
+    return s.undo[0].count + _ACTION_LINES <= l.UNDO_LINES and s.line[0].outbox_len + _ACTION_INTENTS <= l.OUTBOX_SLOTS
+
+
+@kernel
+def ring_room(s: Any) -> int:
+    """Order-ring slots that this step may still fill."""
+    return s.clock[1] - s.line[0].outbox_len
+
+
+@kernel
+def commit(s: Any) -> None:
+    """Make the step true: the new line, then the release store that selects it."""
+    crash_at(s, CRASH_COMMIT)
+    number = s.commit[0].number + 1
+    s.commit_lines[number & 1] = s.line[0]
+    store_release(s.commit, 0, _NUMBER, number)
+    crash_at(s, CRASH_COMMITTED)
+
+
+@kernel
+def copy_outbox(s: Any) -> int:
+    """Publish what the committed line has and the ring has not; gives how many. The same for a running step and for recovery."""
+    line = s.commit_lines[s.commit[0].number & 1]
+    missing = line.intent_seq - ring.head(s.order_ring)
+    for row in range(line.outbox_len - missing, line.outbox_len):
+        ring.publish(s.order_ring, s.order_slots, s.outbox, row)
+        crash_at(s, CRASH_COPY)
+    return missing
+
+
+@kernel
+def recover(s: Any) -> int:
+    """Undo an uncommitted step and publish the committed outbox. Gives the undo lines applied, −1 if nothing was ever committed."""
+    number = load_acquire(s.commit, 0, _NUMBER)
+    applied = 0
+    if s.undo[0].number == number:
+        applied = s.undo[0].count
+        for k in range(applied - 1, -1, -1):
+            for word in range(8):
+                s.tx[s.undo_words[k, 0], word] = s.undo_words[k, 1 + word]
+        fence_release()
+        store_release(s.undo, 0, _UNDO_COUNT, 0)
+    copy_outbox(s)
+    return applied if number else -1

@@ -1,0 +1,183 @@
+"""Entries: which armed levels a price has crossed, found by search in the sorted rows, and what becomes of each.
+
+Rows of (instrument, price kind, direction) are sorted by the order in which a moving price passes them: rising for `up`, falling for `down`,
+by arming within a level. A level fires iff previous < level ≤ new (mirrored down); only the previous price is state, so a swap of the table or
+a successor process migrates nothing. A tick costs what it crosses, not what is armed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_condition, touch_position, touch_state, touch_working
+from hotpath.kernel.intents import emit_entry, emit_refused
+from hotpath.kernel.money import equity, reserve_of
+from hotpath.kernel.reports import find_working
+from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
+from ipc import layout as l
+from ipc.jit import kernel
+
+_DIRECTIONS = len(l.DIRECTIONS)
+_KINDS = len(l.PRICE_KINDS)
+
+
+@kernel
+def first_beyond(rows: Any, start: int, end: int, sign: int, price: int) -> int:
+    """First row in [start, end) whose sign × level is greater than sign × price (rows ascend in sign × level)."""
+    low, high = start, end
+    while low < high:
+        middle = (low + high) >> 1
+        if sign * rows[middle].level > sign * price:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@kernel
+def crossed_range(rows: Any, index: Any, instrument: int, kind: int, direction: int, previous: int, new: int) -> tuple[int, int]:
+    """Rows [first, end) that the move previous → new crosses, in passing order; empty without a previous price."""
+    if previous <= 0 or new <= 0 or previous == new:
+        return 0, 0
+    sign = 1 if direction == l.CROSS_UP else -1
+    if sign * (new - previous) <= 0:
+        return 0, 0
+    key = (instrument * _KINDS + kind) * _DIRECTIONS + direction
+    start, end = index[key], index[key + 1]
+    if start == end:
+        return 0, 0
+    return first_beyond(rows, start, end, sign, previous), first_beyond(rows, start, end, sign, new)
+
+
+@kernel
+def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
+    """One crossed condition: skipped, refused, or an intent. False: no room in this sub-step, nothing was done."""
+    slot = condition.state_slot
+    memory = s.condition_states[slot]
+    known = memory.condition_id == condition.condition_id
+    if known and (memory.fired >= condition.max_fires or event_ns < memory.next_allowed_ns):
+        return True
+    if event_ns < condition.valid_from_ns or event_ns >= condition.valid_until_ns:
+        return True
+    if not has_room(s):
+        return False
+    state = s.states[condition.instrument]
+    price = reference_price(state, condition.side)
+    lots = 0
+    code = gate_state(s, condition, params, event_ns)
+    if code == l.REF_NONE:
+        equity_now = equity(s)
+        lots = size_lots(condition, s.instruments[condition.instrument], price, equity_now)
+        code = gate_size(s, condition, params, price, lots, equity_now)
+    if code != l.REF_NONE:
+        _refuse(s, condition, known, code, price, params.ring_reserve, event_ns)
+        return True
+    working = find_working(s, 0)
+    if working < 0:
+        _refuse(s, condition, known, l.REF_WORKING_FULL, price, params.ring_reserve, event_ns)
+        return True
+    touch_condition(s, slot)
+    if not known:
+        _fresh(memory, condition.condition_id)
+    fire_index = memory.fired
+    memory.fired += 1
+    memory.next_allowed_ns = event_ns + condition.cooldown_ns
+    memory.last_refusal = 0
+    seq = emit_entry(s, condition, lots, price, fire_index, event_ns)
+    _book(s, condition, working, seq, lots, price, fire_index, params.taker_slippage_bps, event_ns)
+    return True
+
+
+@kernel
+def _fresh(memory: Any, condition_id: int) -> None:
+    memory.condition_id = condition_id
+    memory.fired = 0
+    memory.refused = 0
+    memory.last_refusal = 0
+    memory.next_allowed_ns = 0
+
+
+@kernel
+def _refuse(s: Any, condition: Any, known: bool, code: int, price: int, ring_reserve: int, event_ns: int) -> None:
+    """Count a refusal; journal it when this condition's last answer was another one. The level is not consumed."""
+    s.refusals[code] += 1
+    memory = s.condition_states[condition.state_slot]
+    touch_condition(s, condition.state_slot)
+    if not known:
+        _fresh(memory, condition.condition_id)
+    memory.refused += 1
+    if memory.last_refusal != code and ring_room(s) > ring_reserve:
+        memory.last_refusal = code
+        emit_refused(s, condition, code, price, event_ns)
+
+
+@kernel
+def _book(s: Any, condition: Any, working: int, seq: int, lots: int, price: int, fire_index: int, slippage_bps: int, event_ns: int) -> None:
+    """The new order counts at once: in positions, working orders, exposure, reserved cash and the day's entries."""
+    row = condition.instrument * l.MAX_STRATEGIES + condition.strategy
+    touch_account(s)
+    touch_state(s, condition.instrument)
+    touch_position(s, row)
+    touch_working(s, working)
+    position_id = s.outbox[s.line[0].outbox_len - 1].position_id
+    reserved = reserve_of(s.instruments[condition.instrument], price, lots, slippage_bps)
+    account = s.account[0]
+    account.reserved += reserved
+    account.working_orders += 1
+    account.open_positions += 1
+    account.entries_today += 1
+    state = s.states[condition.instrument]
+    state.open_mask |= 1 << condition.strategy
+    state.working_lots += lots
+    p = s.positions[row]
+    p.position_id = position_id
+    p.state = l.POS_OPENING
+    p.side = condition.side
+    p.lots = 0
+    p.entry_lots = 0
+    p.entry_quote = 0
+    p.exit_lots = 0
+    p.exit_quote = 0
+    p.cost = 0
+    p.fees = 0
+    p.realised = 0
+    p.stop_price = 0
+    p.target_price = 0
+    p.best_price = 0
+    p.trail_activation_price = 0
+    p.opened_ns = 0
+    p.deadline_ns = 0
+    p.stop_bps = condition.stop_bps
+    p.target_bps = condition.target_bps
+    p.trail_activation_bps = condition.trail_activation_bps
+    p.trail_distance_bps = condition.trail_distance_bps
+    p.time_stop_ns = condition.time_stop_ns
+    p.entry_seq = seq
+    p.exit_seq = 0
+    p.exit_working_lots = 0
+    p.condition_id = condition.condition_id
+    p.retry_ns = 0
+    p.plan_seq = condition.plan_seq
+    p.generation = s.line[0].generation
+    p.fire_index = fire_index
+    p.attempt = 0
+    p.exit_reason = l.EXIT_NONE
+    p.strategy = condition.strategy
+    p.instrument = condition.instrument
+    o = s.working[working]
+    o.order_seq = seq
+    o.position_row = row
+    o.side = condition.side
+    o.purpose = l.ENTRY
+    o.lots = lots
+    o.cum_lots = 0
+    o.cum_quote = 0
+    o.reserved = reserved
+    o.event_ns = event_ns
+    o.last_trade_id = 0
+    o.order_type = condition.order_type
+    o.limit_price = condition.limit_price
+    o.condition_id = condition.condition_id
+    o.position_id = position_id
+    o.cancel_seq = 0
+    o.unknown = 0

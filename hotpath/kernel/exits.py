@@ -1,0 +1,136 @@
+"""Exits: stop, trailing, target, time, and what an operator or a data gap asks for. They come before entries and pass no entry limit.
+
+A level is tested against the executable side (bid for a long, ask for a short), on quotes; a symbol without quotes is tested on trades.
+A working exit never exceeds the position: a position has at most one, and the next follows the terminal report of its predecessor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_position, touch_working
+from hotpath.kernel.intents import emit_cancel, emit_exit
+from hotpath.kernel.money import bps_of, mark_price
+from hotpath.kernel.reports import find_working
+from ipc import layout as l
+from ipc.jit import kernel
+
+
+@kernel
+def level_reason(position: Any, price: int) -> int:
+    """Which level of a position `price` (its executable side, in ticks) has reached; EXIT_NONE if none."""
+    side = position.side
+    if position.stop_price > 0 and side * (price - position.stop_price) <= 0:
+        return l.EXIT_STOP
+    if trailing_active(position) and side * (price - trailing_level(position)) <= 0:
+        return l.EXIT_TRAILING
+    if position.target_price > 0 and side * (price - position.target_price) >= 0:
+        return l.EXIT_TARGET
+    return l.EXIT_NONE
+
+
+@kernel
+def trailing_active(position: Any) -> bool:
+    """Whether the best price has moved far enough from the entry; `retry`-proof, since best_price only improves."""
+    return position.trail_activation_price > 0 and position.side * (position.best_price - position.trail_activation_price) >= 0
+
+
+@kernel
+def trailing_level(position: Any) -> int:
+    """The trailing stop: distance from the best price seen."""
+    return position.best_price - position.side * bps_of(position.best_price, position.trail_distance_bps)
+
+
+@kernel
+def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
+    """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step."""
+    position = s.positions[row]
+    if position.lots <= 0 or position.state == l.POS_FLAT:
+        return True
+    if price > 0 and position.side * (price - position.best_price) > 0:
+        if not has_room(s):
+            return False
+        touch_position(s, row)
+        position.best_price = price
+    if position.exit_seq != 0:
+        return True
+    reason = position.exit_reason
+    if reason == l.EXIT_NONE:
+        reason = forced
+        if reason == l.EXIT_NONE and price > 0:
+            reason = level_reason(position, price)
+        if reason == l.EXIT_NONE and position.deadline_ns > 0 and event_ns >= position.deadline_ns:
+            reason = l.EXIT_TIME
+        if reason == l.EXIT_NONE:
+            return True
+    elif event_ns < position.retry_ns and forced == l.EXIT_NONE:
+        return True
+    if not has_room(s):
+        return False
+    if ring_room(s) < 2:
+        return True  # stays due: the level, the deadline or the reason is still there at the next tick
+    touch_position(s, row)
+    position.exit_reason = reason
+    if position.entry_seq != 0:
+        _cancel_entry(s, row, event_ns)
+    working = find_working(s, 0)
+    if working < 0:
+        return True
+    touch_working(s, working)
+    touch_account(s)
+    s.account[0].working_orders += 1
+    mark = mark_price(s.states[position.instrument], position.side)
+    seq = emit_exit(s, position, position.lots, mark, event_ns)
+    position.state = l.POS_CLOSING
+    position.exit_seq = seq
+    position.exit_working_lots = position.lots
+    order = s.working[working]
+    order.order_seq = seq
+    order.position_row = row
+    order.side = -position.side
+    order.purpose = l.EXIT
+    order.lots = position.lots
+    order.cum_lots = 0
+    order.cum_quote = 0
+    order.reserved = 0
+    order.event_ns = event_ns
+    order.last_trade_id = 0
+    order.order_type = l.MARKET
+    order.limit_price = 0
+    order.condition_id = position.condition_id
+    order.position_id = position.position_id
+    order.cancel_seq = 0
+    order.unknown = 0
+    return True
+
+
+@kernel
+def _cancel_entry(s: Any, row: int, event_ns: int) -> None:
+    position = s.positions[row]
+    working = find_working(s, position.entry_seq)
+    if working >= 0 and s.working[working].cancel_seq == 0:
+        touch_working(s, working)
+        emit_cancel(s, s.working[working], position.instrument, position.strategy, event_ns)
+        s.working[working].cancel_seq = s.line[0].intent_seq
+
+
+@kernel
+def exits_of(s: Any, instrument: int, price_long: int, price_short: int, event_ns: int, forced: int) -> bool:
+    """Evaluate every open position of an instrument; prices are what a long and a short could trade at, 0 = not tested."""
+    mask = s.states[instrument].open_mask
+    for strategy in range(l.MAX_STRATEGIES):
+        if mask >> strategy & 1:
+            row = instrument * l.MAX_STRATEGIES + strategy
+            price = price_long if s.positions[row].side > 0 else price_short
+            if not evaluate(s, row, price, event_ns, forced):
+                return False
+    return True
+
+
+@kernel
+def exits_everywhere(s: Any, event_ns: int, forced: int) -> bool:
+    """Deadlines, retries and forced exits of all open positions, without testing levels."""
+    for instrument in range(s.states.shape[0]):
+        if s.states[instrument].open_mask != 0 and not exits_of(s, instrument, 0, 0, event_ns, forced):
+            return False
+    return True

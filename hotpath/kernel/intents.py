@@ -1,0 +1,161 @@
+"""Making order-ring records: each lands in the outbox with the step's provenance and becomes visible only after the commit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ipc import layout as l
+from ipc.jit import kernel
+
+
+@kernel
+def claim(s: Any, kind: int, event_ns: int) -> int:
+    """Next outbox row, with sequence and provenance filled in and everything else zero. The caller has checked has_room/ring_room."""
+    row = s.line[0].outbox_len
+    out = s.outbox[row]
+    s.line[0].outbox_len = row + 1
+    s.line[0].intent_seq += 1
+    out.seq = s.line[0].intent_seq
+    out.event_ns = event_ns
+    out.tick_seq = s.tick[0].seq
+    out.report_seq = s.line[0].report_seq
+    out.kind = kind
+    out.purpose = 0
+    out.side = 0
+    out.order_type = 0
+    out.instrument = l.NO_INSTRUMENT
+    out.strategy = 0
+    out.lots = 0
+    out.limit_price = 0
+    out.reference_price = 0
+    out.condition_id = 0
+    out.position_id = 0
+    out.order_seq = 0
+    out.plan_seq = 0
+    out.generation = s.line[0].generation
+    out.params_epoch = s.line[0].params_epoch
+    out.fire_index = 0
+    out.leg = 0
+    out.attempt = 0
+    out.code = 0
+    out.flags = 0
+    out.value = 0
+    out.publish_ns = 0
+    return row
+
+
+@kernel
+def emit_exit(s: Any, position: Any, lots: int, reference_price: int, event_ns: int) -> int:
+    """NEW market order that reduces a position; gives its sequence."""
+    row = claim(s, l.NEW, event_ns)
+    out = s.outbox[row]
+    out.purpose = l.EXIT
+    out.side = -position.side
+    out.order_type = l.MARKET
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.lots = lots
+    out.reference_price = reference_price
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.order_seq = out.seq
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+    out.leg = 1
+    out.attempt = position.attempt
+    out.code = position.exit_reason
+    out.flags = l.INTENT_REDUCE_ONLY
+    return out.seq
+
+
+@kernel
+def emit_entry(s: Any, condition: Any, lots: int, reference_price: int, fire_index: int, event_ns: int) -> int:
+    """NEW order that opens a position; gives its sequence, which also names the position."""
+    row = claim(s, l.NEW, event_ns)
+    out = s.outbox[row]
+    out.purpose = l.ENTRY
+    out.side = condition.side
+    out.order_type = condition.order_type
+    out.instrument = condition.instrument
+    out.strategy = condition.strategy
+    out.lots = lots
+    out.limit_price = condition.limit_price
+    out.reference_price = reference_price
+    out.condition_id = condition.condition_id
+    out.position_id = s.cursors[0].incarnation << 40 | out.seq
+    out.order_seq = out.seq
+    out.plan_seq = condition.plan_seq
+    out.fire_index = fire_index
+    return out.seq
+
+
+@kernel
+def emit_cancel(s: Any, order: Any, instrument: int, strategy: int, event_ns: int) -> None:
+    """CANCEL of one working order."""
+    row = claim(s, l.CANCEL, event_ns)
+    out = s.outbox[row]
+    out.purpose = order.purpose
+    out.instrument = instrument
+    out.strategy = strategy
+    out.position_id = order.position_id
+    out.order_seq = order.order_seq
+
+
+@kernel
+def emit_cancel_all(s: Any, code: int, event_ns: int) -> None:
+    """CANCEL_ALL: every working entry (code 0) or every working order (code 1, at a stop)."""
+    row = claim(s, l.CANCEL_ALL, event_ns)
+    s.outbox[row].code = code
+
+
+@kernel
+def emit_refused(s: Any, condition: Any, code: int, reference_price: int, event_ns: int) -> None:
+    """REFUSED: the gate's answer, once per condition and code."""
+    row = claim(s, l.REFUSED, event_ns)
+    out = s.outbox[row]
+    out.purpose = l.ENTRY
+    out.side = condition.side
+    out.instrument = condition.instrument
+    out.strategy = condition.strategy
+    out.reference_price = reference_price
+    out.condition_id = condition.condition_id
+    out.plan_seq = condition.plan_seq
+    out.code = code
+
+
+@kernel
+def emit_swapped(s: Any, plan_seq: int, rows: int, event_ns: int) -> None:
+    """SWAPPED: from here on the generation in this record is what is armed; value = rows."""
+    row = claim(s, l.SWAPPED, event_ns)
+    s.outbox[row].plan_seq = plan_seq
+    s.outbox[row].value = rows
+
+
+@kernel
+def emit_missed(s: Any, lost: int, event_ns: int) -> None:
+    """MISSED: so many ticks were lapped; levels inside the gap are not chased."""
+    row = claim(s, l.MISSED, event_ns)
+    s.outbox[row].value = lost
+
+
+@kernel
+def emit_closed(s: Any, position: Any, pnl: int, value_quanta: int, event_ns: int) -> None:
+    """CLOSED: a round trip; see layout.TRADE, which overlays the record."""
+    row = claim(s, l.CLOSED, event_ns)
+    out = s.outbox[row]
+    out.purpose = l.EXIT
+    out.side = position.side
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.lots = position.entry_lots
+    out.limit_price = (position.exit_quote // value_quanta + position.exit_lots // 2) // max(1, position.exit_lots)  # TRADE.exit_price
+    out.reference_price = (position.entry_quote // value_quanta + position.entry_lots // 2) // max(1, position.entry_lots)  # entry_price
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.order_seq = position.opened_ns  # TRADE.opened_ns
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+    out.attempt = position.attempt
+    out.code = position.exit_reason  # TRADE.exit_reason
+    out.value = pnl  # TRADE.pnl, after fees
+    out.publish_ns = position.fees  # TRADE.fees

@@ -1,0 +1,173 @@
+"""Venue reports into the sniper's book: orders, positions, cash. A fill is applied as what its cumulative figures add to ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotpath.kernel.commit import touch_account, touch_position, touch_state, touch_working
+from hotpath.kernel.intents import emit_closed
+from hotpath.kernel.money import bps_of, cost_removed, equity
+from ipc import layout as l
+from ipc.jit import kernel
+
+
+@kernel
+def find_working(s: Any, order_seq: int) -> int:
+    """Row of a working order, −1 if it is not working."""
+    for row in range(l.MAX_WORKING):
+        if s.working[row].order_seq == order_seq:
+            return row
+    return -1
+
+
+@kernel
+def protect(position: Any, value_quanta: int) -> None:
+    """Set stop and target from the average entry price; a distance of 0 bps means none."""
+    average = position.entry_quote // value_quanta // position.entry_lots
+    side = position.side
+    position.stop_price = average - side * bps_of(average, position.stop_bps) if position.stop_bps > 0 else 0
+    position.target_price = average + side * bps_of(average, position.target_bps) if position.target_bps > 0 else 0
+    activation = average + side * bps_of(average, position.trail_activation_bps)
+    position.trail_activation_price = activation if position.trail_distance_bps > 0 else 0
+    if position.best_price == 0 or side * (average - position.best_price) > 0:
+        position.best_price = average
+
+
+@kernel
+def _apply_fill(s: Any, order: Any, report: Any, event_ns: int) -> None:
+    lots = report.cum_lots - order.cum_lots
+    quote = report.cum_quote - order.cum_quote
+    fee = report.fee if report.trade_id > order.last_trade_id else 0
+    if lots <= 0 and fee == 0:
+        return  # a report that was sent twice
+    lots = max(0, lots)
+    quote = max(0, quote)
+    order.cum_lots += lots
+    order.cum_quote += quote
+    order.last_trade_id = max(order.last_trade_id, report.trade_id)
+    position = s.positions[order.position_row]
+    state = s.states[position.instrument]
+    instrument = s.instruments[position.instrument]
+    account = s.account[0]
+    spot = instrument.kind == l.KIND_SPOT
+    position.fees += fee
+    account.fees += fee
+    account.cash -= fee
+    if order.purpose == l.ENTRY:
+        if position.entry_lots == 0:
+            position.state = l.POS_OPEN
+            position.opened_ns = event_ns
+            position.deadline_ns = event_ns + position.time_stop_ns if position.time_stop_ns > 0 else 0
+        position.lots += lots
+        position.entry_lots += lots
+        position.entry_quote += quote
+        position.cost += quote
+        if spot:
+            account.cash -= quote
+        released = min(order.reserved, quote + fee) if spot else 0
+        order.reserved -= released
+        account.reserved -= released
+        state.working_lots -= lots
+        state.exposure_lots += lots
+        if position.entry_lots > 0:
+            protect(position, instrument.value_quanta)
+    else:
+        removed = cost_removed(position.cost, lots, position.lots) if lots > 0 else 0
+        position.cost -= removed
+        position.lots -= lots
+        position.exit_lots += lots
+        position.exit_quote += quote
+        position.exit_working_lots -= lots
+        state.exposure_lots -= lots
+        gain = position.side * (quote - removed)
+        position.realised += gain
+        account.cash += quote if spot else gain
+
+
+@kernel
+def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, exit_retry_ns: int) -> None:
+    """A working order has ended: give back what it held."""
+    order = s.working[working_row]
+    position = s.positions[order.position_row]
+    account = s.account[0]
+    account.reserved -= order.reserved
+    account.working_orders -= 1
+    if order.purpose == l.ENTRY:
+        s.states[instrument_id].working_lots -= order.lots - order.cum_lots
+        position.entry_seq = 0
+        if position.entry_lots == 0:
+            _clear_position(s, order.position_row)
+    else:
+        position.exit_seq = 0
+        position.exit_working_lots = 0
+        if position.lots > 0:
+            position.state = l.POS_OPEN  # the exit is decided anew, under a new id
+            position.attempt += 1
+            position.retry_ns = event_ns + exit_retry_ns
+    order.order_seq = 0
+
+
+@kernel
+def _clear_position(s: Any, row: int) -> None:
+    position = s.positions[row]
+    s.states[position.instrument].open_mask &= ~(1 << position.strategy)
+    s.account[0].open_positions -= 1
+    position.state = l.POS_FLAT
+    position.position_id = 0
+    position.lots = 0
+
+
+@kernel
+def close_if_flat(s: Any, row: int, event_ns: int) -> None:
+    """When nothing is left and nothing is under way: the round trip's CLOSED record, and the row is free."""
+    position = s.positions[row]
+    if position.state == l.POS_FLAT or position.lots != 0 or position.entry_lots == 0 or position.entry_seq != 0 or position.exit_seq != 0:
+        return
+    account = s.account[0]
+    pnl = position.side * (position.exit_quote - position.entry_quote) - position.fees
+    emit_closed(s, position, pnl, s.instruments[position.instrument].value_quanta, event_ns)
+    account.realised_pnl += pnl
+    account.trades_closed += 1
+    if pnl > 0:
+        account.wins += 1
+    _clear_position(s, row)
+
+
+@kernel
+def apply_report(s: Any, exit_retry_ns: int) -> None:
+    """Apply `s.report[0]` (transactional; at most a dozen undo lines and one intent)."""
+    report = s.report[0]
+    kind = report.kind
+    if kind == l.BALANCE:
+        if report.code == 0:  # a deposit; code 1 is a statement, for reconciliation
+            touch_account(s)
+            account = s.account[0]
+            account.cash += report.balance
+            account.initial_equity += report.balance
+            account.equity = equity(s)
+            account.peak_equity = max(account.peak_equity, account.equity)
+            if account.day_start_equity > 0 or account.day == 0:
+                account.day_start_equity += report.balance
+        return
+    if kind == l.ACCEPTED or report.order_seq == 0:
+        return
+    row = find_working(s, report.order_seq)
+    if row < 0:
+        return  # already ended: a report sent twice
+    touch_working(s, row)
+    if kind == l.UNKNOWN:
+        s.working[row].unknown = 1  # stays in exposure until the venue proves otherwise
+        return
+    order = s.working[row]
+    touch_account(s)
+    touch_position(s, order.position_row)
+    instrument_id = s.positions[order.position_row].instrument
+    touch_state(s, instrument_id)
+    position_row = order.position_row
+    event_ns = max(report.event_ns, s.line[0].event_ns)
+    order.unknown = 0
+    if report.cum_lots > order.cum_lots or kind == l.FILL:
+        _apply_fill(s, order, report, event_ns)
+    if kind != l.FILL or order.cum_lots >= order.lots:
+        _finish_order(s, row, instrument_id, event_ns, exit_retry_ns)
+    close_if_flat(s, position_row, event_ns)

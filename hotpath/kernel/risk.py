@@ -1,0 +1,100 @@
+"""The risk gate: every control before an entry becomes an intent. A pure decision over what is committed; gives a refusal code.
+
+Order of the controls: state of the system, then of the condition, then of the market, then counts, then size. A limit of −1 is not
+configured, and refuses. An order counts from the commit that made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotpath.kernel.commit import ring_room
+from hotpath.kernel.money import bps_of, quote_of, reserve_of
+from ipc import heartbeat
+from ipc import layout as l
+from ipc.jit import kernel
+
+#: working-order rows that entries leave for exits
+_WORKING_RESERVE = l.MAX_WORKING // 4
+
+
+@kernel
+def size_lots(condition: Any, instrument: Any, price: int, equity_now: int) -> int:
+    """Lots that a condition asks for at `price` ticks: floor, so that rounding never adds risk. Percent divides first."""
+    if condition.size_kind == l.SIZE_BASE:
+        return condition.size_value
+    quanta = condition.size_value
+    if condition.size_kind == l.SIZE_EQUITY_BPS:
+        quanta = bps_of(max(0, equity_now), condition.size_value)
+    per_lot = price * instrument.value_quanta
+    return quanta // per_lot if per_lot > 0 else 0
+
+
+@kernel
+def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
+    """Controls that need neither size nor equity."""
+    if heartbeat.severest_mode(s.modes) != l.MODE_RUNNING:
+        return l.REF_MODE
+    if (params.max_open_positions < 0 or params.max_symbol_exposure_bps < 0 or params.daily_loss_bps < 0
+            or params.max_entries_per_day < 0 or params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0):
+        return l.REF_NO_LIMIT
+    if condition.confidence_e4 < params.min_confidence_e4:
+        return l.REF_CONFIDENCE
+    state = s.states[condition.instrument]
+    if state.closed_to_entries != 0:
+        return l.REF_SYMBOL_CLOSED
+    if state.last == 0 and (state.bid == 0 or state.ask == 0):
+        return l.REF_NO_QUOTE
+    if event_ns - max(state.trade_ns, state.quote_ns) > params.max_quote_age_ns:
+        return l.REF_STALE
+    if state.quote_ns != 0 and event_ns - state.quote_ns > params.max_quote_age_ns:
+        return l.REF_STALE
+    if state.bid > 0 and state.ask > 0 and state.bid > state.ask:
+        return l.REF_CROSSED
+    if s.positions[condition.instrument * l.MAX_STRATEGIES + condition.strategy].state != l.POS_FLAT:
+        return l.REF_POSITION_OPEN
+    if condition.side < 0 and s.instruments[condition.instrument].kind == l.KIND_SPOT:
+        return l.REF_SPOT_SHORT
+    account = s.account[0]
+    if account.open_positions >= params.max_open_positions:
+        return l.REF_OPEN_POSITIONS
+    if account.entries_today >= params.max_entries_per_day:
+        return l.REF_DAILY_ENTRIES
+    if account.working_orders >= l.MAX_WORKING - _WORKING_RESERVE:
+        return l.REF_WORKING_FULL
+    if ring_room(s) <= params.ring_reserve:
+        return l.REF_RING_RESERVE
+    return l.REF_NONE
+
+
+@kernel
+def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int) -> int:
+    """Controls over a sized order at its reference price."""
+    instrument = s.instruments[condition.instrument]
+    state = s.states[condition.instrument]
+    account = s.account[0]
+    if account.day_start_equity - equity_now >= bps_of(account.day_start_equity, params.daily_loss_bps) or equity_now <= 0:
+        return l.REF_DAILY_LOSS
+    if lots <= 0:
+        return l.REF_SIZE_ZERO
+    if lots > instrument.max_lots:
+        return l.REF_MAX_LOTS
+    if quote_of(instrument, price, lots) < instrument.min_notional:
+        return l.REF_MIN_NOTIONAL
+    held = state.exposure_lots + state.working_lots
+    if held + lots > instrument.max_lots:
+        return l.REF_MAX_LOTS
+    if quote_of(instrument, price, held + lots) > bps_of(equity_now, params.max_symbol_exposure_bps):
+        return l.REF_SYMBOL_EXPOSURE
+    if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved:
+        return l.REF_CASH
+    return l.REF_NONE
+
+
+@kernel
+def reference_price(state: Any, side: int) -> int:
+    """Price in ticks at which an order of `side` would trade now: ask for a buy, bid for a sale, else the last trade."""
+    if side > 0:
+        return state.ask if state.ask > 0 else state.last
+    return state.bid if state.bid > 0 else state.last
+

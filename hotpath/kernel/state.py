@@ -1,0 +1,39 @@
+"""All arrays that the sniper's kernel works on, as one bundle: shared memory as it lies there, and a little private scratch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ipc import layout as l
+from ipc.bundle import Bundle
+from ipc.segment import Memory
+
+
+def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
+    """The kernel's arrays over an instance's shared memory; see ipc/layout.py for each dtype."""
+    s, t, o, r, c, b = memory.sniper, memory.ticks, memory.orders, memory.reports, memory.conditions, memory.board
+    tx, bases = memory.transactional()
+    return Bundle(
+        # the sniper's own segment
+        commit=s.commit, commit_lines=s.commit_lines, undo=s.undo,
+        undo_words=s.undo_lines.view(np.int64).reshape(-1, 9),  # line number, 8 words
+        outbox=s.outbox,
+        tx=tx,  # the transactional region as lines of 8 words
+        bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
+        account=s.account, states=s.instrument_states, positions=s.positions, working=s.working, condition_states=s.condition_states,
+        refusals=s.refusals, decision_hist=s.decision_hist, tick_to_intent_hist=s.tick_to_intent_hist,
+        # rings
+        tick_ring=t.ring, tick_readers=t.readers, tick_slots=t.slots, intervals=t.intervals,
+        order_ring=o.ring, order_readers=o.readers, order_slots=o.slots,
+        report_ring=r.ring, report_readers=r.readers, report_slots=r.slots,
+        # what others write and the kernel reads
+        table=c.table, rows_a=c.rows_a, rows_b=c.rows_b, index_a=c.index_a, index_b=c.index_b, params=c.params, commands=c.commands,
+        instruments=memory.instruments.instruments, processes=b.processes, modes=b.modes, cursors=b.cursors,
+        # private to the process
+        line=np.zeros(1, l.COMMIT_LINE),  # the line that the running step will commit
+        tick=np.zeros(1, l.TICK), report=np.zeros(1, l.REPORT),
+        crash=np.array(crash, np.int64),  # crash point, passes left (tests)
+        clock=np.zeros(3, np.int64),  # monotonic ns at which the running tick was read; order-ring slots free at its start; own stop word
+    )

@@ -1,0 +1,254 @@
+"""One tick through the sniper: reports → market → exits → crossed entries → commit → order ring. All branching is in `substep`.
+
+A tick that makes more than one outbox of intents goes on in sub-steps, each a commit of its own; `resume_index` says how far it came:
+0 = reports and market not applied yet, 1 + k = the first k crossed levels are done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotpath.kernel import commit as tx
+from hotpath.kernel.entries import crossed_range, fire
+from hotpath.kernel.exits import exits_everywhere, exits_of
+from hotpath.kernel.intents import emit_cancel_all, emit_swapped
+from hotpath.kernel.money import equity
+from hotpath.kernel.reports import apply_report
+from ipc import layout as l
+from ipc import ring
+from ipc.jit import kernel
+
+#: nanoseconds of a UTC day
+_DAY_NS = 86_400_000_000_000
+#: reports that one sub-step applies
+_REPORTS = 64
+
+
+@kernel
+def open_step(s: Any) -> None:
+    """Begin, and take note of the order ring's room: readers only make more of it while we work."""
+    tx.begin(s)
+    s.clock[1] = ring.free_slots(s.order_ring, s.order_readers)
+
+
+@kernel
+def adopt(s: Any) -> None:
+    """Take over a newly published table generation and params epoch; the journal learns it by a SWAPPED record."""
+    s.line[0].params_epoch = s.table[0].params_epoch
+    generation = s.table[0].generation
+    if generation != s.line[0].generation and tx.ring_room(s) > 0:
+        s.line[0].generation = generation
+        second = generation & 1
+        emit_swapped(s, s.table[0].plan_seq_b if second else s.table[0].plan_seq_a,
+                     s.table[0].count_b if second else s.table[0].count_a, s.line[0].event_ns)
+
+
+@kernel
+def apply_reports(s: Any, exit_retry_ns: int) -> bool:
+    """Apply what the gateway has published; False when there is more than this sub-step has room for."""
+    for _ in range(_REPORTS):
+        if tx.ring_room(s) < 2:
+            return True  # the journal is far behind: reports wait in their ring, ticks go on
+        if not tx.has_room(s):
+            return False
+        if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
+            return True
+        s.line[0].report_seq += 1
+        apply_report(s, exit_retry_ns)
+    return False
+
+
+@kernel
+def apply_commands(s: Any, event_ns: int) -> None:
+    """Operator commands: mark positions for their exit, cancel what is working. The exits themselves go the usual way."""
+    while s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 1:
+        command = s.commands[(s.line[0].command_seq + 1) % l.MAX_COMMANDS]
+        s.line[0].command_seq += 1
+        if command.command != l.CMD_CLOSE_POSITION:
+            emit_cancel_all(s, command.argument, event_ns)
+        if command.command == l.CMD_CANCEL_ENTRIES:
+            continue
+        for row in range(s.positions.shape[0]):
+            p = s.positions[row]
+            if p.state != l.POS_FLAT and (command.command == l.CMD_FLATTEN or p.position_id == command.argument) and p.exit_reason == 0:
+                if s.undo[0].count + 8 >= l.UNDO_LINES:
+                    break
+                tx.touch_position(s, row)
+                p.exit_reason = command.reason
+                p.retry_ns = 0
+
+
+@kernel
+def new_day(s: Any, event_ns: int) -> None:
+    """At the first tick of a UTC event day the daily limits start anew."""
+    day = event_ns // _DAY_NS
+    if day != s.account[0].day:
+        tx.touch_account(s)
+        s.account[0].day = day
+        s.account[0].entries_today = 0
+        s.account[0].day_start_equity = equity(s)
+
+
+@kernel
+def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
+    """The tick into its instrument's state. After a gap the price conditions re-anchor: the previous prices are forgotten."""
+    tx.touch_state(s, tick.instrument)
+    state = s.states[tick.instrument]
+    if state.last_event_ns > 0 and tick.event_ns - state.last_event_ns > session_gap_ns:
+        state.prev_last = state.prev_bid = state.prev_ask = state.prev_mid = 0
+    state.last_event_ns = tick.event_ns
+    if tick.kind == l.TICK_TRADE:
+        if tick.flags & l.FLAG_NOT_MARKET == 0:
+            state.last = tick.price
+            state.trade_ns = tick.event_ns
+    else:
+        state.bid = tick.price
+        state.bid_lots = tick.lots
+        state.ask = tick.ask_price
+        state.ask_lots = tick.ask_lots
+        state.quote_ns = tick.event_ns
+
+
+@kernel
+def anchor(s: Any, tick: Any) -> None:
+    """Move the previous prices of the kinds that this tick carries."""
+    state = s.states[tick.instrument]
+    if tick.kind == l.TICK_TRADE:
+        if tick.flags & l.FLAG_NOT_MARKET == 0:
+            state.prev_last = state.last
+    else:
+        state.prev_bid = state.bid
+        state.prev_ask = state.ask
+        state.prev_mid = state.bid + state.ask
+
+
+@kernel
+def mark_account(s: Any, event_ns: int) -> None:
+    """Equity, its peak and the deepest drawdown (millionths), ten times an event second."""
+    tx.touch_account(s)
+    account = s.account[0]
+    account.event_ns = event_ns
+    account.equity = equity(s)
+    account.peak_equity = max(account.peak_equity, account.equity)
+    if account.peak_equity > 0:
+        drawdown = (account.peak_equity - account.equity) * 1000 // (account.peak_equity // 1000 + 1)
+        account.max_drawdown_e6 = max(account.max_drawdown_e6, drawdown)
+
+
+@kernel
+def entries_of(s: Any, tick: Any, params: Any) -> bool:
+    """Fire what the tick's prices crossed, from the resume index on; False when the sub-step is full."""
+    rows = s.rows_b if s.line[0].generation & 1 else s.rows_a
+    index = s.index_b if s.line[0].generation & 1 else s.index_a
+    state = s.states[tick.instrument]
+    done = s.line[0].resume_index - 1
+    examined = 0
+    for kind in range(4):
+        if (kind == l.PRICE_LAST) != (tick.kind == l.TICK_TRADE):
+            continue
+        if kind == l.PRICE_LAST:
+            previous, new = state.prev_last, state.last
+        elif kind == l.PRICE_BID:
+            previous, new = state.prev_bid, state.bid
+        elif kind == l.PRICE_ASK:
+            previous, new = state.prev_ask, state.ask
+        else:
+            previous, new = state.prev_mid, (state.bid + state.ask if state.prev_mid > 0 else 0)
+        for direction in range(2):
+            first, end = crossed_range(rows, index, tick.instrument, kind, direction, previous, new)
+            for row in range(first, end):
+                examined += 1
+                if examined <= done:
+                    continue
+                if not fire(s, rows[row], params, tick.event_ns):
+                    return False
+                s.line[0].resume_index = 1 + examined
+    return True
+
+
+@kernel
+def substep(s: Any) -> bool:
+    """One transaction's worth of `s.tick[0]`; True when the tick is done."""
+    tick = s.tick[0]
+    open_step(s)
+    line = s.line[0]
+    fresh = line.resume_index == 0
+    if fresh:
+        adopt(s)
+        params = s.params[line.params_epoch & 1]
+        if not apply_reports(s, params.exit_retry_ns):
+            return False
+        line.event_ns = tick.event_ns
+        apply_commands(s, tick.event_ns)
+        new_day(s, tick.event_ns)
+        if tick.kind <= l.TICK_QUOTE:
+            observe(s, tick, params.session_gap_ns)
+        line.resume_index = 1
+    params = s.params[line.params_epoch & 1]
+    if tick.kind == l.TICK_TRADE or tick.kind == l.TICK_QUOTE:
+        state = s.states[tick.instrument]
+        if state.open_mask != 0:
+            long_price, short_price = 0, 0
+            if tick.kind == l.TICK_QUOTE:
+                long_price, short_price = state.bid, state.ask
+            elif state.quote_ns == 0 and tick.flags & l.FLAG_NOT_MARKET == 0:
+                long_price, short_price = state.last, state.last
+            if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
+                return False
+        if tick.flags & l.FLAG_NOT_MARKET == 0:
+            if not entries_of(s, tick, params):
+                return False
+            if not fresh:
+                if not tx.has_room(s):
+                    return False
+                tx.touch_state(s, tick.instrument)
+            anchor(s, tick)
+    else:
+        forced = l.EXIT_NONE
+        if tick.kind == l.TICK_SESSION:
+            forced = l.EXIT_END if tick.flags & l.FLAG_END else l.EXIT_DATA_GAP
+        if not exits_everywhere(s, tick.event_ns, forced):
+            return False
+        if not tx.has_room(s):
+            return False
+        if tick.kind == l.TICK_SESSION and tx.ring_room(s) > 0:
+            emit_cancel_all(s, 0, tick.event_ns)
+        mark_account(s, tick.event_ns)
+    line.tick_seq = tick.seq
+    line.resume_index = 0
+    return True
+
+
+@kernel
+def finish(s: Any) -> int:
+    """Commit, then make the intents visible and let readers of our cursors go on; gives how many intents there were."""
+    tx.commit(s)
+    made = tx.copy_outbox(s)
+    tx.crash_at(s, tx.CRASH_COPIED)
+    ring.advance(s.report_readers, l.SNIPER, s.line[0].report_seq)
+    return made
+
+
+@kernel
+def step(s: Any) -> int:
+    """`s.tick[0]` through as many sub-steps as it takes; gives the number of order-ring records made."""
+    made = 0
+    done = False
+    while not done:
+        done = substep(s)
+        made += finish(s)
+    ring.advance(s.tick_readers, l.SNIPER, s.tick[0].seq)
+    return made
+
+
+@kernel
+def step_without_tick(s: Any) -> int:
+    """Reports, commands and a new table between ticks, as a transaction of their own."""
+    open_step(s)
+    if s.line[0].resume_index != 0:
+        return 0
+    adopt(s)
+    params = s.params[s.line[0].params_epoch & 1]
+    apply_reports(s, params.exit_retry_ns)
+    apply_commands(s, s.line[0].event_ns)
+    return finish(s)

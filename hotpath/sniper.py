@@ -1,0 +1,221 @@
+"""The sniper process: a thread in the hot loop, and the main thread that arms plans, takes commands and answers questions.
+
+The main thread writes the condition table, params and commands; the loop writes everything else of the sniper. Its own heartbeat is
+`control_beat_ns`: its hang is an alarm, never a kill.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from decimal import Decimal
+from typing import Any
+
+from hotpath.arming import Armoury, NotArmed
+from hotpath.config import Hotpath, Limits
+from hotpath.kernel import loop
+from hotpath.kernel.state import sniper_arrays
+from ipc import bus, crash, messages, wait
+from ipc import layout as l
+from ipc.process import Child
+
+#: longest wait for working orders to end at an ordered stop
+_DRAIN_NS = 3_000_000_000
+
+
+def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
+    """Limits as a new params epoch; a limit that is not configured becomes −1, which refuses."""
+    table = memory.conditions.table[0]
+    epoch = int(table["params_epoch"]) + 1
+    row = memory.conditions.params[epoch & 1]
+    number = lambda value, scale=1: -1 if value is None else int(value * scale)  # noqa: E731
+    row["max_open_positions"] = number(limits.max_open_positions)
+    row["max_symbol_exposure_bps"] = number(limits.max_symbol_exposure_bps)
+    row["daily_loss_bps"] = number(limits.daily_loss_bps)
+    row["max_entries_per_day"] = number(limits.max_entries_per_day)
+    row["min_confidence_e4"] = number(limits.min_confidence, 10_000)
+    row["max_quote_age_ns"] = number(limits.max_quote_age_ms, 1_000_000)
+    row["ring_reserve"] = l.RING_SLOTS // 4
+    row["exit_retry_ns"] = hotpath.exit_retry_ms * 1_000_000
+    row["session_gap_ns"] = hotpath.session_gap_s * 1_000_000_000
+    row["taker_slippage_bps"] = 20
+    table["params_epoch"] = epoch
+
+
+class Control:
+    """The main thread's half: requests from the bus into the shared tables."""
+
+    def __init__(self, child: Child, armoury: Armoury) -> None:
+        self._child, self._memory, self._armoury = child, child.memory, armoury
+
+    def handle(self, request: messages.ChildRequest) -> messages.Reply:
+        """One request, one reply."""
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="sniper", pid=int(self._child.processes[l.SNIPER]["pid"]))
+            case messages.Plan():
+                return self._plan(request)
+            case messages.Operate():
+                return self._operate(request)
+            case messages.Query(what="positions"):
+                return messages.Answer(rows=self.positions())
+            case messages.Query(what="conditions"):
+                return messages.Answer(rows=self.conditions(request.limit))
+            case _:
+                return messages.Refused(code="unknown_query", text="the sniper answers positions and conditions",
+                                        remedy="ask the recorder for orders and trades")
+
+    def _plan(self, plan: messages.Plan) -> messages.Reply:
+        reply: messages.Reply
+        table = self._memory.conditions.table[0]
+        if plan.plan_seq <= 0 and not plan.keep:
+            return messages.Refused(code="not_durable", text="plan_seq: 0 is no journaled plan", remedy="send the plan to the recorder first")
+        try:
+            if plan.keep:
+                generation, armed = int(table["generation"]), 0
+            else:
+                generation, armed = self._armoury.arm(plan)
+                self._child.metric("plans_armed")
+            reply = messages.Planned(plan_seq=plan.plan_seq, generation=generation, armed=armed)
+        except NotArmed as error:
+            self._child.metric("plans_refused")
+            self._child.log.warning("plan %d of %s refused: %s", plan.plan_seq, plan.strategy, error)
+            reply = messages.Refused(code="not_armed", text=str(error), remedy="mend the strategy; what was armed before stays until it expires")
+        # In lockstep the loop waits for the plan of the last strategy; a refused one must not stop the run.
+        if self._child.boot.lockstep and plan.strategy == self._armoury.strategies[-1]:
+            self._memory.board.cursors[0]["plan_horizon_ns"] = plan.next_due_ns
+        wait.ring_bells(self._child.processes, 1 << l.SNIPER)
+        return reply
+
+    def _operate(self, request: messages.Operate) -> messages.Reply:
+        rows = self._memory.sniper.positions
+        position_id = 0
+        if request.action == "close":
+            found = [row for row in rows if row["state"] != l.POS_FLAT
+                     and request.position in (str(int(row["position_id"])), self._symbol(int(row["instrument"])))]
+            if not found:
+                return messages.Refused(code="no_such_position", text=f"no open position {request.position!r}",
+                                        remedy="trader-ctl positions lists their ids")
+            position_id = int(found[0]["position_id"])
+        codes = {"close": (l.CMD_CLOSE_POSITION, l.EXIT_OPERATOR), "flatten": (l.CMD_FLATTEN, l.EXIT_FLATTEN),
+                 "cancel_entries": (l.CMD_CANCEL_ENTRIES, l.EXIT_NONE)}
+        command, reason = codes[request.action]
+        table = self._memory.conditions.table[0]
+        seq = int(table["command_seq"]) + 1
+        line = self._line()
+        if seq - int(line["command_seq"]) >= l.MAX_COMMANDS:
+            return messages.Refused(code="busy", text="too many commands are waiting for the hot loop", remedy="try again in a second")
+        row = self._memory.conditions.commands[seq % l.MAX_COMMANDS]
+        row["command"], row["argument"], row["reason"] = command, position_id, reason
+        row["seq"] = seq
+        table["command_seq"] = seq
+        self._child.metric("commands")
+        wait.ring_bells(self._child.processes, 1 << l.SNIPER)
+        open_now = int((rows["state"] != l.POS_FLAT).sum())
+        return messages.Done(text=f"{request.action}: told the hot loop", data={"open_positions": open_now, "position_id": str(position_id)})
+
+    def _line(self) -> Any:
+        sniper = self._memory.sniper
+        return sniper.commit_lines[int(sniper.commit[0]["number"]) & 1]
+
+    def _symbol(self, instrument: int) -> str:
+        return str(self._memory.instruments.instruments[instrument]["symbol"].decode())
+
+    def _decimal(self, instrument: int, value: int, unit: str) -> str:
+        row = self._memory.instruments.instruments[instrument]
+        return str(Decimal(int(value) * int(row[f"{unit}_mantissa"])).scaleb(int(row[f"{unit}_exponent"])))
+
+    def _cash(self, quanta: int) -> str:
+        return str(Decimal(int(quanta)).scaleb(int(self._memory.instruments.instruments[0]["quantum_exponent"])))
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Open positions in words and decimals."""
+        rows = []
+        for p in self._memory.sniper.positions:
+            if p["state"] == l.POS_FLAT:
+                continue
+            number = int(p["instrument"])
+            state = self._memory.sniper.instrument_states[number]
+            value = int(self._memory.instruments.instruments[number]["value_quanta"])
+            mark = int(state["bid"] or state["last"]) if p["side"] > 0 else int(state["ask"] or state["last"])
+            unrealised = int(p["side"]) * (mark * int(p["lots"]) * value - int(p["cost"])) if mark else 0
+            entry = int(p["entry_quote"]) // value // int(p["entry_lots"]) if p["entry_lots"] else 0
+            rows.append({
+                "id": str(int(p["position_id"])), "symbol": self._symbol(number), "strategy": self._armoury.strategies[int(p["strategy"])],
+                "side": "long" if p["side"] > 0 else "short", "state": l.POSITION_STATES[int(p["state"])],
+                "size": self._decimal(number, p["lots"], "lot"), "entry_price": self._decimal(number, entry, "tick"),
+                "mark_price": self._decimal(number, mark, "tick"), "unrealised_pnl": self._cash(unrealised), "fees": self._cash(p["fees"]),
+                "stop_price": self._decimal(number, p["stop_price"], "tick"), "target_price": self._decimal(number, p["target_price"], "tick"),
+                "best_price": self._decimal(number, p["best_price"], "tick"), "opened_ns": int(p["opened_ns"]),
+                "deadline_ns": int(p["deadline_ns"]), "exit_reason": l.EXIT_REASONS[int(p["exit_reason"])], "condition_id": int(p["condition_id"]),
+            })
+        return rows
+
+    def conditions(self, limit: int) -> list[dict[str, Any]]:
+        """Armed conditions with their distance from the price, nearest first."""
+        table = self._memory.conditions.table[0]
+        second = int(table["generation"]) & 1
+        armed = (self._memory.conditions.rows_b if second else self._memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
+        rows = []
+        for c in armed:
+            number = int(c["instrument"])
+            state = self._memory.sniper.instrument_states[number]
+            kind = l.PRICE_KINDS[int(c["price_kind"])]
+            now = int(state["bid"] + state["ask"]) if kind == "mid" else int(state[kind])
+            memory = self._memory.sniper.condition_states[int(c["state_slot"])]
+            known = memory["condition_id"] == c["condition_id"]
+            rows.append({
+                "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._armoury.strategies[int(c["strategy"])],
+                "side": "buy" if c["side"] > 0 else "sell", "price": kind, "direction": l.DIRECTIONS[int(c["direction"])],
+                "level": self._decimal(number, int(c["level"]) // (2 if kind == "mid" else 1), "tick"),
+                "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
+                "confidence": int(c["confidence_e4"]) / 10_000, "valid_until_ns": int(c["valid_until_ns"]),
+                "fired": int(memory["fired"]) if known else 0, "max_fires": int(c["max_fires"]),
+                "last_refusal": l.REFUSALS[int(memory["last_refusal"])] if known else "none",
+            })
+        rows.sort(key=lambda row: abs(row["distance_bps"]) if row["distance_bps"] is not None else 1e9)
+        return rows[:limit]
+
+
+def main(child: Child) -> int:
+    """Recover, run the loop in its thread, serve the bus; at a stop drain what is working."""
+    boot, memory, processes = child.boot, child.memory, child.processes
+    hotpath: Hotpath = boot.section("hotpath", Hotpath)
+    s = sniper_arrays(memory, crash.armed("sniper", boot.restarts))
+    applied = loop.start(s)
+    child.log.info("recovered: %s", "first start" if applied < 0 else f"{applied} undo lines applied")
+    write_params(memory, boot.section("limits", Limits), hotpath)
+    if boot.lockstep and memory.board.cursors[0]["plan_horizon_ns"] == 0:
+        memory.board.cursors[0]["plan_horizon_ns"] = 1  # the first tick waits for the first plan
+    worker = threading.Thread(
+        target=loop.run, args=(s, int(boot.lockstep), wait.spins_of(int(memory.board.run[0]["wait_strategy"]))), name="hot-loop")
+    worker.start()
+
+    def beat() -> None:
+        processes[l.SNIPER]["control_beat_ns"] = time.monotonic_ns()
+
+    control = Control(child, Armoury(memory, beat))
+    server = bus.Server(boot.socket_dir, "sniper", messages.decode_child_request)
+    child.ready()
+    while worker.is_alive() and not child.stopping():
+        server.poll(0.05, control.handle)
+        beat()
+    s.clock[2] = child.stopping()
+    wait.ring_bells(processes, 1 << l.SNIPER)
+    worker.join()
+    if child.stopping() == l.STOP_DRAIN:
+        left = loop.drain(s, time.monotonic_ns() + _DRAIN_NS)
+        if left:
+            child.log.warning("%d orders still working at the stop; they are resolved at the next start", left)
+    server.close()
+    return 0
+
+
+def warm_up(memory: Any) -> None:
+    """Compile the loop: a start, a run that is told to stop, a drain."""
+    s = sniper_arrays(memory)
+    loop.start(s)
+    s.clock[2] = l.STOP_DRAIN
+    loop.run(s, 0, 1)
+    loop.drain(s, 0)
+    wait.ring_bells(s.processes, 1 << l.SNIPER)

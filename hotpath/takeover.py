@@ -1,0 +1,145 @@
+"""What a gateway does with what its predecessor left: the first start of an instance, and every respawn, take this one path.
+
+Three witnesses are asked, in this order. The *report ring* says what was published, and publication is the commit. The *order rows* say
+what may have been sent. The *venue* says what arrived. So every order ends in exactly one terminal report, and every fill is published
+once:
+
+- an event behind the last one that was published is published now;
+- a row in SENDING or UNKNOWN without any report is asked at the venue: found, it goes on with the venue's events; not found, where that is
+  proof, it is LOST. It is never sent again.
+- In lockstep the turn is the transaction: what the ledger does not have of an interrupted turn never reached the venue, so the same turn is
+  taken once more. That is the order's first sending.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hotpath.kernel import turns as k
+from hotpath.orders import TERMINAL, IllegalTransition, Order, advance
+from ipc import layout as l
+from ipc import wait
+
+if TYPE_CHECKING:
+    from hotpath.gateway import Gateway
+
+#: events that are fetched from the venue at once
+_EVENTS: Final = 1000
+
+
+def take_over(gateway: Gateway) -> None:
+    """Bring rows, ledger and rings together; then publish what is missing and stand at the next tick."""
+    g, ledger, reporting = gateway.g, gateway.ledger, gateway.reporting
+    first = ledger.meta.incarnation != reporting.incarnation
+    _stand_at_next_tick(gateway, first)
+    if first:
+        _first_of_incarnation(gateway)
+    k.finish_publish(g)
+    published = _published_reports(gateway)
+    if len(published):
+        g.header[0]["venue_seq"] = max(int(g.header[0]["venue_seq"]), int(published["venue_seq"].max()))
+    _rows_from_reports(gateway, published)
+    _ask_for_unknown(gateway)
+    last = int(g.header[0]["venue_seq"])
+    while events := gateway.venue.events_since(last, _EVENTS):
+        reporting.outgoing.extend(events)
+        last = events[-1].venue_seq
+    g.words[k.TAKEN] = int(g.order_readers[l.GATEWAY]["cursor"])  # what lies behind it is handled again: rows and reports say what is done
+    g.words[k.OPEN] = gateway.venue.count
+    reporting.relieved()  # the ledger could be opened; a doubt about an order stays
+    while not reporting.publish():
+        if gateway.breathe(0.005):
+            return
+    wait.ring_bells(g.processes, 1 << l.SNIPER | 1 << l.RECORDER)
+    gateway.child.log.info("incarnation %d: %s at tick %d, %d open orders, %d reports published before", reporting.incarnation,
+                           "first start" if first else "goes on", int(g.words[k.NEXT]), gateway.venue.count, len(published))
+
+
+def _stand_at_next_tick(gateway: Gateway, first: bool) -> None:
+    g, ledger = gateway.g, gateway.ledger
+    g.words[k.NEXT] = max(int(g.tick_readers[l.GATEWAY]["cursor"]), int(g.header[0]["tick_seq"])) + 1
+    g.words[k.MATCHED_BEFORE] = 0 if first else ledger.meta.tick_seq
+    k.restore_quote(g)
+    # not the quotes' time: they may have seen the tick of the turn that was cut short
+    g.words[k.NOW] = max(ledger.meta.event_ns, int(g.header[0]["event_ns"]))
+    gateway.stand(int(g.words[k.NOW]), int(g.words[k.NEXT]) - 1)
+
+
+def _first_of_incarnation(gateway: Gateway) -> None:
+    """Fresh segments: a deposit into an empty account, else a statement; orders of earlier incarnations have nobody left who wants them."""
+    ledger, venue = gateway.ledger, gateway.venue
+    run = gateway.child.memory.board.run[0]
+    if gateway.ledger.meta.venue_seq == 0:
+        venue.deposit(int(run["initial_cash"]), venue.now_ns)
+    else:
+        for order in venue.open_orders():
+            venue.cancel(order.client_id, venue.now_ns)
+        venue.state_balance(venue.now_ns)
+    # the machine may have died after a report and before the commit that notes it: the journal knows better what it has
+    gateway.g.header[0]["venue_seq"] = max(ledger.meta.published, int(gateway.g.cursors[0]["journaled_venue_seq"]))
+    ledger.meta.incarnation, ledger.meta.tick_seq = gateway.reporting.incarnation, 0
+    ledger.touch()
+    while ledger.commit() is None:  # its events are read back from the ledger, with whatever else was not published
+        gateway.reporting.ledger_fails(ledger.fault)
+        if gateway.breathe(0.2):
+            return
+
+
+def _published_reports(gateway: Gateway) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """Reports that are still in the ring, oldest first."""
+    ring = gateway.g.report_ring[0]
+    head, capacity = int(ring["head"]), int(ring["capacity"])
+    first = max(1, head - capacity + 1)
+    reports = np.zeros(max(1, head - first + 1), l.REPORT)
+    return reports[: k.read_reports(gateway.g, first, head - first + 1, reports)]
+
+
+def _rows_from_reports(gateway: Gateway, published: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
+    """Order rows as the published reports have them: the predecessor may have died between a report and its row."""
+    g = gateway.g
+    ended = set()
+    terminal = (l.CANCELLED, l.REJECTED, l.EXPIRED, l.LOST)
+    for report in published[published["order_seq"] > 0]:
+        seq, kind = int(report["order_seq"]), int(report["kind"])
+        at = seq % l.MAX_GATEWAY_ORDERS
+        row = g.rows[at]
+        if kind in terminal:
+            ended.add(seq)
+        if int(row["order_seq"]) != seq or int(row["state"]) in TERMINAL:
+            continue
+        try:
+            order = advance(_order_of(row), kind, int(report["cum_lots"]), int(report["cum_quote"]))
+        except IllegalTransition:
+            continue  # the row had it already
+        row["cum_lots"], row["cum_quote"] = order.cum_lots, order.cum_quote
+        k.set_state(g, at, order.state)
+    gateway.reporting.ended = frozenset(ended)
+    for row in g.rows[g.rows["order_seq"] > 0]:
+        if int(row["state"]) != l.ORD_NONE and int(row["state"]) not in TERMINAL:
+            gateway.reporting.orders[int(row["order_seq"])] = _order_of(row)
+
+
+def _order_of(row: Any) -> Order:
+    return Order(int(row["state"]), int(row["lots"]), int(row["cum_lots"]), int(row["cum_quote"]))
+
+
+def _ask_for_unknown(gateway: Gateway) -> None:
+    """Orders that may or may not have been sent: the venue knows."""
+    g, reporting = gateway.g, gateway.reporting
+    for seq, order in sorted(reporting.orders.items()):
+        if order.state not in (l.ORD_SENDING, l.ORD_UNKNOWN):
+            continue
+        row = g.rows[seq % l.MAX_GATEWAY_ORDERS]
+        found = gateway.venue.find(reporting.client_id(seq))
+        if found is None and gateway.lockstep and order.state == l.ORD_SENDING:
+            k.set_state(g, seq % l.MAX_GATEWAY_ORDERS, l.ORD_NONE)
+            del reporting.orders[seq]
+            continue
+        facts = (seq, int(row["instrument"]), int(row["side"]), int(row["lots"]), int(row["event_ns"]))
+        if order.state == l.ORD_SENDING:
+            reporting.own(l.UNKNOWN, *facts)
+        if found is None:
+            reporting.own(l.LOST, *facts)
+        gateway.child.log.warning("order %d may have been sent: the venue %s", seq, "never got it" if found is None else "has it")

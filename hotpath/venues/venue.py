@@ -1,0 +1,109 @@
+"""What every venue is to the gateway: one Protocol, and the Structs that pass through it.
+
+An order goes out in decimal strings, as venues take them. Whatever comes of it is an *event* with a durable, increasing `venue_seq`: the
+gateway publishes each as one report, and after a crash asks for those behind the last one that it published.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class OrderRequest(Struct, frozen=True, kw_only=True):
+    """An order on its way to a venue. `quantity` and `price` are decimal strings in base and quote currency; side is +1 or −1.
+
+    `account` names the part of the account that `reduce_only` looks at, so that two strategies with opposite positions in one
+    instrument can each close their own. `event_ns` is when it was decided.
+    """
+
+    client_id: str
+    symbol: str
+    side: int
+    order_type: int
+    quantity: str
+    price: str | None = None
+    reduce_only: bool = False
+    account: str = ""
+    event_ns: int = 0
+
+
+class VenueOrder(Struct, kw_only=True):
+    """An order as the venue has it. `state` is ORD_*, prices in ticks, cumulative quote in quanta; 0 ticks: a market order."""
+
+    client_id: str
+    venue_order_id: int
+    symbol: str
+    side: int
+    order_type: int
+    lots: int
+    limit_price: int
+    reduce_only: bool
+    account: str
+    active_ns: int
+    resting: bool = False
+    state: int = 0
+    cum_lots: int = 0
+    cum_quote: int = 0
+
+
+class VenueEvent(Struct, frozen=True, kw_only=True, array_like=True):
+    """Something that happened at the venue. `kind` is a report kind; `lots`, `price`, `fee` belong to this fill, `cum_*` to the order.
+
+    A fill's trade id is its venue_seq. `balance` is the cash in quanta after the event. A BALANCE event of code 0 is a deposit of
+    `lots` quanta, of code 1 a statement.
+    """
+
+    venue_seq: int
+    kind: int
+    client_id: str
+    symbol: str
+    event_ns: int
+    tick_seq: int
+    code: int = 0
+    side: int = 0
+    liquidity: int = 0
+    lots: int = 0
+    price: int = 0
+    fee: int = 0
+    cum_lots: int = 0
+    cum_quote: int = 0
+    venue_order_id: int = 0
+    balance: int = 0
+
+
+class VenuePosition(Struct, kw_only=True):
+    """What is held of one instrument: signed lots; `cost` in quanta is what a perpetual's lots were opened at (0 for spot)."""
+
+    symbol: str
+    lots: int = 0
+    cost: int = 0
+
+
+class Venue(Protocol):
+    """A place that takes orders. Calls neither wait for a market nor raise for what a venue may answer."""
+
+    #: "not found" proves that the order never arrived and never will
+    absence_is_proof: bool
+
+    def submit(self, order: OrderRequest) -> int:
+        """Hand over an order, once: REJ_NONE or the reject code. Every answer but REJ_DUPLICATE is an event too."""
+
+    def cancel(self, client_id: str, event_ns: int) -> bool:
+        """Ask for the end of an open order; False if it is not open. Its end is an event."""
+
+    def find(self, client_id: str) -> VenueOrder | None:
+        """The order of that id, open or ended."""
+
+    def open_orders(self) -> list[VenueOrder]:
+        """Every open order, oldest first."""
+
+    def balances(self) -> dict[str, int]:
+        """Currency → amount: quanta of the account's currency, lots of whatever spot instruments hold."""
+
+    def positions(self) -> list[VenuePosition]:
+        """Everything that is held."""
+
+    def events_since(self, venue_seq: int, limit: int = 1000) -> list[VenueEvent]:
+        """Events behind `venue_seq`, in order."""

@@ -1,0 +1,45 @@
+"""The board from plain Python: states, heartbeats, stop words and modes, without numba, so that the watchdog can use it too.
+
+The same words are read and written by kernels through ipc/heartbeat.py. Every store here is one aligned 8-byte word, which x86-64 and
+aarch64 never tear; nothing else is published through these words, so no ordering is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from ipc import layout as l
+
+
+def announce(processes: Any, role: int, state: int) -> None:
+    """Set the own state; STARTING also sets pid and start time."""
+    row = processes[role]
+    if state == l.PROC_STARTING:
+        row["pid"] = os.getpid()
+        row["started_ns"] = time.monotonic_ns()
+    row["state"] = state
+    row["beat_ns"] = row["control_beat_ns"] = time.monotonic_ns()
+
+
+def beat(processes: Any, role: int, progress: int, event_ns: int) -> None:
+    """I am alive, have done `progress` things, and am at event time `event_ns`. Kernels have their own in ipc/heartbeat.py."""
+    row = processes[role]
+    row["progress"] = progress
+    row["last_event_ns"] = event_ns
+    row["beat_ns"] = time.monotonic_ns()
+
+
+def set_mode(modes: Any, writer: int, mode: int, cause: str) -> None:
+    """Set one of the four mode words; `cause` is shown to people."""
+    row = modes[writer]
+    row["cause"] = cause.encode()[:48]
+    row["since_wall_ns"] = time.time_ns()
+    row["mode"] = mode
+
+
+def severest(modes: Any) -> tuple[int, str]:
+    """The most severe of the four modes and its cause ("" while all run)."""
+    row = max(modes, key=lambda one: int(one["mode"]))
+    return int(row["mode"]), row["cause"].decode(errors="replace") if int(row["mode"]) else ""

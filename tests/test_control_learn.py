@@ -1,0 +1,271 @@
+"""The quick update against an obvious oracle, and reflection over a real journal: each trade exactly once, also through kill -9."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.learn import reflection as module
+from control.learn.knowledge import Applied, Knowledge, KnowledgeError, Reader, adopt
+from control.learn.quick_update import PROBATION_NS, SCALES, ClosedTrade, CoinScore, status, updated
+from control.record import records
+from control.record.writer import JournalWriter
+from hotpath.kernel import barriers
+from hotpath.venues.catalogue import resolve
+from ipc import bus, messages, segment, wait
+from ipc import layout as l
+from ipc.process import Boot, Child
+
+SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
+#: quanta of one USDT
+USDT = 100_000_000
+
+
+def closed(symbol: str, pnl: int, fees: int = 3, at_ns: int = 5) -> ClosedTrade:
+    return ClosedTrade(symbol=symbol, pnl=pnl, fees=fees, closed_ns=at_ns)
+
+
+# ── the update ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@given(st.lists(st.integers(-1000, 1000), max_size=50))
+def test_a_score_equals_what_all_its_trades_say(results: list[int]) -> None:
+    score = CoinScore()
+    for number, pnl in enumerate(results):
+        score = updated(score, closed("X", pnl, fees=number, at_ns=number))
+    streak = 0
+    for pnl in reversed(results):
+        if streak and (pnl > 0) != (streak > 0):
+            break
+        streak += 1 if pnl > 0 else -1
+    assert score == CoinScore(
+        trades=len(results), wins=sum(pnl > 0 for pnl in results), pnl=sum(results), fees=sum(range(len(results))), streak=streak,
+        best=max([0, *results]), worst=min([0, *results]), last_ns=max(0, len(results) - 1))
+
+
+@pytest.mark.parametrize(("score", "later_ns", "word"), [
+    (CoinScore(), 0, "unknown"),
+    (CoinScore(trades=4, wins=0, pnl=-9, streak=-4), 0, "unknown"),
+    (CoinScore(trades=5, wins=3, pnl=9, streak=1), 0, "favoured"),
+    (CoinScore(trades=5, wins=3, pnl=0, streak=1), 0, "normal"),
+    (CoinScore(trades=5, wins=1, pnl=9, streak=1), 0, "normal"),
+    (CoinScore(trades=5, wins=1, pnl=-9, streak=-1), 0, "reduced"),
+    (CoinScore(trades=9, wins=4, pnl=9, streak=-5), 0, "reduced"),
+    (CoinScore(trades=19, wins=0, pnl=-9, streak=-19), 0, "reduced"),
+    (CoinScore(trades=20, wins=4, pnl=-9, streak=-1), 0, "blacklisted"),
+    (CoinScore(trades=20, wins=4, pnl=9, streak=-1), 0, "normal"),
+    (CoinScore(trades=20, wins=5, pnl=-9, streak=-1), 0, "reduced"),
+    (CoinScore(trades=20, wins=4, pnl=-9, streak=-1), PROBATION_NS, "reduced"),
+])
+def test_status_follows_from_the_score(score: CoinScore, later_ns: int, word: str) -> None:
+    assert status(score, score.last_ns + later_ns) == word
+    assert word in SCALES
+
+
+# ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_trades_before_the_cursor_are_passed_over_and_the_cursor_moves_with_the_scores(tmp_path: Path) -> None:
+    store = Knowledge(tmp_path / "k", writable=True)
+    assert store.apply([(Applied(1, 5), closed("A", 10)), (Applied(1, 9), closed("A", -4))]) == 2
+    assert store.apply([(Applied(1, 5), closed("A", 10)), (Applied(1, 9), closed("A", 10)), (Applied(2, 1), closed("B", 1))]) == 1
+    assert store.apply([(Applied(2, 3), None)]) == 0
+    assert store.applied() == Applied(2, 3)
+    coins = store.coins()
+    assert (coins["A"].trades, coins["A"].pnl, coins["B"].trades) == (2, 6, 1)
+
+
+def test_a_reader_sees_an_absent_store_as_empty_and_a_grown_one_whole(tmp_path: Path) -> None:
+    reader = Reader(tmp_path / "k", 1e-8)
+    assert reader.snapshot(0).coin("A").status == "unknown"
+    store = Knowledge(tmp_path / "k", writable=True, sync=False)
+    store.apply([(Applied(1, 1), closed("A", 2 * USDT))])
+    assert reader._store is None
+    # readers live in other processes: a second environment on one path in this one is not allowed by LMDB
+    process = multiprocessing.get_context("spawn").Process(target=read_while_it_grows, args=(str(tmp_path),))
+    process.start()
+    until((tmp_path / "seen").exists)
+    store.env.set_mapsize(1 << 17)
+    store.apply((Applied(1, 2 + n), closed(f"COIN{n}", 1)) for n in range(3000))  # grows the map
+    assert store.env.info()["map_size"] > 1 << 17
+    (tmp_path / "grown").touch()
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def read_while_it_grows(folder: str) -> None:
+    reader = Reader(Path(folder) / "k", 1e-8)
+    coin = reader.snapshot(0).coin("A")
+    assert (coin.trades, coin.pnl, coin.scale) == (1, 2.0, 1.0)
+    (Path(folder) / "seen").touch()
+    until((Path(folder) / "grown").exists)
+    assert reader.snapshot(0).coin("COIN2999").trades == 1
+
+
+def test_knowledge_adopted_from_another_run_keeps_scores_and_begins_a_new_journal(tmp_path: Path) -> None:
+    store = Knowledge(tmp_path / "old", writable=True)
+    store.apply([(Applied(3, 70), closed("A", 5))])
+    store.close()
+    adopt(tmp_path / "old", tmp_path / "new")
+    copy = Knowledge(tmp_path / "new", writable=True)
+    assert copy.applied() == Applied()
+    assert copy.apply([(Applied(1, 1), closed("A", 5))]) == 1
+    assert copy.coins()["A"].trades == 2
+    with pytest.raises(KnowledgeError):
+        adopt(tmp_path / "nowhere", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+# ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class World:
+    """An instance whose recorder is this test: it writes CLOSED records and moves the durable cursor."""
+
+    def __init__(self, folder: Path) -> None:
+        segment.create_all("learn", 1024, 8, 64)
+        self.folder, self.memory = folder, segment.Memory("learn")
+        rows = resolve(SYMBOLS)
+        self.memory.instruments.instruments[: len(rows)] = rows
+        self.memory.board.run[0]["instruments"] = len(rows)
+        self.journal = JournalWriter(folder / "journal", sync=False)
+        self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(
+            "first", {"instruments": msgspec.to_builtins(records.instrument_facts(rows, len(rows)))})
+        self.seq = 0
+
+    def trade(self, instrument: int, pnl: int) -> None:
+        """One CLOSED record, some order-ring records behind the last one, and durable."""
+        self.seq += 3
+        row = np.zeros(1, l.TRADE)
+        row["seq"], row["kind"], row["instrument"], row["event_ns"] = self.seq, l.CLOSED, instrument, self.seq
+        row["pnl"], row["fees"] = pnl, 7
+        ((key, value),) = records.encode_rows(records.TRADE, row, 1, 0, 0)
+        with self.journal.env.begin(write=True) as transaction:
+            transaction.put(key, value, db=self.journal.databases["trades"])
+        self.memory.board.cursors[0]["durable_orders"] = self.seq
+        wait.ring_bells(self.memory.board.processes, 1 << l.REFLECTION)
+
+    def learned(self) -> int:
+        return int(barriers.word(self.memory.board.cursors, 0, barriers.LEARNED_ORDERS))
+
+    def close(self) -> None:
+        self.journal.close()
+        segment.remove("learn")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("TRADER_SHM", str(tmp_path))
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def child_of(folder: str, memory: Any) -> Child:
+    boot = Boot(role="reflection", instance="learn", mode="paper", market="replay", run_id="r", run_dir=folder, state_dir=folder,
+                socket_dir=folder)
+    return Child(boot, l.REFLECTION, memory, logging.getLogger("reflection"))
+
+
+def run_main(folder: str) -> None:
+    os.environ["TRADER_SHM"] = folder
+    os._exit(module.main(child_of(folder, segment.Memory("learn"))))
+
+
+def start(folder: Path) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=run_main, args=(str(folder),))
+    process.start()
+    return process
+
+
+def test_trades_reach_the_store_and_the_learned_cursor_follows(world: World, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    row = world.memory.board.processes[l.REFLECTION]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        world.trade(0, 5 * USDT)
+        world.trade(1, -2 * USDT)
+        until(lambda: world.learned() == world.seq)
+        world.memory.board.cursors[0]["durable_orders"] = world.seq + 10  # records that close nothing count as learned, too
+        wait.ring_bells(world.memory.board.processes, 1 << l.REFLECTION)
+        until(lambda: world.learned() == world.seq + 10)
+        answer = bus.Client(str(tmp_path), "reflection").ask(messages.Query(what="knowledge"))
+        assert [(one["symbol"], one["trades"], one["pnl_quanta"], one["status"]) for one in answer.rows] == [
+            ("BTC/USDT", 1, 5 * USDT, "unknown"), ("ETH/USDT", 1, -2 * USDT, "unknown")]
+        applied, _, last_us = (int(value) for value in row["metrics"][:3])
+        assert applied == 2
+        assert 0 < last_us < 10_000, "a quick update takes less than 10 ms"
+        row["stop"] = l.STOP_DRAIN
+        process.join(5)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
+def test_trades_of_an_earlier_incarnation_are_named_by_the_journals_own_facts(world: World, tmp_path: Path) -> None:
+    world.trade(0, 4)
+    world.journal.begin_run("second", {})
+    world.memory.board.cursors[0]["incarnation"] = 2
+    world.memory.instruments.instruments[0]["symbol"] = b"XRP/USDT"  # this life of the instance trades something else
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    assert reflection.step() == 1
+    assert list(reflection.store.coins()) == ["BTC/USDT"]
+    reflection.store.close()
+
+
+def test_a_trade_of_an_unknown_instrument_is_passed_over(world: World, tmp_path: Path) -> None:
+    world.trade(7, 4)
+    world.trade(0, 4)
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    assert reflection.step() == 1
+    assert list(reflection.store.coins()) == ["BTC/USDT"]
+    assert reflection.step() == 0
+    assert reflection.applied == Applied(1, world.seq)
+    reflection.store.close()
+
+
+def test_every_trade_counts_exactly_once_through_kill_minus_nine(world: World, tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    expected = [0, 0, 0]
+    pnl = 0
+    process = start(tmp_path)
+    row = world.memory.board.processes[l.REFLECTION]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        for _ in range(4):
+            target = world.seq
+            for _ in range(150):
+                instrument, result = int(rng.integers(3)), int(rng.integers(-100, 100))
+                world.trade(instrument, result)
+                expected[instrument] += 1
+                pnl += result
+                if rng.random() < 0.01:
+                    time.sleep(0.002)
+            until(lambda target=target: world.learned() > target)  # type: ignore[misc]
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            process = start(tmp_path)
+        until(lambda: world.learned() == world.seq)
+        row["stop"] = l.STOP_DRAIN
+        process.join(5)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    coins = Knowledge(tmp_path / "knowledge").coins()
+    assert [coins[symbol].trades for symbol in SYMBOLS] == expected
+    assert sum(score.pnl for score in coins.values()) == pnl
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)

@@ -1,0 +1,405 @@
+"""The strategist against real shared memory and real sockets, with a recorder and a sniper that only note what they are told."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from control.think import strategist as module
+from control.think.config import Strategy as Settings
+from control.think.strategist import Strategist
+from hotpath.venues.catalogue import SIMULATED, resolve
+from ipc import bus, messages, ring, segment, wait
+from ipc import layout as l
+from ipc.process import Boot, Child
+
+SECOND = 1_000_000_000
+START = 1_700_000_010 * SECOND
+SYMBOLS = ("BTC/USDT", "BTC/USDT:USDT")
+
+MINE = """
+import time
+from control.think.strategy import Condition, Strategy, equity_bps
+
+class Mine(Strategy):
+    calls = 0
+
+    def plan(self, market, portfolio, knowledge):
+        Mine.calls += 1
+        last = market.quotes["BTC/USDT"].last
+        if last == 13.0:
+            raise RuntimeError("thirteen")
+        if last == 14.0:
+            return "nonsense"
+        if last == 15.0:
+            time.sleep(3600)
+        seen = [len(market.candles(symbol)) for symbol in market.facts]
+        return [Condition(symbol="BTC/USDT", side="buy", level="100.00", direction="up", size=equity_bps(100), confidence=0.5 + 0.4 * n,
+                          stop_bps=50, why=f"last {last} candles {seen}") for n in range(2)]
+"""
+
+
+class Peer:
+    """A recorder or sniper that notes requests and answers; `deaf` swallows so many requests first."""
+
+    def __init__(self, folder: str, name: str, answer: Callable[[Any], Any]) -> None:
+        self.told: list[Any] = []
+        self.deaf = 0
+        self._server = bus.Server(folder, name, messages.decode_child_request)
+        self._answer, self._over = answer, False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _handle(self, request: Any) -> Any:
+        if self.deaf:
+            self.deaf -= 1
+            return None
+        self.told.append(request)
+        return self._answer(request)
+
+    def _run(self) -> None:
+        while not self._over:
+            self._server.poll(0.01, self._handle)
+        self._server.close()
+
+    def close(self) -> None:
+        self._over = True
+        self._thread.join()
+
+    def plans(self) -> list[messages.Plan]:
+        return [one for one in self.told if isinstance(one, messages.Plan)]
+
+    def events(self) -> list[messages.Event]:
+        return [one for one in self.told if isinstance(one, messages.Event)]
+
+
+class World:
+    """An instance without processes: memory, two peers, and a strategist that is turned by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        segment.create_all("plan", 1024, 8, 64)
+        self.memory = segment.Memory("plan")
+        self.memory.ticks.ring[0]["capacity"] = 1024
+        self.memory.orders.ring[0]["capacity"] = l.RING_SLOTS
+        rows = resolve(SYMBOLS)
+        self.memory.instruments.instruments[: len(rows)] = rows
+        self.memory.board.run[0]["instruments"] = len(rows)
+        self.folder = folder
+        self.numbers = iter(range(1, 1000))
+        self.recorder = Peer(str(folder), "recorder", self._number)
+        self.sniper = Peer(str(folder), "sniper", self._arm)
+        self.strategy = folder / "mine.py"
+        self.strategy.write_text(MINE)
+        self.made: list[Strategist] = []
+
+    def _number(self, request: Any) -> Any:
+        if isinstance(request, messages.Plan):
+            return messages.Planned(plan_seq=next(self.numbers), armed=len(request.conditions))
+        return messages.Done()
+
+    def _arm(self, request: Any) -> Any:
+        names = [row["name"] for row in self.memory.instruments.strategies if row["name"]]
+        if self.memory.board.run[0]["lockstep"] and request.strategy.encode() == names[-1]:
+            self.memory.board.cursors[0]["plan_horizon_ns"] = request.next_due_ns
+        return messages.Planned(plan_seq=request.plan_seq, generation=1, armed=len(request.conditions))
+
+    def child(self, strategies: tuple[str, ...] = (), market: str = "replay", **settings: Any) -> Child:
+        sections = {"strategy": msgspec.Raw(msgspec.json.encode(Settings(**settings)))}
+        boot = Boot(role="strategist", instance="plan", mode="paper", market=market, run_id="r", run_dir=str(self.folder),
+                    state_dir=str(self.folder), socket_dir=str(self.folder), strategies=strategies or (f"{self.strategy}:Mine",),
+                    sections=sections, start_event_ns=START, lockstep=bool(self.memory.board.run[0]["lockstep"]))
+        names = self.memory.instruments.strategies
+        for number, spec in enumerate(boot.strategies):
+            names[number]["name"] = spec.rpartition(":")[2].encode()
+        return Child(boot, l.STRATEGIST, self.memory, logging.getLogger("strategist"))
+
+    def strategist(self, strategies: tuple[str, ...] = (), **settings: Any) -> Strategist:
+        for earlier in self.made:
+            earlier.close()
+        made = Strategist(self.child(strategies, **settings))
+        self.made = [made]
+        made.recover()
+        return made
+
+    def tick(self, after_s: float, price: int = 1000, instrument: int = 0) -> int:
+        row = np.zeros(1, l.TICK)
+        row[0] = (0, START + int(after_s * SECOND), 0, instrument, l.TICK_TRADE, 0, 0, price, 5, 0, 0)
+        seq = int(ring.publish(self.memory.ticks.ring, self.memory.ticks.slots, row, 0))
+        wait.ring_bells(self.memory.board.processes, 1 << l.STRATEGIST)
+        return seq
+
+    def metric(self, name: str) -> int:
+        return int(self.memory.board.processes[l.STRATEGIST]["metrics"][l.METRICS[l.STRATEGIST].index(name)])
+
+    def close(self) -> None:
+        for one in (*self.made, self.recorder, self.sniper):
+            one.close()
+        segment.remove("plan")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("TRADER_SHM", str(tmp_path))
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def settle(strategist: Strategist) -> None:
+    while strategist.turn(0) != module.candles.IDLE:
+        pass
+
+
+def test_a_plan_is_numbered_by_the_recorder_and_then_armed_by_the_sniper(world: World) -> None:
+    strategist = world.strategist()
+    for second in range(41):
+        world.tick(second, 1000 + second)
+    settle(strategist)
+    stored, armed = world.recorder.plans(), world.sniper.plans()
+    # START is 1 700 000 010: the multiples of 30 s are START itself and START + 30 s
+    assert [(plan.due_ns - START, plan.next_due_ns - plan.due_ns) for plan in stored] == [(0, 30 * SECOND), (30 * SECOND, 30 * SECOND)]
+    assert [plan.plan_seq for plan in stored] == [0, 0]
+    assert [plan.plan_seq for plan in armed] == [1, 2]
+    assert [plan.conditions for plan in armed] == [plan.conditions for plan in stored]
+    assert [plan.strategy for plan in armed] == ["Mine", "Mine"]
+    assert stored[1].conditions[0].why == "last 10.29 candles [3, 0]", "all before the due time and nothing after it"
+    assert sorted(one.confidence for one in armed[0].conditions) == [0.5, 0.9]
+    assert (world.metric("plans"), world.metric("conditions"), world.metric("ticks")) == (2, 4, 41)
+
+
+def test_missed_intervals_are_skipped(world: World) -> None:
+    strategist = world.strategist()
+    for second in (0, 1, 200, 201):
+        world.tick(second)
+    settle(strategist)
+    assert [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 180]
+
+
+@pytest.mark.parametrize(("price", "text"), [(1300, "RuntimeError: thirteen"), (1400, "not a list")])
+def test_a_strategy_that_fails_is_counted_and_journaled_and_keeps_what_it_armed(world: World, price: int, text: str) -> None:
+    strategist = world.strategist()
+    for second, value in ((0, 1000), (29, price), (30, 1000), (59, 1000), (60, 1000)):
+        world.tick(second, value)
+    settle(strategist)
+    assert [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 60], "nothing was sent that could clear conditions"
+    assert world.metric("strategy_errors") == 1
+    (event,) = world.recorder.events()
+    assert text in event.text
+    assert event.data == {"strategy": "Mine", "due_ns": START + 30 * SECOND}
+
+
+def test_in_lockstep_a_failed_strategy_moves_the_horizon_and_nothing_else(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    world.memory.board.cursors[0]["plan_horizon_ns"] = 1
+    strategist = world.strategist()
+    world.tick(0, 1000)
+    world.tick(29, 1300)
+    seq = world.tick(30, 1000)
+    ring.advance(world.memory.ticks.readers, l.SNIPER, seq - 1)
+    settle(strategist)
+    first, second = world.sniper.plans()
+    assert not first.keep
+    assert second.keep
+    assert second.conditions == []
+    assert second.why.startswith("error: ")
+    assert world.memory.board.cursors[0]["plan_horizon_ns"] == START + 60 * SECOND
+    assert len(world.recorder.plans()) == 1
+
+
+def test_in_lockstep_a_plan_waits_for_sniper_journal_and_knowledge(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    world.memory.board.cursors[0]["plan_horizon_ns"] = 1
+    strategist = world.strategist()
+    world.tick(0)
+    settle(strategist)
+    assert len(world.sniper.plans()) == 1
+    world.tick(10)
+    seq = world.tick(30)
+    world.memory.orders.ring[0]["head"] = 7
+    thread = threading.Thread(target=settle, args=(strategist,))
+    thread.start()
+    cursors = world.memory.board.cursors
+    for release in (lambda: ring.advance(world.memory.ticks.readers, l.SNIPER, seq - 2),
+                    lambda: ring.advance(world.memory.ticks.readers, l.SNIPER, seq - 1),
+                    lambda: cursors["durable_orders"].fill(7), lambda: cursors["learned_orders"].fill(6)):
+        release()
+        time.sleep(0.06)
+        assert len(world.recorder.plans()) == 1
+        assert thread.is_alive()
+    cursors["learned_orders"] = 7
+    thread.join(5)
+    assert [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 30]
+
+
+def test_several_strategies_are_sent_in_the_order_of_their_numbers(world: World) -> None:
+    slow = world.folder / "slow.py"
+    slow.write_text(MINE.replace("class Mine(Strategy):", "class Slow(Strategy):\n    interval_s = 60").replace("Mine.calls", "Slow.calls"))
+    world.memory.board.run[0]["lockstep"] = 1
+    strategist = world.strategist((f"{world.strategy}:Mine", f"{slow}:Slow"))
+    for second in (0, 30, 60):
+        seq = world.tick(second)
+        ring.advance(world.memory.ticks.readers, l.SNIPER, seq - 1)
+        settle(strategist)
+    # 60 s plans fall on START + 30 s; in between the slow one keeps what it has, and says so
+    assert [((plan.due_ns - START) // SECOND, plan.strategy, plan.keep) for plan in world.sniper.plans()] == [
+        (0, "Mine", False), (0, "Slow", False), (30, "Mine", False), (30, "Slow", False), (60, "Mine", False), (60, "Slow", True)]
+
+
+def test_a_successor_has_candles_again_and_does_not_plan_twice(world: World) -> None:
+    strategist = world.strategist()
+    for second in range(35):
+        world.tick(second)
+    settle(strategist)
+    assert len(world.sniper.plans()) == 2
+    strategist = world.strategist()
+    settle(strategist)
+    assert len(world.sniper.plans()) == 2
+    world.tick(60)
+    settle(strategist)
+    due, why = world.sniper.plans()[-1].due_ns, world.sniper.plans()[-1].conditions[0].why
+    assert (due - START) // SECOND == 60
+    assert "candles [6, 0]" in why, "its candles go back to the ring's oldest tick"
+
+
+def test_a_lockstep_successor_plans_what_the_sniper_waits_for(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    world.memory.board.cursors[0]["plan_horizon_ns"] = 1
+    strategist = world.strategist()
+    world.tick(0)
+    settle(strategist)
+    seq = world.tick(30)
+    ring.advance(world.memory.ticks.readers, l.SNIPER, seq - 1)
+    strategist = world.strategist()  # its predecessor died before it planned for START + 30 s
+    settle(strategist)
+    strategist = world.strategist()  # this one had sent it
+    settle(strategist)
+    assert [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 30]
+
+
+def test_a_plan_is_sent_again_when_nobody_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ANSWER_S", 0.1)
+    world.recorder.deaf, world.sniper.deaf = 1, 1
+    strategist = world.strategist()
+    world.tick(0)
+    settle(strategist)
+    assert [plan.plan_seq for plan in world.sniper.plans()] == [1]
+
+
+def test_a_plan_that_was_armed_is_not_sent_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ANSWER_S", 0.1)
+
+    def arm_and_say_nothing(request: Any) -> None:
+        world.memory.conditions.table[0]["count_a"] = 1
+        world.memory.conditions.rows_a[0]["plan_seq"] = request.plan_seq
+
+    world.sniper._answer = arm_and_say_nothing
+    strategist = world.strategist()
+    world.tick(0)
+    settle(strategist)
+    assert len(world.sniper.plans()) == 1
+    assert world.metric("plans") == 1
+
+
+def test_the_simulated_market_begins_warm(world: World) -> None:
+    rows = resolve(SIMULATED)
+    world.memory.instruments.instruments[: len(rows)] = rows
+    world.memory.board.run[0]["instruments"] = len(rows)
+    strategist = world.strategist(("momentum", "mean_reversion"), market="simulated", history_minutes=60)
+    market = strategist.view.market(START)
+    for symbol in SIMULATED:
+        candles = market.candles(symbol)
+        assert len(candles) == 360
+        assert candles.volume.sum() > 0
+        assert (candles.high >= candles.low).all()
+        assert market.quotes[symbol].last == candles.close[-1]
+    world.tick(0, int(rows[0]["tick_mantissa"]) * 6_000_000)
+    settle(strategist)
+    confidence = [one.confidence for plan in world.sniper.plans() for one in plan.conditions]
+    assert len(world.sniper.plans()) == 2
+    assert len(confidence) >= 10
+    assert min(confidence) < 0.7 <= max(confidence), "on both sides of the usual limit"
+    assert world.metric("warmup_left_s") == 0
+    assert world.metric("last_plan_ms") >= 1
+
+
+def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:
+    strategist = world.strategist()
+    world.tick(0, 1300)
+    world.tick(1, 1300)
+    settle(strategist)
+    assert isinstance(strategist.handle(messages.Ping()), messages.Pong)
+    answer = strategist.handle(messages.Query(what="strategies"))
+    assert answer.rows[0]["strategy"] == "Mine"
+    assert isinstance(strategist.handle(messages.Query(what="else")), messages.Refused)
+
+
+@pytest.mark.parametrize("spec", ["momentun", "FILE:Missing"])
+def test_a_strategy_that_cannot_be_loaded_is_a_permanent_fault(world: World, spec: str, caplog: pytest.LogCaptureFixture) -> None:
+    child = world.child()
+    child.boot = msgspec.structs.replace(child.boot, strategies=(spec.replace("FILE", str(world.strategy)),))
+    world.memory.instruments.strategies[0]["name"] = b""
+    assert module.main(child) == 78
+    assert spec.rpartition(":")[2] in caplog.text
+
+
+def run_main(folder: str, shm: str) -> None:
+    import os
+
+    os.environ["TRADER_SHM"] = shm
+    boot = Boot(role="strategist", instance="plan", mode="paper", market="replay", run_id="r", run_dir=folder, state_dir=folder,
+                socket_dir=folder, strategies=(f"{folder}/mine.py:Mine",))
+    os._exit(module.main(Child(boot, l.STRATEGIST, segment.Memory("plan"), logging.getLogger("strategist"))))
+
+
+def test_a_strategy_that_hangs_stops_the_heartbeat_of_its_process(world: World, tmp_path: Path) -> None:
+    world.child()  # writes the strategy's name
+    process = multiprocessing.get_context("spawn").Process(target=run_main, args=(str(tmp_path), str(tmp_path)))
+    process.start()
+    row = world.memory.board.processes[l.STRATEGIST]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        world.tick(0)
+        until(lambda: len(world.sniper.plans()) == 1)
+        before = int(row["beat_ns"])
+        until(lambda: row["beat_ns"] > before)  # beats without a tick, too
+        world.tick(29, 1500)
+        world.tick(30, 1500)
+        time.sleep(0.3)
+        before = int(row["beat_ns"])
+        time.sleep(0.5)
+        assert row["beat_ns"] == before, "the heart does not beat while the strategy hangs"
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_the_process_stops_when_told(world: World, tmp_path: Path) -> None:
+    world.child()
+    process = multiprocessing.get_context("spawn").Process(target=run_main, args=(str(tmp_path), str(tmp_path)))
+    process.start()
+    row = world.memory.board.processes[l.STRATEGIST]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        row["stop"] = l.STOP_DRAIN
+        wait.ring_bells(world.memory.board.processes, 1 << l.STRATEGIST)
+        process.join(5)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.01)

@@ -1,0 +1,213 @@
+"""What people are told: the nearest condition, why nothing happens, health, and the page on the screen."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from control.serve.screen import Screen, page
+from control.serve.tables import print_answer
+from control.serve.view import health, nearest_conditions, process_rows, stats, status, why_nothing
+from ipc import layout as l
+
+DAY_NS = 86_400 * 10**9
+NEAR = {"id": 1, "symbol": "BTC/USDT", "strategy": "momentum", "side": "buy", "price": "last", "direction": "up", "distance_bps": 12.3,
+        "confidence": 0.8}
+
+
+def process(role: str, **facts: Any) -> dict[str, Any]:
+    return {"role": role, "state": "healthy", "pid": 7, "restarts": 0, "heartbeat_age_ms": 12, "progress": 5, "last_event_ns": DAY_NS,
+            "last_death": "", "metrics": {"ticks": 5}} | facts
+
+
+def seen(**facts: Any) -> dict[str, Any]:
+    """An instance at peace, as control/supervise/view.py sees it."""
+    given: dict[str, Any] = {
+        "instance": "night", "run_id": "r1", "mode": "paper", "market": "simulated", "simulated": True, "speed": 30.0, "lockstep": False,
+        "phase": "running", "trading": "running", "trading_cause": "", "uptime_s": 9.0, "pid": 1, "event_ns": DAY_NS, "preparing": "",
+        "processes": [process(role) for role in l.ROLES], "ticks": 1000, "ticks_per_s": 50.0, "ticks_lost": 0, "equity": "10000.00",
+        "cash": "9000.00", "realised_pnl": "-1.00", "fees": "2.00", "trades_closed": 2, "wins": 1, "max_drawdown_pct": 0.5,
+        "entries_today": 3, "working_orders": 0, "positions": [], "trades": [], "refusals": {}, "conditions": 4, "nearest": [NEAR],
+        "warmup_left_s": 0, "limits": {"max_entries_per_day": 20, "max_open_positions": 5}, "events": ["recorder is ready"],
+    }
+    given |= facts
+    return given | {"why_nothing": why_nothing(given)}
+
+
+POSITION = {"id": "9", "symbol": "BTC/USDT", "side": "long", "size": "0.1", "entry_price": "61000", "mark_price": "61010",
+            "unrealised_pnl": "1.00", "stop_price": "60500", "target_price": "62000", "strategy": "momentum", "state": "open",
+            "opened_ns": DAY_NS}
+TRADE = {"symbol": "ETH/USDT", "side": "short", "event_ns": DAY_NS, "entry_price": "2500", "exit_price": "2490", "size": "1", "pnl": "9.50",
+         "fees": "0.50", "exit_reason": "target", "strategy": "momentum"}
+
+
+# ── nearest condition ────────────────────────────────────────────────────────────────────────────────────────────────
+def arm(memory: Any, *conditions: dict[str, int]) -> None:
+    """Generation 1 with these rows; instrument 0 has bid 9990, ask 10010, last 10000 ticks."""
+    memory.instruments.instruments[0]["symbol"], memory.instruments.strategies[0]["name"] = b"BTC/USDT", b"momentum"
+    state = memory.sniper.instrument_states[0]
+    state["bid"], state["ask"], state["last"] = 9990, 10010, 10000
+    memory.sniper.account[0]["event_ns"] = 1000
+    for number, condition in enumerate(conditions):
+        row = memory.conditions.rows_b[number]
+        given = {"condition_id": number + 1, "valid_until_ns": 2000, "max_fires": 1, "side": l.BUY, "state_slot": number} | condition
+        for name, value in given.items():
+            row[name] = value
+    memory.conditions.table[0]["count_b"], memory.conditions.table[0]["generation"] = len(conditions), 1
+
+
+def test_the_nearest_condition_is_first_and_those_beyond_their_level_are_last(memory: Any) -> None:
+    arm(memory, {"level": 10100, "direction": l.CROSS_UP}, {"level": 9999, "direction": l.CROSS_UP},
+        {"level": 9970, "direction": l.CROSS_DOWN, "side": l.SELL}, {"level": 10020, "direction": l.CROSS_UP})
+    found = nearest_conditions(memory, 4)
+    assert [(near["id"], near["distance_bps"], near["side"]) for near in found] == [
+        (4, 20.0, "buy"), (3, 30.0, "sell"), (1, 100.0, "buy"), (2, -1.0, "buy")]
+    assert found[0]["symbol"] == "BTC/USDT"
+    assert len(nearest_conditions(memory, 2)) == 2
+
+
+@pytest.mark.parametrize(("kind", "level", "bps"), [(l.PRICE_LAST, 10010, 10.0), (l.PRICE_BID, 10000, 10.0), (l.PRICE_ASK, 10030, 20.0),
+                                                    (l.PRICE_MID, 20020, 10.0)])
+def test_the_distance_is_measured_from_the_price_that_the_condition_names(memory: Any, kind: int, level: int, bps: float) -> None:
+    arm(memory, {"level": level, "direction": l.CROSS_UP, "price_kind": kind})
+    assert nearest_conditions(memory)[0]["distance_bps"] == pytest.approx(bps, abs=0.1)
+
+
+def test_what_cannot_fire_is_not_near(memory: Any) -> None:
+    arm(memory, {"level": 10001, "valid_until_ns": 1000}, {"level": 10001, "instrument": 1}, {"level": 10001})
+    done = memory.sniper.condition_states[2]
+    done["condition_id"], done["fired"] = 3, 1
+    assert nearest_conditions(memory) == []
+    memory.sniper.instrument_states[0]["bid"] = 0  # a mid needs both sides
+    arm(memory, {"level": 20002, "price_kind": l.PRICE_MID})
+    memory.sniper.instrument_states[0]["bid"] = 0
+    assert nearest_conditions(memory) == []
+
+
+def test_a_table_that_was_never_written_has_no_near_condition(memory: Any) -> None:
+    assert nearest_conditions(memory) == []
+
+
+def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
+    arm(memory, *({"level": 10001 + number, "direction": l.CROSS_UP} for number in range(64)))
+    began = time.perf_counter()
+    assert nearest_conditions(memory)[0]["id"] == 1
+    assert time.perf_counter() - began < 0.05
+
+
+# ── why nothing happens ──────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("facts", "says"), [
+    ({"preparing": "3/7 hotpath.sniper"}, "preparing kernels 3/7 hotpath.sniper"),
+    ({"processes": [process("sniper", state="restarting", last_death="killed by SIGKILL")]}, "sniper is restarting: killed by SIGKILL"),
+    ({"trading": "safe", "trading_cause": "journal cannot write"}, "safe: journal cannot write; no new entries"),
+    ({"trading": "reduce_only", "trading_cause": "paused by the operator"}, "reduce only: paused by the operator"),
+    ({"processes": [process("feed", state="finished")]}, "the data has ended"),
+    ({"warmup_left_s": 90}, "warm-up: 90 s of event time left"),
+    ({"entries_today": 20}, "20/20 entries today, next 00:00 UTC"),
+    ({"positions": [POSITION] * 5}, "5/5 positions open"),
+    ({"limits": {"max_entries_per_day": None, "max_open_positions": 5}}, "limits.max_entries_per_day not configured"),
+    ({"refusals": {"stale": 1, "confidence": 28}}, "entries refused: 28 × confidence, 1 × stale"),
+    ({"conditions": 0, "nearest": []}, "no conditions are armed"),
+    ({"nearest": []}, "4 conditions are armed, none of which can fire"),
+    ({}, "buy BTC/USDT when last goes up 12.3 bps is the nearest of 4"),
+    ({"nearest": [NEAR | {"distance_bps": -2.0}]}, "crosses its level anew, 2 bps back"),
+    ({"phase": "stopping"}, "the instance is stopping"),
+])
+def test_each_reason_why_nothing_happens_is_told(facts: dict[str, Any], says: str) -> None:
+    assert says in "\n".join(seen(**facts)["why_nothing"])
+
+
+def test_the_most_severe_reason_comes_first_and_a_peaceful_instance_only_waits() -> None:
+    many = seen(trading="safe", trading_cause="x", entries_today=20, processes=[process("gateway", state="failed")])["why_nothing"]
+    assert many[0].startswith("gateway is failed")
+    assert many[1].startswith("safe")
+    assert len(seen()["why_nothing"]) == 1
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_health_names_every_problem(memory: Any) -> None:
+    memory.board.cursors[0]["journal_ok"] = 1
+    data, rows = health(seen(), memory)
+    assert data == {"healthy": True, "phase": "running", "trading": "running", "problems": []}
+    assert [row["role"] for row in rows] == list(l.ROLES)
+    memory.board.cursors[0]["journal_ok"] = 0
+    sick = seen(trading="safe", trading_cause="crash loop", ticks_lost=3,
+                processes=[process("sniper", state="failed"), process("feed", heartbeat_age_ms=1500)])
+    data, rows = health(sick, memory)
+    assert not data["healthy"]
+    assert len(data["problems"]) == 5
+    assert [row["healthy"] for row in rows] == [False, False]
+
+
+def test_pausing_is_healthy(memory: Any) -> None:
+    memory.board.cursors[0]["journal_ok"] = 1
+    assert health(seen(trading="reduce_only", trading_cause="paused by the operator"), memory)[0]["healthy"]
+
+
+def test_status_and_stats_are_plain_values(memory: Any) -> None:
+    import msgspec
+
+    memory.sniper.decision_hist[40] = 3
+    for data in (status(seen()), stats(seen(), memory)):
+        assert msgspec.json.decode(msgspec.json.encode(data)) == data
+    assert stats(seen(), memory)["decision_ns"]["p50"] > 0
+    assert stats(seen(), memory)["metrics"]["sniper"] == {"ticks": 5}
+    assert "metrics" not in process_rows(seen())[0]
+
+
+# ── screen and tables ────────────────────────────────────────────────────────────────────────────────────────────────
+def drawn(**facts: Any) -> str:
+    console = Console(file=io.StringIO(), width=160, height=60)
+    console.print(page(seen(**facts), "scripts/ctl --instance night status"))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_page_shows_what_a_person_looks_for() -> None:
+    text = drawn(positions=[POSITION], trades=[TRADE])
+    for part in ("night", "SIMULATED MARKET: results mean nothing", "30 ×", "strategist", "12 ms", "1,000 ticks, 50/s", "10000.00", "0.5",
+                 "BTC/USDT", "61010", "ETH/USDT", "target", "scripts/ctl --instance night status", "recorder is ready", "50% won",
+                 "what is waited for"):
+        assert part in text
+    assert "SIMULATED" not in drawn(simulated=False, market="replay")
+    assert "why nothing happens" in drawn()
+
+
+def test_a_view_that_fails_is_shown_and_does_not_raise() -> None:
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("no such row")
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(Screen(broken, "scripts/ctl status").picture())
+    assert "no such row" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_screen_draws_in_its_own_thread_and_gives_the_terminal_back() -> None:
+    looks = []
+
+    def view() -> dict[str, Any]:
+        looks.append(time.monotonic())
+        return seen()
+
+    console = Console(file=io.StringIO(), width=120, height=50, force_terminal=True)
+    screen = Screen(view, "scripts/ctl status", console)
+    screen.start()
+    end = time.monotonic() + 5
+    while len(looks) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    screen.stop()
+    assert len(looks) >= 3
+    assert np.diff(looks).min() > 0.1
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert written.rindex("\x1b[?1049l") > written.index("\x1b[?1049h")  # the alternate screen was left
+
+
+@pytest.mark.parametrize("command", ["status", "health", "positions", "conditions", "orders", "trades", "stats"])
+def test_an_answer_without_rows_or_with_odd_ones_is_printed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_answer(command, {}, [])
+    print_answer(command, status(seen()) if command == "status" else {}, [{"symbol": "BTC/USDT", "new": None, "pnl": "-1"}])
+    assert capsys.readouterr().out
