@@ -28,7 +28,10 @@ def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
     table = memory.conditions.table[0]
     epoch = int(table["params_epoch"]) + 1
     row = memory.conditions.params[epoch & 1]
-    number = lambda value, scale=1: -1 if value is None else int(value * scale)  # noqa: E731
+
+    def number(value: float | None, scale: int = 1) -> int:
+        return -1 if value is None else int(value * scale)
+
     row["max_open_positions"] = number(limits.max_open_positions)
     row["max_symbol_exposure_bps"] = number(limits.max_symbol_exposure_bps)
     row["daily_loss_bps"] = number(limits.daily_loss_bps)

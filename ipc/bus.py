@@ -124,7 +124,7 @@ class Client:
     """A DEALER socket for one server. Not shared between threads."""
 
     def __init__(self, folder: Path | str, name: str) -> None:
-        self._context = zmq.Context.instance()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._address = address(folder, name)
         self.name = name
         self._ids = itertools.count(1)

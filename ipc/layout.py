@@ -139,7 +139,7 @@ HIST_SUB: Final = 32
 HIST_BUCKETS: Final = 41 * HIST_SUB
 
 
-def _record(*fields: tuple[str, str]) -> np.dtype[Any]:
+def _record(*fields: tuple[str, str] | tuple[str, str, tuple[int, ...]]) -> np.dtype[Any]:
     return np.dtype(list(fields))
 
 
@@ -157,7 +157,7 @@ PROCESS = _record(
     ("bell", "<i4"), ("_bell", "S60"),
     # lines 3–4: what the role counts, see METRICS
     ("metrics", "<i8", (16,)),
-)  # type: ignore[arg-type]
+)
 #: what each role counts in `PROCESS.metrics`, by index
 METRICS: Final[dict[int, tuple[str, ...]]] = {
     RECORDER: ("orders_recorded", "reports_recorded", "commits", "last_commit_us", "plans", "events"),
@@ -252,7 +252,7 @@ COMMIT_LINE = _record(
 #: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void
 UNDO = _record(("number", "<i8"), ("count", "<i8"), ("_pad", "S48"))
 #: one saved cache line and where it belongs (line number in the transactional region)
-UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))  # type: ignore[arg-type]
+UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))
 #: the sniper's account, one row; cash and equity in quanta
 ACCOUNT = _record(
     ("cash", "<i8"), ("reserved", "<i8"), ("equity", "<i8"), ("peak_equity", "<i8"), ("max_drawdown_e6", "<i8"),
@@ -288,7 +288,7 @@ WORKING = _record(
 )
 #: what a condition has done, kept apart from its row; valid while condition_id equals the row's
 CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), ("fired", "<i4"), ("refused", "<i4"),
-                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("spare", "<i8", (4,)))  # type: ignore[arg-type]
+                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("spare", "<i8", (4,)))
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 #: the table's header; writer: sniper's main thread. Buffer of generation g is g & 1; of params epoch e is e & 1.
@@ -310,7 +310,7 @@ PARAMS = _record(
     ("max_open_positions", "<i8"), ("max_symbol_exposure_bps", "<i8"), ("daily_loss_bps", "<i8"), ("max_entries_per_day", "<i8"),
     ("min_confidence_e4", "<i8"), ("ring_reserve", "<i8"), ("max_quote_age_ns", "<i8"), ("exit_retry_ns", "<i8"),
     ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"), ("spare", "<i8", (6,)),
-)  # type: ignore[arg-type]
+)
 #: an operator command for the hot loop, slot = seq % MAX_COMMANDS; writer: sniper's main thread
 COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("_pad", "S32"))
 
@@ -342,7 +342,10 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
     """All segments with their regions for given capacities (`ticks` slots: a power of two; rows of the two tables)."""
     positions = instruments * MAX_STRATEGIES
     index = instruments * len(PRICE_KINDS) * len(DIRECTIONS) + 1
-    ring = lambda dtype, slots: (Region("ring", RING, 1), Region("readers", READER, MAX_ROLES), Region("slots", dtype, slots))  # noqa: E731
+
+    def ring(dtype: np.dtype[Any], slots: int) -> tuple[Region, ...]:
+        return Region("ring", RING, 1), Region("readers", READER, MAX_ROLES), Region("slots", dtype, slots)
+
     return {
         "board": (Region("modes", MODE, 4), Region("processes", PROCESS, MAX_ROLES), Region("cursors", CURSORS, 1), Region("run", RUN, 1)),
         "instruments": (Region("instruments", INSTRUMENT, instruments), Region("strategies", STRATEGY, MAX_STRATEGIES)),
@@ -390,10 +393,10 @@ def _check() -> None:
         for name, (field, start, *_) in dtype.fields.items():
             width = field.base.itemsize
             assert name.startswith("_") or field.kind == "S" or start % width == 0, f"{name} at {start} is not aligned"
-    for dtype in (TICK, INTENT, TRADE, REPORT, COMMAND):
-        assert offset(dtype, "seq") == 0, "the sequence is a slot's first word"
-    for field in ("event_ns", "instrument", "strategy", "condition_id", "position_id", "plan_seq", "leg"):
-        assert offset(INTENT, field) == offset(TRADE, field), f"TRADE overlays INTENT, but not at {field}"
+    for slot in (TICK, INTENT, TRADE, REPORT, COMMAND):
+        assert offset(slot, "seq") == 0, "the sequence is a slot's first word"
+    for shared in ("event_ns", "instrument", "strategy", "condition_id", "position_id", "plan_seq", "leg"):
+        assert offset(INTENT, shared) == offset(TRADE, shared), f"TRADE overlays INTENT, but not at {shared}"
     assert offset(PROCESS, "stop") == 64 and offset(PROCESS, "bell") == 128 and offset(PROCESS, "metrics") == 192
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS

@@ -61,11 +61,11 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Are you there? → Pong."""
 
 
-class Plan(Message):
+class Plan(Message, frozen=True):
     """All conditions of one strategy, replacing its earlier ones. strategist → recorder (plan_seq 0) → sniper (numbered).
 
     `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one. With `keep` nothing changes but the
@@ -81,7 +81,7 @@ class Plan(Message):
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 
-class Event(Message):
+class Event(Message, frozen=True):
     """Something that happened in the control plane, for the journal."""
 
     source: str
@@ -91,7 +91,7 @@ class Event(Message):
     data: dict[str, Any] = {}
 
 
-class Query(Message):
+class Query(Message, frozen=True):
     """What a process knows: `what` names it, `limit` bounds the rows, `argument` selects. → Answer."""
 
     what: Name
@@ -99,7 +99,7 @@ class Query(Message):
     argument: str = ""
 
 
-class Operate(Message):
+class Operate(Message, frozen=True):
     """An operator's command for the sniper: close one position, flatten all, cancel working entries."""
 
     action: Literal["close", "flatten", "cancel_entries"]
@@ -108,78 +108,78 @@ class Operate(Message):
 
 
 # ── operator, on the control socket ──────────────────────────────────────────────────────────────────────────────────
-class Status(Message):
+class Status(Message, frozen=True):
     """The instance and its processes."""
 
 
-class Health(Message):
+class Health(Message, frozen=True):
     """Health of each process and of the whole."""
 
 
-class Positions(Message):
+class Positions(Message, frozen=True):
     """Open positions."""
 
 
-class Conditions(Message):
+class Conditions(Message, frozen=True):
     """Armed conditions with their distance."""
 
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
-class Orders(Message):
+class Orders(Message, frozen=True):
     """Newest orders first."""
 
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
-class Trades(Message):
+class Trades(Message, frozen=True):
     """Newest closed trades first."""
 
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
-class Stats(Message):
+class Stats(Message, frozen=True):
     """Counters, refusals, latencies, equity."""
 
 
-class Pause(Message):
+class Pause(Message, frozen=True):
     """No new entries until resume; exits go on."""
 
 
-class Resume(Message):
+class Resume(Message, frozen=True):
     """Entries again."""
 
 
-class Close(Message):
+class Close(Message, frozen=True):
     """Close one position by its id (or by SYMBOL)."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class Flatten(Message):
+class Flatten(Message, frozen=True):
     """Pause, cancel working entries and close all positions."""
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """Stop the instance in order."""
 
 
 # ── replies ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Pong(Message):
+class Pong(Message, frozen=True):
     """Alive."""
 
     role: str
     pid: int
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """The request was carried out."""
 
     text: str = ""
     data: dict[str, Any] = {}
 
 
-class Planned(Message):
+class Planned(Message, frozen=True):
     """A plan is durable (from the recorder) or armed (from the sniper: generation > 0)."""
 
     plan_seq: int
@@ -188,14 +188,14 @@ class Planned(Message):
     refused: list[str] = []
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """Rows and facts that a query asked for."""
 
     data: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """Not done: what is wrong, with the field, and what to do."""
 
     code: str
@@ -203,7 +203,7 @@ class Refused(Message):
     remedy: str = ""
 
 
-class Unavailable(Message):
+class Unavailable(Message, frozen=True):
     """The process that knows is not there, or did not answer in time."""
 
     role: str
