@@ -66,7 +66,7 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
     row["side"] = l.BUY if condition.side == "buy" else l.SELL
     row["order_type"] = l.MARKET if condition.order == "market" else l.LIMIT
     row["max_fires"] = condition.max_fires
-    row["confidence_e4"] = int(condition.confidence * 10_000)
+    row["confidence_e4"] = int(round(condition.confidence * 10_000, 6))  # 0.29 is 2900, 0.69999 is not 7000
     for name in ("stop_bps", "target_bps", "trail_activation_bps", "trail_distance_bps", "max_slippage_bps"):
         row[name] = getattr(condition, name)
     row["plan_seq"] = plan.plan_seq

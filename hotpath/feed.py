@@ -61,7 +61,7 @@ class SimulatedSource:
 
     def resume(self, head: int, line: Any, ticks: Any, marks: Any) -> tuple[int, int]:
         """At once: the line names the bucket."""
-        return self._simulation.resume(int(line["position"]), int(line["aux"]), ticks, marks)
+        return self._simulation.resume(int(line["position"]), int(line["records"]), ticks, marks)
 
     def fill(self, ticks: Any, marks: Any) -> int:
         """The next buckets."""
@@ -199,7 +199,7 @@ class Publisher:
         child, head = self.child, self.head
         names = l.METRICS[l.FEED]
         row = child.processes[l.FEED]
-        now = self.source.counts() | {"ticks": head, "records": int(self.arrays.lines[head & 1]["aux"])}
+        now = self.source.counts() | {"ticks": head, "records": int(self.arrays.lines[head & 1]["records"])}
         for name, value in now.items():
             at = names.index(name)
             if value > row["metrics"][at]:

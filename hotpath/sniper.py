@@ -6,6 +6,7 @@ The main thread writes the condition table, params and commands; the loop writes
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from decimal import Decimal
@@ -30,7 +31,7 @@ def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
     row = memory.conditions.params[epoch & 1]
 
     def number(value: float | None, scale: int = 1) -> int:
-        return -1 if value is None else int(value * scale)
+        return -1 if value is None else math.ceil(round(value * scale, 6))
 
     row["max_open_positions"] = number(limits.max_open_positions)
     row["max_symbol_exposure_bps"] = number(limits.max_symbol_exposure_bps)
@@ -124,6 +125,10 @@ class Control:
     def _symbol(self, instrument: int) -> str:
         return str(self._memory.instruments.instruments[instrument]["symbol"].decode())
 
+    def _strategy(self, number: int) -> str:
+        """Its name; of one that only closes what an earlier run opened, too."""
+        return str(self._memory.instruments.strategies[number]["name"].decode())
+
     def _decimal(self, instrument: int, value: int, unit: str) -> str:
         row = self._memory.instruments.instruments[instrument]
         return str(Decimal(int(value) * int(row[f"{unit}_mantissa"])).scaleb(int(row[f"{unit}_exponent"])))
@@ -144,7 +149,7 @@ class Control:
             unrealised = int(p["side"]) * (mark * int(p["lots"]) * value - int(p["cost"])) if mark else 0
             entry = int(p["entry_quote"]) // value // int(p["entry_lots"]) if p["entry_lots"] else 0
             rows.append({
-                "id": str(int(p["position_id"])), "symbol": self._symbol(number), "strategy": self._armoury.strategies[int(p["strategy"])],
+                "id": str(int(p["position_id"])), "symbol": self._symbol(number), "strategy": self._strategy(int(p["strategy"])),
                 "side": "long" if p["side"] > 0 else "short", "state": l.POSITION_STATES[int(p["state"])],
                 "size": self._decimal(number, p["lots"], "lot"), "entry_price": self._decimal(number, entry, "tick"),
                 "mark_price": self._decimal(number, mark, "tick"), "unrealised_pnl": self._cash(unrealised), "fees": self._cash(p["fees"]),
@@ -159,7 +164,7 @@ class Control:
         table = self._memory.conditions.table[0]
         second = int(table["generation"]) & 1
         armed = (self._memory.conditions.rows_b if second else self._memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for c in armed:
             number = int(c["instrument"])
             state = self._memory.sniper.instrument_states[number]
@@ -168,7 +173,7 @@ class Control:
             memory = self._memory.sniper.condition_states[int(c["state_slot"])]
             known = memory["condition_id"] == c["condition_id"]
             rows.append({
-                "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._armoury.strategies[int(c["strategy"])],
+                "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._strategy(int(c["strategy"])),
                 "side": "buy" if c["side"] > 0 else "sell", "price": kind, "direction": l.DIRECTIONS[int(c["direction"])],
                 "level": self._decimal(number, int(c["level"]) // (2 if kind == "mid" else 1), "tick"),
                 "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
@@ -203,7 +208,7 @@ def main(child: Child) -> int:
     while worker.is_alive() and not child.stopping():
         server.poll(0.05, control.handle)
         beat()
-    s.clock[2] = child.stopping()
+    s.own[0]["stop"] = child.stopping()
     wait.ring_bells(processes, 1 << l.SNIPER)
     worker.join()
     if child.stopping() == l.STOP_DRAIN:
@@ -218,7 +223,7 @@ def warm_up(memory: Any) -> None:
     """Compile the loop: a start, a run that is told to stop, a drain."""
     s = sniper_arrays(memory)
     loop.start(s)
-    s.clock[2] = l.STOP_DRAIN
+    s.own[0]["stop"] = l.STOP_DRAIN
     loop.run(s, 0, 1)
     loop.drain(s, 0)
     wait.ring_bells(s.processes, 1 << l.SNIPER)

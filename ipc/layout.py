@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -99,10 +99,10 @@ POSITION_STATES: Final = ("flat", "opening", "open", "closing")
 #: refusal codes of the risk gate; a code is an index into `sniper.refusals`
 (REF_NONE, REF_NO_LIMIT, REF_MODE, REF_CONFIDENCE, REF_OPEN_POSITIONS, REF_POSITION_OPEN, REF_SYMBOL_EXPOSURE, REF_DAILY_LOSS,
  REF_DAILY_ENTRIES, REF_NO_QUOTE, REF_STALE, REF_CROSSED, REF_SPOT_SHORT, REF_SIZE_ZERO, REF_MIN_NOTIONAL, REF_MAX_LOTS, REF_CASH,
- REF_RING_RESERVE, REF_OUTBOX, REF_WORKING_FULL, REF_SYMBOL_CLOSED, REF_JOURNAL_BEHIND) = range(22)
+ REF_RING_RESERVE, REF_SLIPPAGE, REF_WORKING_FULL, REF_SYMBOL_CLOSED) = range(21)
 REFUSALS: Final = ("none", "no_limit_configured", "mode", "confidence", "open_positions", "position_open", "symbol_exposure",
                    "daily_loss", "daily_entries", "no_quote", "stale", "crossed_book", "spot_short", "size_zero", "min_notional",
-                   "max_lots", "no_funds", "ring_reserve", "outbox_full", "working_orders_full", "symbol_closed", "journal_behind")
+                   "max_lots", "no_funds", "ring_reserve", "slippage", "working_orders_full", "symbol_closed")
 #: reject codes of a venue, in `REPORT.code`
 REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY = range(9)
 REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symbol", "max_size", "duplicate_id", "no_liquidity",
@@ -114,6 +114,8 @@ ORDER_STATES: Final = ("NONE", "SENDING", "ACCEPTED", "PARTLY_FILLED", "FILLED",
                        "LOST")
 #: liquidity of a fill
 LIQUIDITY_NONE, TAKER, MAKER = range(3)
+#: `MISSED.code`: ticks were lapped; a tick was skipped because the sniper died of it
+MISSED_LAPPED, MISSED_DEADLY = range(2)
 #: operator commands that reach the hot loop
 CMD_CLOSE_POSITION, CMD_FLATTEN, CMD_CANCEL_ENTRIES = 1, 2, 3
 #: `NEW.flags`: an exit may never increase the position
@@ -240,7 +242,7 @@ QUOTE = _record(("version", "<i8"), ("event_ns", "<i8"), ("bid", "<i8"), ("bid_l
 #: what the sniper has not yet taken of an instrument; writer: feed
 INTERVAL = _record(("version", "<i8"), ("first_seq", "<i8"), ("last_seq", "<i8"), ("high", "<i8"), ("low", "<i8"), ("_pad", "S24"))
 #: where the feed is in its source; line = seq & 1; a respawned feed goes on behind the line whose seq is the ring's head
-FEED_LINE = _record(("seq", "<i8"), ("event_ns", "<i8"), ("position", "<i8"), ("aux", "<i8"), ("_pad", "S32"))
+FEED_LINE = _record(("seq", "<i8"), ("event_ns", "<i8"), ("position", "<i8"), ("records", "<i8"), ("_pad", "S32"))
 
 # ── sniper ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: selector of the commit lines; line = number & 1; the release store of `number` is the commit
@@ -249,8 +251,9 @@ COMMIT_LINE = _record(
     ("tick_seq", "<i8"), ("report_seq", "<i8"), ("command_seq", "<i8"), ("intent_seq", "<i8"), ("event_ns", "<i8"),
     ("generation", "<i4"), ("params_epoch", "<i4"), ("outbox_len", "<i4"), ("resume_index", "<i4"), ("spare", "<i8"),
 )
-#: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void
-UNDO = _record(("number", "<i8"), ("count", "<i8"), ("_pad", "S48"))
+#: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void. `tick_seq` is the tick under way,
+#: 0 while reports and commands are applied; the step that killed the sniper last is the one on commit `died_on`, and it did so `deaths` times
+UNDO = _record(("number", "<i8"), ("count", "<i8"), ("tick_seq", "<i8"), ("died_on", "<i8"), ("deaths", "<i8"), ("_pad", "S24"))
 #: one saved cache line and where it belongs (line number in the transactional region)
 UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))
 #: the sniper's account, one row; cash and equity in quanta
@@ -401,7 +404,7 @@ def _check() -> None:
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
     assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
-    assert len(REFUSALS) == REF_JOURNAL_BEHIND + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
+    assert len(REFUSALS) == REF_SYMBOL_CLOSED + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
     assert all(len(names) <= 16 for names in METRICS.values())
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,16 +180,21 @@ def held(path: Path, timeout_s: float = 0.0) -> Iterator[int]:
 
 def take_lock(path: Path, timeout_s: float = 0.0) -> int:
     """As `held`, without the with: gives the descriptor; the lock lasts until it is closed or the process dies."""
-    import time
-
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not locked(descriptor, timeout_s):
+        os.close(descriptor)
+        raise SegmentError(f"{path}: held by a living process")
+    return descriptor
+
+
+def locked(descriptor: int, timeout_s: float = 0.0) -> bool:
+    """Whether the exclusive flock on an open file could be had within the time."""
     end = time.monotonic() + timeout_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
+            return True
+        except BlockingIOError:
             if time.monotonic() >= end:
-                os.close(descriptor)
-                raise SegmentError(f"{path}: held by a living process") from None
-            time.sleep(0.002)
+                return False
+            time.sleep(0.005)

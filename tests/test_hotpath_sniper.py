@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hotpath.kernel import loop
 from hotpath.kernel.commit import begin as begin_step
 from hotpath.kernel.commit import recover, touch_account, touch_position
 from hotpath.kernel.state import sniper_arrays
+from hotpath.kernel.step import step, step_without_tick, substep
 from hotpath.sniper import write_params
 from ipc import layout as l
 from ipc import messages, ring
@@ -41,14 +44,12 @@ class World:
         self.report(kind=l.BALANCE, balance=10_000 * 10**8)
 
     def run(self) -> None:
-        self.s.clock[2] = l.STOP_NONE
+        self.s.own[0]["stop"] = l.STOP_NONE
         self.memory.board.processes[l.SNIPER]["stop"] = l.STOP_NONE
         while ring.head(self.memory.ticks.ring) > int(self.line["tick_seq"]) or loop.between_ticks(self.s):
             self._turn()
 
     def _turn(self) -> None:
-        from hotpath.kernel.step import step, step_without_tick
-
         seq = int(self.line["tick_seq"]) + 1
         if ring.poll(self.memory.ticks.ring, self.memory.ticks.slots, seq, self.s.tick, 0) == ring.OK:
             step(self.s)
@@ -68,11 +69,32 @@ class World:
         self._publish(kind=l.TICK_TRADE, price=price, lots=1, flags=flags)
 
     def _publish(self, **fields: Any) -> None:
+        self.publish_only(**fields)
+        self.run()
+
+    def publish_only(self, **fields: Any) -> None:
         self._tick[0] = np.zeros((), l.TICK)
         for name, value in {"event_ns": self.now, **fields}.items():
             self._tick[0][name] = value
         ring.publish(self.memory.ticks.ring, self.memory.ticks.slots, self._tick, 0)
-        self.run()
+
+    def successor(self) -> Any:
+        """A new process's arrays over the same memory, recovered."""
+        self.s = sniper_arrays(self.memory)
+        loop.start(self.s)
+        return self.s
+
+    def run_loop(self) -> None:
+        """The hot loop itself, until everything published is processed."""
+        self.s.own[0]["stop"] = l.STOP_NONE
+        self.memory.board.processes[l.SNIPER]["stop"] = l.STOP_NONE
+        worker = threading.Thread(target=loop.run, args=(self.s, 0, 1))
+        worker.start()
+        end = time.monotonic() + 10
+        while int(self.line["tick_seq"]) < ring.head(self.memory.ticks.ring) and time.monotonic() < end:
+            time.sleep(0.001)
+        self.s.own[0]["stop"] = l.STOP_DRAIN
+        worker.join(10)
 
     def report(self, **fields: Any) -> None:
         self._report[0] = np.zeros((), l.REPORT)
@@ -218,6 +240,62 @@ def test_recovery_undoes_a_step_that_was_not_committed(world: World) -> None:
     assert recover(world.s) > 0
     assert world.s.tx.tobytes() == before
     assert recover(world.s) == 0
+
+
+def test_a_tick_that_kills_twice_in_one_step_is_skipped_and_its_symbol_takes_no_entries(world: World) -> None:
+    world.arm("100.05")
+    world.publish_only(kind=l.TICK_TRADE, price=10_010, lots=1)
+    deadly = ring.head(world.memory.ticks.ring)
+    for _ in range(2):
+        dies_in_the_step(world.successor(), deadly)
+    assert world.successor().own[0]["deadly_tick"] == deadly
+    world.run_loop()
+    assert world.orders() == []
+    (missed,) = world.orders(l.MISSED)
+    assert (missed["code"], missed["instrument"], missed["value"]) == (l.MISSED_DEADLY, 0, 1)
+    world.arm("100.20", plan_seq=2)
+    world.trade(10_030)
+    assert world.orders() == []
+    assert world.s.refusals[l.REF_SYMBOL_CLOSED] == 1
+
+
+def test_a_tick_whose_step_was_cut_short_once_is_taken_by_the_successor(world: World) -> None:
+    world.arm("100.05")
+    world.publish_only(kind=l.TICK_TRADE, price=10_010, lots=1)
+    dies_in_the_step(world.successor(), ring.head(world.memory.ticks.ring))
+    world.successor()
+    world.successor()  # the recovery itself was cut short: no death of the tick's
+    world.run_loop()
+    assert len(world.orders()) == 1
+    assert len(world.orders(l.MISSED)) == 0
+
+
+def dies_in_the_step(s: Any, seq: int) -> None:
+    """All of a tick's step but its commit."""
+    assert ring.poll(s.tick_ring, s.tick_slots, seq, s.tick, 0) == ring.OK
+    assert substep(s)
+
+
+def test_decisions_are_timed_for_orders_alone(world: World) -> None:
+    world.arm("100.05", confidence=0.1)
+    world.publish_only(kind=l.TICK_TRADE, price=10_010, lots=1)
+    world.run_loop()
+    assert len(world.orders(l.REFUSED)) == 1
+    assert world.s.decision_hist.sum() == 0
+    world.arm("100.20", plan_seq=2)
+    world.publish_only(kind=l.TICK_TRADE, price=10_030, lots=1)
+    world.run_loop()
+    assert len(world.orders()) == world.s.decision_hist.sum() == 1
+    assert world.memory.board.processes[l.SNIPER]["metrics"][1] == 1
+
+
+@pytest.mark.parametrize(("ask", "orders"), [(10_025, 1), (10_026, 0)])
+def test_an_entry_is_refused_beyond_its_slippage_and_sent_exactly_at_it(world: World, ask: int, orders: int) -> None:
+    world.arm("100.05", max_slippage_bps=20)
+    world.quote(ask - 1, ask)
+    world.trade(10_005)
+    assert len(world.orders()) == orders
+    assert world.s.refusals[l.REF_SLIPPAGE] == 1 - orders
 
 
 def test_recovery_leaves_a_committed_step_alone(world: World) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,9 +102,14 @@ def archive(data_dir: Path, instance: str) -> Path | None:
 
 def copy_knowledge(source: Path, state_dir: Path) -> None:
     """Begin with the knowledge of an instance or a run (--knowledge FROM). Raises LaunchError where there is none."""
+    from control.learn.knowledge import KnowledgeError, adopt
+
     for candidate in (source / "knowledge", source / "state" / "knowledge", source):
         if (candidate / "data.mdb").is_file():
-            shutil.copytree(candidate, state_dir / "knowledge", dirs_exist_ok=True)
+            try:
+                adopt(candidate, state_dir / "knowledge")
+            except KnowledgeError as error:
+                raise LaunchError(f"--knowledge: {error}") from error
             return
     raise LaunchError(f"{source}: holds no knowledge store; name a folder under instances/ or runs/")
 
@@ -231,7 +235,7 @@ def _living(instance: str) -> str:
 
 
 def create_segments(instance: str, *, ticks: int, instruments: int, conditions: int, rows: np.ndarray[Any, Any], strategies: Sequence[str],
-                    number: int, lockstep: bool, wait_strategy: int, initial_cash: int) -> segment.Memory:
+                    carried_strategies: Sequence[str] = (), number: int, lockstep: bool, wait_strategy: int, initial_cash: int) -> segment.Memory:
     """Create and fill all segments. `rows` are of `layout.INSTRUMENT`; `initial_cash` in quanta. Raises LaunchError."""
     if len(rows) > instruments:
         raise LaunchError(f"{len(rows)} instruments are more than hotpath.instrument_capacity = {instruments}; "
@@ -248,7 +252,7 @@ def create_segments(instance: str, *, ticks: int, instruments: int, conditions: 
         region.ring[0]["capacity"], region.ring[0]["gated"] = slots, 1
         region.readers["active"][list(READERS[name])] = 1
     memory.instruments.instruments[: len(rows)] = rows
-    for row, name in enumerate(strategies):
+    for row, name in enumerate((*strategies, *carried_strategies)):
         memory.instruments.strategies[row]["name"] = name.encode()[:64]
     facts: dict[str, int] = {
         "instance_number": number, "lockstep": int(lockstep), "wait_strategy": wait_strategy, "watchdog_pid": os.getpid(),

@@ -21,6 +21,7 @@ from control import config as configuration
 from control.config import Config
 from control.faults import ConfigError
 from control.supervise import instance, nursery, sweep
+from control.supervise.carry import take_along
 from control.supervise.instance import (
     EXIT_BUSY,
     EXIT_FAILED,
@@ -161,6 +162,7 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
         places = prepare(plan, data_dir, fresh, knowledge)
         open_log(places.run_dir, headless)
         try:
+            plan = take_along(plan, places.state_dir)
             session = Session(plan, places, instance.identify(places, plan.mode, plan.seed), say=lambda text: print(text, file=sys.stderr))
         except BaseException:
             instance.remove_all(places)

@@ -50,6 +50,9 @@ class Plan:
     lockstep: bool
     speed: float
     seed: int
+    #: still holding positions from the last run, see control/supervise/carry.py
+    carried_symbols: tuple[str, ...] = ()
+    carried_strategies: tuple[str, ...] = ()
 
 
 class Session:
@@ -86,7 +89,8 @@ class Session:
         plan, hotpath = self.plan, self.plan.config.hotpath
         return instance.create_segments(
             self.places.instance, ticks=hotpath.tick_slots, instruments=max(hotpath.instrument_capacity, len(plan.rows)),
-            conditions=hotpath.condition_capacity, rows=plan.rows, strategies=plan.strategy_names, number=self.identity.number,
+            conditions=hotpath.condition_capacity, rows=plan.rows, strategies=plan.strategy_names,
+            carried_strategies=plan.carried_strategies, number=self.identity.number,
             lockstep=plan.lockstep, wait_strategy=instance.choose_wait_strategy(hotpath.wait_strategy),
             initial_cash=round(plan.config.paper.initial_balance * 10**8))
 
@@ -95,6 +99,12 @@ class Session:
         if self.plan.mode != "paper" or not (self.places.state_dir / "journal" / "data.mdb").is_file():
             return ""
         resumed = instance.resume(self.places.state_dir, self.memory)
+        for number, row in enumerate(self.plan.rows):
+            if row["symbol"].decode() in self.plan.carried_symbols:
+                self.memory.sniper.instrument_states[number]["closed_to_entries"] = 1
+        if carried := (*self.plan.carried_symbols, *self.plan.carried_strategies):
+            self.chronicle.note("carried", f"{', '.join(carried)}: positions of the last run are kept with their protection until they close; "
+                                "nothing new is opened there", logging.WARNING)
         for text in resumed.notes:
             self.chronicle.note("resume", text, logging.WARNING if resumed.doubt else logging.INFO)
         return resumed.doubt

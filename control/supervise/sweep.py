@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 from pathlib import Path
 
 from ipc import segment
@@ -40,16 +39,10 @@ def claim(instance: str, timeout_s: float) -> int | None:
         descriptor = os.open(board_path(instance), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            if time.monotonic() >= end:
-                os.close(descriptor)
-                raise TimeoutError(f"{board_path(instance)} is in use") from None
-            time.sleep(0.02)
+    if not segment.locked(descriptor, timeout_s):
+        os.close(descriptor)
+        raise TimeoutError(f"{board_path(instance)} is in use")
+    return descriptor
 
 
 def leave(instance: str, sockets: Path, in_use: int, patience_s: float = 0.0) -> bool:
@@ -57,15 +50,8 @@ def leave(instance: str, sockets: Path, in_use: int, patience_s: float = 0.0) ->
 
     The folder of the sockets stays: a new instance of the name may be about to put its own there.
     """
-    end = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.02)
+    if not segment.locked(in_use, patience_s):
+        return False
     for path in (*sockets.glob("*.sock"), *sockets.glob("*.lock")):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -18,6 +18,7 @@ from ipc.jit import kernel
 _NUMBER = l.offset(l.COMMIT, "number")
 _UNDO_NUMBER = l.offset(l.UNDO, "number")
 _UNDO_COUNT = l.offset(l.UNDO, "count")
+_UNDO_TICK = l.offset(l.UNDO, "tick_seq")
 _ACCOUNT_LINES = l.ACCOUNT.itemsize // l.CACHE_LINE
 _STATE_LINES = l.INSTRUMENT_STATE.itemsize // l.CACHE_LINE
 _POSITION_LINES = l.POSITION.itemsize // l.CACHE_LINE
@@ -27,6 +28,9 @@ _CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
 _ACTION_LINES = 64
 #: outbox rows that the largest single action of a step may need
 _ACTION_INTENTS = 4
+
+#: deaths in the same step of the same tick after which the tick is skipped
+MOST_DEATHS = 2
 
 CRASH_UNDO = POINTS.index("sniper.undo")
 CRASH_COMMIT = POINTS.index("sniper.commit")
@@ -48,6 +52,7 @@ def crash_at(s: Any, point: int) -> None:
 def begin(s: Any) -> None:
     """Start a (sub-)step on top of the last commit: an empty undo log, an empty outbox, a private copy of the line."""
     number = s.commit[0].number
+    s.undo[0].tick_seq = 0
     store_release(s.undo, 0, _UNDO_COUNT, 0)
     store_release(s.undo, 0, _UNDO_NUMBER, number)
     fence_release()
@@ -107,7 +112,7 @@ def has_room(s: Any) -> bool:
 @kernel
 def ring_room(s: Any) -> int:
     """Order-ring slots that this step may still fill."""
-    return s.clock[1] - s.line[0].outbox_len
+    return s.own[0].ring_room - s.line[0].outbox_len
 
 
 @kernel
@@ -132,11 +137,29 @@ def copy_outbox(s: Any) -> int:
 
 
 @kernel
+def count_death(s: Any, number: int) -> None:
+    """A predecessor died in the step on commit `number`. If that was a tick's own work for the second time, the tick is named as deadly.
+
+    The mark is taken away before it is counted, so that a death during a recovery is never taken for one more of the tick.
+    """
+    undo = s.undo[0]
+    tick_seq = undo.tick_seq
+    store_release(s.undo, 0, _UNDO_TICK, 0)
+    if tick_seq == 0:
+        return
+    undo.deaths = undo.deaths + 1 if undo.died_on == number else 1
+    undo.died_on = number
+    if undo.deaths >= MOST_DEATHS:
+        s.own[0].deadly_tick = tick_seq
+
+
+@kernel
 def recover(s: Any) -> int:
     """Undo an uncommitted step and publish the committed outbox. Gives the undo lines applied, −1 if nothing was ever committed."""
     number = load_acquire(s.commit, 0, _NUMBER)
     applied = 0
     if s.undo[0].number == number:
+        count_death(s, number)
         applied = s.undo[0].count
         for k in range(applied - 1, -1, -1):
             for word in range(8):

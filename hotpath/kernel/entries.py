@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_condition, touch_position, touch_state, touch_working
-from hotpath.kernel.intents import emit_entry, emit_refused
+from hotpath.kernel.intents import emit_entry, emit_refused, open_working
 from hotpath.kernel.money import equity, reserve_of
 from hotpath.kernel.reports import find_working
 from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
@@ -129,55 +129,22 @@ def _book(s: Any, condition: Any, working: int, seq: int, lots: int, price: int,
     state = s.states[condition.instrument]
     state.open_mask |= 1 << condition.strategy
     state.working_lots += lots
+    s.positions[row] = s.blank_position[0]
     p = s.positions[row]
     p.position_id = position_id
     p.state = l.POS_OPENING
     p.side = condition.side
-    p.lots = 0
-    p.entry_lots = 0
-    p.entry_quote = 0
-    p.exit_lots = 0
-    p.exit_quote = 0
-    p.cost = 0
-    p.fees = 0
-    p.realised = 0
-    p.stop_price = 0
-    p.target_price = 0
-    p.best_price = 0
-    p.trail_activation_price = 0
-    p.opened_ns = 0
-    p.deadline_ns = 0
     p.stop_bps = condition.stop_bps
     p.target_bps = condition.target_bps
     p.trail_activation_bps = condition.trail_activation_bps
     p.trail_distance_bps = condition.trail_distance_bps
     p.time_stop_ns = condition.time_stop_ns
     p.entry_seq = seq
-    p.exit_seq = 0
-    p.exit_working_lots = 0
     p.condition_id = condition.condition_id
-    p.retry_ns = 0
     p.plan_seq = condition.plan_seq
     p.generation = s.line[0].generation
     p.fire_index = fire_index
-    p.attempt = 0
-    p.exit_reason = l.EXIT_NONE
     p.strategy = condition.strategy
     p.instrument = condition.instrument
-    o = s.working[working]
-    o.order_seq = seq
-    o.position_row = row
-    o.side = condition.side
-    o.purpose = l.ENTRY
-    o.lots = lots
-    o.cum_lots = 0
-    o.cum_quote = 0
-    o.reserved = reserved
-    o.event_ns = event_ns
-    o.last_trade_id = 0
-    o.order_type = condition.order_type
-    o.limit_price = condition.limit_price
-    o.condition_id = condition.condition_id
-    o.position_id = position_id
-    o.cancel_seq = 0
-    o.unknown = 0
+    open_working(s, working, s.outbox[s.line[0].outbox_len - 1], row)
+    s.working[working].reserved = reserved

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_position, touch_working
-from hotpath.kernel.intents import emit_cancel, emit_exit
+from hotpath.kernel.intents import emit_cancel, emit_exit, open_working
 from hotpath.kernel.money import bps_of, mark_price
 from hotpath.kernel.reports import find_working
 from ipc import layout as l
@@ -84,23 +84,7 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
     position.state = l.POS_CLOSING
     position.exit_seq = seq
     position.exit_working_lots = position.lots
-    order = s.working[working]
-    order.order_seq = seq
-    order.position_row = row
-    order.side = -position.side
-    order.purpose = l.EXIT
-    order.lots = position.lots
-    order.cum_lots = 0
-    order.cum_quote = 0
-    order.reserved = 0
-    order.event_ns = event_ns
-    order.last_trade_id = 0
-    order.order_type = l.MARKET
-    order.limit_price = 0
-    order.condition_id = position.condition_id
-    order.position_id = position.position_id
-    order.cancel_seq = 0
-    order.unknown = 0
+    open_working(s, working, s.outbox[s.line[0].outbox_len - 1], row)
     return True
 
 

@@ -12,35 +12,20 @@ from ipc.jit import kernel
 def claim(s: Any, kind: int, event_ns: int) -> int:
     """Next outbox row, with sequence and provenance filled in and everything else zero. The caller has checked has_room/ring_room."""
     row = s.line[0].outbox_len
-    out = s.outbox[row]
     s.line[0].outbox_len = row + 1
     s.line[0].intent_seq += 1
+    s.outbox[row] = s.blank_intent[0]
+    out = s.outbox[row]
     out.seq = s.line[0].intent_seq
     out.event_ns = event_ns
     out.tick_seq = s.tick[0].seq
     out.report_seq = s.line[0].report_seq
     out.kind = kind
-    out.purpose = 0
-    out.side = 0
-    out.order_type = 0
     out.instrument = l.NO_INSTRUMENT
-    out.strategy = 0
-    out.lots = 0
-    out.limit_price = 0
-    out.reference_price = 0
-    out.condition_id = 0
-    out.position_id = 0
-    out.order_seq = 0
-    out.plan_seq = 0
     out.generation = s.line[0].generation
     out.params_epoch = s.line[0].params_epoch
-    out.fire_index = 0
-    out.leg = 0
-    out.attempt = 0
-    out.code = 0
-    out.flags = 0
-    out.value = 0
-    out.publish_ns = 0
+    if kind == l.NEW:
+        s.own[0].orders_made += 1
     return row
 
 
@@ -90,6 +75,23 @@ def emit_entry(s: Any, condition: Any, lots: int, reference_price: int, fire_ind
 
 
 @kernel
+def open_working(s: Any, working: int, order: Any, position_row: int) -> None:
+    """The working-order row (saved by the caller) of a NEW record: from now on the order counts."""
+    s.working[working] = s.blank_working[0]
+    o = s.working[working]
+    o.order_seq = order.seq
+    o.position_row = position_row
+    o.side = order.side
+    o.purpose = order.purpose
+    o.lots = order.lots
+    o.event_ns = order.event_ns
+    o.order_type = order.order_type
+    o.limit_price = order.limit_price
+    o.condition_id = order.condition_id
+    o.position_id = order.position_id
+
+
+@kernel
 def emit_cancel(s: Any, order: Any, instrument: int, strategy: int, event_ns: int) -> None:
     """CANCEL of one working order."""
     row = claim(s, l.CANCEL, event_ns)
@@ -132,10 +134,12 @@ def emit_swapped(s: Any, plan_seq: int, rows: int, event_ns: int) -> None:
 
 
 @kernel
-def emit_missed(s: Any, lost: int, event_ns: int) -> None:
-    """MISSED: so many ticks were lapped; levels inside the gap are not chased."""
+def emit_missed(s: Any, code: int, instrument: int, ticks: int, event_ns: int) -> None:
+    """MISSED: so many ticks were not seen, and why; levels among them are not chased."""
     row = claim(s, l.MISSED, event_ns)
-    s.outbox[row].value = lost
+    s.outbox[row].code = code
+    s.outbox[row].instrument = instrument
+    s.outbox[row].value = ticks
 
 
 @kernel

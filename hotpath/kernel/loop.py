@@ -11,7 +11,8 @@ from typing import Any
 from hotpath.kernel import commit as tx
 from hotpath.kernel.histogram import record
 from hotpath.kernel.intents import emit_cancel_all, emit_missed
-from hotpath.kernel.step import adopt, apply_reports, finish, open_step, step, step_without_tick
+from hotpath.kernel.state import OWN
+from hotpath.kernel.step import adopt, apply_reports, finish, open_step, skip, step, step_without_tick
 from ipc import heartbeat, ring, wait
 from ipc import layout as l
 from ipc.atomics import load_acquire, load_relaxed, monotonic_ns
@@ -20,6 +21,7 @@ from ipc.jit import kernel
 #: ticks between heartbeats and bells
 _BATCH = 64
 _HORIZON = l.offset(l.CURSORS, "plan_horizon_ns")
+_STOP = l.offset(OWN, "stop")
 _GENERATION = l.offset(l.TABLE, "generation")
 _COMMANDS = l.offset(l.TABLE, "command_seq")
 _READERS_OF_ORDERS = 1 << l.GATEWAY | 1 << l.RECORDER
@@ -62,7 +64,7 @@ def gap(s: Any, expected: int) -> int:
     lost = oldest - expected
     open_step(s)
     adopt(s)
-    emit_missed(s, lost, s.line[0].event_ns)
+    emit_missed(s, l.MISSED_LAPPED, l.NO_INSTRUMENT, lost, s.line[0].event_ns)
     finish(s)
     for instrument in range(s.states.shape[0]):
         if s.states[instrument].last_event_ns == 0:
@@ -89,7 +91,7 @@ def gap(s: Any, expected: int) -> int:
 @kernel
 def stop_word(s: Any) -> int:
     """The watchdog's word, or the own process's (SIGTERM, or the watchdog is gone)."""
-    return max(heartbeat.stop_word(s.processes, l.SNIPER), load_relaxed(s.clock, 2, 0))
+    return max(heartbeat.stop_word(s.processes, l.SNIPER), load_relaxed(s.own, 0, _STOP))
 
 
 @kernel
@@ -98,6 +100,7 @@ def run(s: Any, lockstep: int, spins: int) -> int:
     seq = s.line[0].tick_seq + 1
     processed, idle = 0, 0
     have = False
+    own = s.own[0]
     while True:
         stop = stop_word(s)
         if stop != l.STOP_NONE:
@@ -110,17 +113,19 @@ def run(s: Any, lockstep: int, spins: int) -> int:
                 if result == ring.LAPPED:
                     seq = gap(s, seq)
                     continue
-                s.clock[0] = monotonic_ns()
                 have = True
             if not may_step(s, seq, s.tick[0].event_ns, lockstep):
                 break
-            made = step(s)
-            if made:
+            own.taken_ns = monotonic_ns()
+            orders = own.orders_made
+            made = step(s) if seq != own.deadly_tick else skip(s)
+            if own.orders_made != orders:
                 now = monotonic_ns()
-                record(s.decision_hist, now - s.clock[0])
+                record(s.decision_hist, now - own.taken_ns)
                 record(s.tick_to_intent_hist, now - s.tick[0].publish_ns)
+                heartbeat.count(s.processes, l.SNIPER, _METRIC_INTENTS, own.orders_made - orders)
+            if made:
                 wait.ring_bells(s.processes, _READERS_OF_ORDERS)
-                heartbeat.count(s.processes, l.SNIPER, _METRIC_INTENTS, made)
             if lockstep:
                 wait.ring_bells(s.processes, 1 << l.GATEWAY)
             have = False

@@ -54,14 +54,14 @@ def feed_arrays(memory: Memory) -> Feed:
 
 
 @kernel
-def write_line(lines: Any, seq: int, event_ns: int, position: int, aux: int) -> None:
+def write_line(lines: Any, seq: int, event_ns: int, position: int, records: int) -> None:
     """Where the source stands behind tick `seq`, stored whole before its sequence."""
     line = lines[seq & 1]
     store_relaxed(lines, seq & 1, _L_SEQ, l.BUSY)
     fence_release()
     line.event_ns = event_ns
     line.position = position
-    line.aux = aux
+    line.records = records
     store_release(lines, seq & 1, _L_SEQ, seq)
 
 

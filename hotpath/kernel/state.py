@@ -8,6 +8,10 @@ from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.segment import Memory
 
+#: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free at the step's start, its own stop word,
+#: orders made so far, and the tick that is to be skipped because two predecessors died of it
+OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8")])
+
 
 def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
     """The kernel's arrays over an instance's shared memory; see ipc/layout.py for each dtype."""
@@ -33,5 +37,6 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         line=np.zeros(1, l.COMMIT_LINE),  # the line that the running step will commit
         tick=np.zeros(1, l.TICK), report=np.zeros(1, l.REPORT),
         crash=np.array(crash, np.int64),  # crash point, passes left (tests)
-        clock=np.zeros(3, np.int64),  # monotonic ns at which the running tick was read; order-ring slots free at its start; own stop word
+        own=np.zeros(1, OWN),
+        blank_intent=np.zeros(1, l.INTENT), blank_working=np.zeros(1, l.WORKING), blank_position=np.zeros(1, l.POSITION),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from hotpath.kernel import commit as tx
 from hotpath.kernel.entries import crossed_range, fire
 from hotpath.kernel.exits import exits_everywhere, exits_of
-from hotpath.kernel.intents import emit_cancel_all, emit_swapped
+from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_swapped
 from hotpath.kernel.money import equity
 from hotpath.kernel.reports import apply_report
 from ipc import layout as l
@@ -28,7 +28,7 @@ _REPORTS = 64
 def open_step(s: Any) -> None:
     """Begin, and take note of the order ring's room: readers only make more of it while we work."""
     tx.begin(s)
-    s.clock[1] = ring.free_slots(s.order_ring, s.order_readers)
+    s.own[0].ring_room = ring.free_slots(s.order_ring, s.order_readers)
 
 
 @kernel
@@ -184,6 +184,7 @@ def substep(s: Any) -> bool:
         if tick.kind <= l.TICK_QUOTE:
             observe(s, tick, params.session_gap_ns)
         line.resume_index = 1
+    s.undo[0].tick_seq = tick.seq  # from here on a death is this tick's
     params = s.params[line.params_epoch & 1]
     if tick.kind == l.TICK_TRADE or tick.kind == l.TICK_QUOTE:
         state = s.states[tick.instrument]
@@ -238,6 +239,23 @@ def step(s: Any) -> int:
         done = substep(s)
         made += finish(s)
     ring.advance(s.tick_readers, l.SNIPER, s.tick[0].seq)
+    return made
+
+
+@kernel
+def skip(s: Any) -> int:
+    """`s.tick[0]` has killed two predecessors in the same step: pass it over, close its symbol to entries, and say so in the journal."""
+    open_step(s)
+    tick = s.tick[0]
+    if tick.instrument < s.states.shape[0]:
+        tx.touch_state(s, tick.instrument)
+        s.states[tick.instrument].closed_to_entries = 1
+    if tx.ring_room(s) > 0:
+        emit_missed(s, l.MISSED_DEADLY, tick.instrument, 1, tick.event_ns)
+    s.line[0].tick_seq = tick.seq
+    s.line[0].resume_index = 0
+    made = finish(s)
+    ring.advance(s.tick_readers, l.SNIPER, tick.seq)
     return made
 
 
