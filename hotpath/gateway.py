@@ -255,7 +255,6 @@ class Gateway:
         """The ledger's commit, tried until it works: before it nothing is acknowledged. False: told to stop, or out of time at a stop."""
         if not self.ledger.uncommitted:
             return True
-        self.ledger.meta.published = int(self.g.header[0]["venue_seq"])
         pause_s, tries, end = 0.02, 0, time.monotonic() + DRAIN_S
         while (events := self.ledger.commit()) is None:
             if not tries:
@@ -310,9 +309,6 @@ class Gateway:
         if self.reporting.outgoing or self.ledger.uncommitted:
             self.child.log.error("%d reports were not published before the stop; the next start publishes them",
                                  len(self.reporting.outgoing))
-            return
-        self.ledger.touch()
-        self.commit()  # with the last published event
 
 
 def main(child: Child) -> int:

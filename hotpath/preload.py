@@ -9,15 +9,18 @@ Nothing here makes a thread, a socket or a lock: the forkserver forks what this 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import importlib.util
 import os
 import pkgutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import ipc.jit as jit  # before anything else that imports numba: it names the cache's folder
@@ -27,6 +30,10 @@ from ipc import segment
 ENVIRONMENT = "TRADER_PRELOAD"
 #: capacities of the throw-away instance: they are no part of any kernel's types
 TICKS, INSTRUMENTS, CONDITIONS = 1024, 8, 64
+
+#: modules without a warm-up of their own some of whose kernels Python calls: see `_warm_up_shared`
+_SHARED = "ipc.wait, ipc.ring"
+_PR_SET_PDEATHSIG = 1
 
 #: done so far, of how many, what is next
 Report = Callable[[int, int, str], None]
@@ -51,22 +58,52 @@ def _exists(name: str) -> bool:
 def warm_up_all(report: Report) -> int:
     """Import every module and run its `warm_up`; gives the number of modules that have one. An exception in one is raised."""
     modules = [importlib.import_module(name) for name in module_names()]
-    warm = [module for module in modules if hasattr(module, "warm_up")]
-    for done, module in enumerate(warm):
-        report(done, len(warm), module.__name__)
-        _run(module)
+    warm: list[tuple[str, Callable[[Any], None]]] = [
+        (_SHARED, _warm_up_shared), *((module.__name__, module.warm_up) for module in modules if hasattr(module, "warm_up"))]
+    for done, (name, warm_up) in enumerate(warm):
+        report(done, len(warm), name)
+        _run(warm_up)
     report(len(warm), len(warm), "")
+    stamp().touch()
     return len(warm)
 
 
-def _run(module: ModuleType) -> None:
-    """One module's warm-up over a fresh instance of zeros, in a folder of its own that nobody else looks into."""
+def _warm_up_shared(memory: Any) -> None:
+    """What processes call of the shared rooms from Python. Loaded after the fork, each process would have LLVM's pages for itself (10 MB)."""
+    from ipc import layout as l
+    from ipc import ring, wait
+
+    wait.spins_of(l.WAIT_ADAPTIVE)
+    ring.advance(memory.orders.readers, l.RECORDER, 0)
+
+
+def stamp() -> Path:
+    """A file that says: the cache holds every kernel, compiled for this kind of processor."""
+    from llvmlite import binding
+
+    return Path(jit.cache_dir()) / f"complete-{binding.get_host_cpu_name()}"
+
+
+def load(progress: str) -> None:
+    """Every kernel into this process; what is not compiled yet is compiled in a process of its own, which ends with this one.
+
+    A failure there is met again, and told, when this process loads.
+    """
+    if stamp().exists():
+        warm_up_all(_into(progress))
+        return
+    subprocess.run([sys.executable, "-m", "hotpath.preload", "--into", progress], check=False, stdin=subprocess.DEVNULL)
+    warm_up_all(lambda *_: None)
+
+
+def _run(warm_up: Callable[[Any], None]) -> None:
+    """One warm-up over a fresh instance of zeros, in a folder of its own that nobody else looks into."""
     before = os.environ.get("TRADER_SHM")
     with tempfile.TemporaryDirectory(prefix="trader-warm-up-") as folder:
         os.environ["TRADER_SHM"] = folder
         try:
             segment.create_all("warm-up", TICKS, INSTRUMENTS, CONDITIONS)
-            module.warm_up(throw_away())
+            warm_up(throw_away())
         finally:
             if before is None:
                 del os.environ["TRADER_SHM"]
@@ -97,7 +134,7 @@ def show(done: int, total: int, name: str) -> None:
 def _into(path: str) -> Report:
     def write(done: int, total: int, name: str) -> None:
         with open(path, "w", encoding="utf-8") as file:  # a few bytes: one write
-            file.write(f"{done}/{total} {name}")
+            file.write(f"{done}/{total} {name}".rstrip())
 
     return write
 
@@ -106,7 +143,13 @@ def main(arguments: list[str] | None = None) -> Any:
     """`python -m hotpath.preload [--progress]`"""
     parser = argparse.ArgumentParser(prog="python -m hotpath.preload", description="Compile every kernel into the cache.")
     parser.add_argument("--progress", action="store_true", help="say what is being compiled")
+    parser.add_argument("--into", metavar="FILE", help="write the progress there instead, and end with the process that started this one")
     options = parser.parse_args(arguments)
+    if options.into:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        warm_up_all(_into(options.into))
+        return 0
     began = time.monotonic()
     count = warm_up_all(show if options.progress else lambda *_: None)
     if options.progress:
@@ -118,6 +161,6 @@ if __name__ == "__main__":
     sys.exit(main())
 if _told := os.environ.pop(ENVIRONMENT, ""):
     try:
-        warm_up_all(_into(_told))
+        load(_told)
     except Exception as _error:  # the forkserver must come up: a child then compiles what it needs, and fails with its own log if it cannot
         print(f"warm-up failed: {_error!r}", file=sys.stderr, flush=True)

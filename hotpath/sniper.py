@@ -189,6 +189,11 @@ def main(child: Child) -> int:
     """Recover, run the loop in its thread, serve the bus; at a stop drain what is working."""
     boot, memory, processes = child.boot, child.memory, child.processes
     hotpath: Hotpath = boot.section("hotpath", Hotpath)
+    while not int(memory.board.cursors[0]["incarnation"]):  # the recorder sets it when the book of the last run is restored
+        if child.stopping():
+            return 0
+        child.beat(0)
+        time.sleep(0.005)
     s = sniper_arrays(memory, crash.armed("sniper", boot.restarts))
     applied = loop.start(s)
     child.log.info("recovered: %s", "first start" if applied < 0 else f"{applied} undo lines applied")

@@ -77,8 +77,8 @@ def _first_of_incarnation(gateway: Gateway) -> None:
         for order in venue.open_orders():
             venue.cancel(order.client_id, venue.now_ns)
         venue.state_balance(venue.now_ns)
-    # the machine may have died after a report and before the commit that notes it: the journal knows better what it has
-    gateway.g.header[0]["venue_seq"] = max(ledger.meta.published, int(gateway.g.cursors[0]["journaled_venue_seq"]))
+    # the journal alone says what is known: what was published and not journaled was lost with the shared memory
+    gateway.g.header[0]["venue_seq"] = int(gateway.g.cursors[0]["journaled_venue_seq"])
     ledger.meta.incarnation, ledger.meta.tick_seq = gateway.reporting.incarnation, 0
     ledger.touch()
     while ledger.commit() is None:  # its events are read back from the ledger, with whatever else was not published

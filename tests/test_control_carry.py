@@ -10,6 +10,8 @@ import pytest
 
 from control import config as configuration
 from control.learn.knowledge import Applied, Knowledge
+from control.record.journal import Journal
+from control.record.restore import restore
 from control.supervise import instance
 from control.supervise.carry import take_along
 from control.supervise.instance import LaunchError, Places
@@ -62,13 +64,15 @@ def test_carried_positions_stand_in_memory_with_their_symbol_closed_to_entries(
     session = Session(plan, places, instance.identify(places, "paper", 1), say=print)
     try:
         memory = session.memory
+        journal = Journal(state / "journal")
+        assert restore(journal, memory) == "resumed: 2 open positions"
+        journal.close()
         held = {(memory.instruments.instruments[int(p["instrument"])]["symbol"].decode(),
                  memory.instruments.strategies[int(p["strategy"])]["name"].decode()): int(p["lots"])
                 for p in memory.sniper.positions if p["state"] != l.POS_FLAT}
         assert held == {("BTC/USDT", "momentum"): 250, ("ETH/USDT:USDT", "momentum"): 20}
         assert list(memory.sniper.instrument_states["closed_to_entries"][:3]) == [0, 1, 1]
         assert int(memory.board.run[0]["strategies"]) == 1, "nobody plans for the carried one"
-        assert session.watchdog.doubt == ""
     finally:
         session.close()
 

@@ -321,14 +321,6 @@ def test_a_crash_loop_ends_a_replay() -> None:
     assert "feed dies again and again" in world.dog.failure
 
 
-def test_a_doubtful_account_may_only_reduce_risk(world: World) -> None:
-    world.dog.doubt = "resumed book is older than the journal"
-    world.ready()
-    world.turn(10)
-    assert int(world.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_REDUCE_ONLY
-    assert world.modes[l.MODE_OF_WATCHDOG]["cause"] == b"resumed book is older than the journal"
-
-
 def test_entries_that_were_stopped_stay_stopped(running: World) -> None:
     running.dog.stop_entries("flatten at end")
     running.turn(50)

@@ -302,6 +302,7 @@ def test_an_empty_account_gets_its_deposit_and_a_later_run_a_statement(world: Wo
     (deposit,) = [record for record in world.records if record["kind"] == l.BALANCE]
     assert (deposit["code"], deposit["balance"], deposit["order_seq"], deposit["venue_seq"]) == (0, CASH, 0, 1)
     world.segments()
+    world.memory.board.cursors[0]["journaled_venue_seq"] = first.meta.venue_seq
     world.restarts = 0
     world.records.clear()
     world.start()
@@ -311,6 +312,25 @@ def test_an_empty_account_gets_its_deposit_and_a_later_run_a_statement(world: Wo
     assert stated["venue_seq"] == first.meta.venue_seq + 1
     assert statement.positions == first.positions
     assert statement.meta.cash == first.meta.cash
+
+
+def test_events_that_were_published_and_never_journaled_are_published_again(world: World) -> None:
+    world.start()
+    world.quote(6_000_000, 6_000_100)
+    seq = world.intent(lots=30)
+    world.journal()
+    world.tick(after=5 * MS)
+    world.until(lambda: l.FILL in world.kinds(seq))
+    world.stop()
+    before = [int(record["venue_seq"]) for record in world.records if record["venue_seq"]]
+    world.segments()  # the machine is new, and the journal holds the deposit alone
+    world.memory.board.cursors[0]["journaled_venue_seq"] = 1
+    world.restarts = 0
+    world.records.clear()
+    world.start()
+    world.stop()
+    assert [int(record["venue_seq"]) for record in world.records] == [*before[1:], before[-1] + 1]
+    assert {int(record["spare"]) for record in world.records[:-1]} == {1 << 40 | seq}
 
 
 def test_orders_of_an_earlier_incarnation_end_and_are_told_apart(world: World) -> None:

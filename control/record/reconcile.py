@@ -119,11 +119,17 @@ def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:
     return Outcome(not work.differences, told, work.account)
 
 
+def _order_key(record: Record) -> tuple[int, int]:
+    """(incarnation, sequence) of a report's order: of its own run, or of an earlier one, which stands in `spare`."""
+    own, earlier = int(record.row["order_seq"]), int(record.row["spare"])
+    return (record.incarnation, own) if own else (earlier >> 40, earlier & ((1 << 40) - 1))
+
+
 class _Order(NamedTuple):
     side: int
     purpose: int
     lots: int
-    instrument: int
+    symbol: str
     position_id: int
 
 
@@ -151,8 +157,9 @@ class _Reconciler:
         for record in self.journal.orders():
             row = record.row
             if row["kind"] == l.NEW:
+                fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
                 self._orders[record.incarnation, record.seq] = _Order(int(row["side"]), int(row["purpose"]), int(row["lots"]),
-                                                                     int(row["instrument"]), int(row["position_id"]))
+                                                                     fact.symbol if fact else "", int(row["position_id"]))
         for record in self.journal.reports():
             self._report(record)
         for record in self.journal.trades():
@@ -197,8 +204,8 @@ class _Reconciler:
 
     def _fill(self, record: Record, name: str, row: Any) -> None:
         fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
-        trade_id, order_seq = int(row["trade_id"]), int(row["order_seq"])
-        name = f"fill {trade_id} of order {record.incarnation}/{order_seq} ({fact.symbol if fact else 'unknown instrument'}, {name})"
+        trade_id, key = int(row["trade_id"]), _order_key(record)
+        name = f"fill {trade_id} of order {key[0]}/{key[1]} ({fact.symbol if fact else 'unknown instrument'}, {name})"
         if fact is None:
             self.tell(f"{name}: the journal has no run_start that knows instrument {int(row['instrument'])}")
             return
@@ -208,14 +215,14 @@ class _Reconciler:
         side, lots, price, fee = int(row["side"]), int(row["last_lots"]), int(row["last_price"]), int(row["fee"])
         quote = price * lots * fact.value_quanta
         self._check_fee(name, fact, quote, fee, int(row["liquidity"]))
-        self._check_cumulative(record, name, quote, lots, int(row["cum_lots"]), int(row["cum_quote"]))
+        self._check_cumulative(key, name, quote, lots, int(row["cum_lots"]), int(row["cum_quote"]))
         self._venue(fact, side, lots, quote, fee)
         self._check_balance(name, int(row["balance"]))
-        order = self._orders.get((record.incarnation, order_seq))
+        order = self._orders.get(key)
         if order is None:
             self.tell(f"{name}: the journal has no such order")
             self._book_knows_all = False
-        elif (order.side, order.instrument) != (side, int(row["instrument"])):
+        elif (order.side, order.symbol) != (side, fact.symbol):
             self.tell(f"{name}: the order was of another side or instrument")
         else:
             self._position(fact, order, lots, quote, fee)
@@ -226,8 +233,7 @@ class _Reconciler:
         if fee != expected:
             self.tell(f"{name}: fee {fee}, but {expected} quanta by the {'maker' if liquidity == l.MAKER else 'taker'} rate")
 
-    def _check_cumulative(self, record: Record, name: str, quote: int, lots: int, cum_lots: int, cum_quote: int) -> None:
-        key = (record.incarnation, record.cause)
+    def _check_cumulative(self, key: tuple[int, int], name: str, quote: int, lots: int, cum_lots: int, cum_quote: int) -> None:
         lots_before, quote_before = self._filled.get(key, (0, 0))
         if lots <= 0:
             self.tell(f"{name}: {lots} lots")

@@ -19,6 +19,7 @@ from control.record import snapshot as snapshots
 from control.record.doorman import Doorman
 from control.record.queries import Queries
 from control.record.records import JournalError, WriteFailed, instrument_facts
+from control.record.restore import restore
 from control.record.writer import JournalWriter
 from ipc import board, bus, messages, ring, wait
 from ipc import layout as l
@@ -86,7 +87,9 @@ class Recorder:
         """Fresh segments: a new incarnation, durable before anybody sees it. Else shared memory's cursors are set from the journal."""
         assert self.journal is not None
         cursors, boot = self.memory.board.cursors[0], self.child.boot
-        if cursors["incarnation"] == 0:
+        if cursors["incarnation"] == 0:  # nobody trades before the word is set, so the sniper's book may be filled
+            if boot.mode == "paper" and (text := restore(self.journal, self.memory)):
+                self.log.info("%s", text)
             incarnation = self.journal.begin_run(boot.run_id, self._run_facts())
         else:
             incarnation = int(cursors["incarnation"])
@@ -109,7 +112,7 @@ class Recorder:
             config.update(name.encode() + b"=" + bytes(section) + b"\n")
         return {"run_id": boot.run_id, "mode": boot.mode, "market": boot.market, "seed": boot.seed, "lockstep": boot.lockstep,
                 "instance": boot.instance, "instance_number": int(run["instance_number"]), "config_sha256": config.hexdigest(),
-                "strategies": [row["name"].decode() for row in instruments.strategies[:int(run["strategies"])]],
+                "strategies": [row["name"].decode() for row in instruments.strategies if row["name"]],
                 "initial_cash": int(run["initial_cash"]),
                 "instruments": [msgspec.to_builtins(fact) for fact in instrument_facts(instruments.instruments, int(run["instruments"]))]}
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
+from control.record.records import JournalError
 from ipc import layout as l
 from ipc.segment import Memory
 
@@ -120,7 +121,7 @@ class Reader:
     """Takes snapshots of a living sniper. A running step's writes are undone in the copy with the step's own undo log."""
 
     def __init__(self, memory: Memory) -> None:
-        from hotpath.kernel.book import copy_book  # numba: the watchdog writes snapshots back, and must stay without it
+        from hotpath.kernel.book import copy_book  # numba: the watchdog reads journals, and must stay without it
 
         self._copy_book = copy_book
         self._memory = memory
@@ -170,38 +171,42 @@ class Reader:
                 "strategy": self._memory.instruments.strategies[strategy]["name"].decode()}
 
 
-def write_back(snapshot: Snapshot, memory: Memory) -> list[str]:
-    """Put a snapshot's account and positions into fresh segments, before any child starts; instruments and strategies must be there.
-
-    Working orders are not: an ordered stop leaves none, and after any other end the venue says what became of them. Gives a sentence
-    for each position that finds no place: its symbol or strategy is not part of this run.
+def write_back(snapshot: Snapshot, memory: Memory) -> None:
+    """Put a snapshot into fresh segments before the sniper starts. Its orders become orders of an earlier incarnation, under keys
+    incarnation << 40 | sequence, until the venue has told what became of them. Raises JournalError for what this run does not have.
     """
     symbols = {row["symbol"].decode(): k for k, row in enumerate(memory.instruments.instruments) if row["symbol"]}
     strategies = {row["name"].decode(): k for k, row in enumerate(memory.instruments.strategies) if row["name"]}
+
+    def place(symbol: str, strategy: str) -> tuple[int, int]:
+        if symbol not in symbols or strategy not in strategies:
+            raise JournalError(f"a position in {symbol} of strategy {strategy} is open, which this run does not have; name both, or use --fresh")
+        return symbols[symbol], symbols[symbol] * l.MAX_STRATEGIES + strategies[strategy]
+
+    def key(seq: int) -> int:
+        return seq if seq == 0 or seq >= 1 << 40 else snapshot.incarnation << 40 | seq
+
     account = memory.sniper.account[0]
     for name in Account.__struct_fields__:
         account[name] = getattr(snapshot.account, name)
-    account["reserved"] = account["working_orders"] = account["open_positions"] = 0
-    homeless = []
+    account["open_positions"], account["working_orders"] = len(snapshot.positions), len(snapshot.working)
     for position in snapshot.positions:
-        if position.lots == 0:
-            continue
-        instrument, strategy = symbols.get(position.symbol), strategies.get(position.strategy)
-        if instrument is None or strategy is None:
-            missing = f"symbol {position.symbol}" if instrument is None else f"strategy {position.strategy}"
-            homeless.append(f"{position.symbol} of {position.strategy}: {position.lots} lots are open, and {missing} is not part of "
-                            "this run; start with it, or with --fresh")
-            continue
-        row = memory.sniper.positions[instrument * l.MAX_STRATEGIES + strategy]
+        instrument, number = place(position.symbol, position.strategy)
+        row, state = memory.sniper.positions[number], memory.sniper.instrument_states[instrument]
         for name in Position.__struct_fields__[2:]:
             row[name] = getattr(position, name)
-        row["instrument"], row["strategy"], row["state"] = instrument, strategy, l.POS_OPEN
-        row["entry_seq"] = row["exit_seq"] = row["exit_working_lots"] = 0
-        state = memory.sniper.instrument_states[instrument]
-        state["open_mask"] |= 1 << strategy
+        row["instrument"], row["strategy"] = instrument, number % l.MAX_STRATEGIES
+        row["entry_seq"], row["exit_seq"] = key(position.entry_seq), key(position.exit_seq)
+        state["open_mask"] |= 1 << (number % l.MAX_STRATEGIES)
         state["exposure_lots"] += position.lots
-        account["open_positions"] += 1
-    return homeless
+    for at, order in enumerate(snapshot.working):
+        instrument, number = place(order.symbol, order.strategy)
+        row = memory.sniper.working[at]
+        for name in Working.__struct_fields__[2:]:
+            row[name] = getattr(order, name)
+        row["order_seq"], row["position_row"] = key(order.order_seq), number
+        if order.purpose == l.ENTRY:
+            memory.sniper.instrument_states[instrument]["working_lots"] += order.lots - order.cum_lots
 
 
 def _numbers(struct: type[Struct], row: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from control.supervise.instance import EXIT_FAILED, LaunchError
 from control.supervise.session import Plan
@@ -17,35 +18,45 @@ from ipc import layout as l
 
 def take_along(plan: Plan, state_dir: Path) -> Plan:
     """The plan with every symbol and strategy that still holds a position. Raises LaunchError where one cannot be taken."""
-    held = _open_positions(state_dir) if plan.mode == "paper" else []
+    held = _held(state_dir) if plan.mode == "paper" else {}
     named = [row["symbol"].decode() for row in plan.rows]
     symbols = tuple(dict.fromkeys(symbol for symbol, _ in held if symbol not in named))
     strategies = tuple(dict.fromkeys(strategy for _, strategy in held if strategy not in plan.strategy_names))
     if len(plan.strategy_names) + len(strategies) > l.MAX_STRATEGIES:
         raise LaunchError(f"positions of {', '.join(strategies)} are still open, and {l.MAX_STRATEGIES} strategies are the most; "
                           "name fewer with --strategy until they are closed, or archive the account with --fresh")
-    if not symbols:
-        return dataclasses.replace(plan, carried_strategies=strategies)
     try:
         rows = catalogue.resolve((*named, *symbols), plan.config.instruments, plan.config.paper, plan.market)
     except catalogue.CatalogueError as error:
         raise LaunchError(f"positions in {', '.join(symbols)} are still open: {error}") from error
+    for row in rows:
+        for (symbol, _), fact in held.items():
+            if symbol == row["symbol"].decode():
+                _same_units(symbol, row, fact)
     return dataclasses.replace(plan, rows=rows, carried_symbols=symbols, carried_strategies=strategies)
 
 
-def _open_positions(state_dir: Path) -> list[tuple[str, str]]:
-    """(symbol, strategy) of what the journal's last snapshot holds."""
+def _same_units(symbol: str, row: Any, fact: Any) -> None:
+    """Sizes and prices of an open position are in lots and ticks: neither may have changed under it."""
+    for name in ("tick_mantissa", "tick_exponent", "lot_mantissa", "lot_exponent", "value_quanta"):
+        if int(row[name]) != getattr(fact, name):
+            raise LaunchError(f"{symbol}: a position is open, and its {name} has changed from {getattr(fact, name)} to {int(row[name])}; "
+                              "undo the change in [instruments] until it is closed, or archive the account with --fresh")
+
+
+def _held(state_dir: Path) -> dict[tuple[str, str], Any]:
+    """What the journal says may be open; see control/record/restore.py."""
     if not (state_dir / "journal" / "data.mdb").is_file():
-        return []
+        return {}
     from control.record.journal import Journal
     from control.record.records import JournalError
+    from control.record.restore import held
 
     try:
         journal = Journal(state_dir / "journal")
         try:
-            snapshot = journal.last_snapshot()
+            return held(journal)
         finally:
             journal.close()
     except JournalError as error:
         raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
-    return [(position.symbol, position.strategy) for position in snapshot.positions if position.lots] if snapshot else []

@@ -167,44 +167,6 @@ def start_event_ns(identity: Identity, wall_ns: int) -> int:
     return wall_ns // _MINUTE_NS * _MINUTE_NS
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """What became of the last run's book: notes for people, and what is in doubt ("" for nothing)."""
-
-    notes: tuple[str, ...]
-    doubt: str = ""
-
-
-def resume(state_dir: Path, memory: segment.Memory) -> Resumed:
-    """Write the account and positions of the journal's newest snapshot into fresh segments. Raises LaunchError on a broken journal."""
-    from control.record.journal import Journal
-    from control.record.records import JournalError
-    from control.record.snapshot import write_back
-
-    try:
-        journal = Journal(state_dir / "journal")
-        try:
-            facts = journal.resume_facts()
-            at = facts.snapshot
-            fills = sum(int(record.row["kind"]) == l.FILL for record in journal.reports((at.incarnation, at.report_seq))) if at else 0
-        finally:
-            journal.close()
-    except JournalError as error:
-        raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
-    if at is None:
-        return Resumed(())
-    homeless = write_back(at, memory)
-    notes = [f"resumed: {len(at.positions)} open positions, journal incarnation {facts.incarnation}", *homeless]
-    doubt = ""
-    if fills:  # everything died at once, after fills that no snapshot holds
-        doubt = "resumed book is older than the journal"
-        notes.append(f"{fills} fills came after the last snapshot: only exits are allowed; "
-                     "check trader-ctl positions, or begin with --fresh")
-    elif homeless:
-        doubt = "positions are open outside this run"
-    return Resumed(tuple(notes), doubt)
-
-
 # ── shared memory ────────────────────────────────────────────────────────────────────────────────────────────────────
 def clear_leftovers(instance: str, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
     """Remove the segments of a former run once its processes are gone; True when there were any. The caller holds the name.

@@ -71,13 +71,14 @@ class Session:
         self._ending = ""
         self._remembered_at = 0.0
         self._prepared = False
+        self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
         self.memory = self._create()
         self.processes = self.memory.board.processes
         self.line = RoleLine(places.socket_dir, "recorder")
         self.chronicle = Chronicle(self.line, self.log)
         self.watchdog = self._watchdog()
-        self.watchdog.doubt = self._resume()
+        self._carry()
         self.end = EndOfRun(self.memory, plan.mode == "replay", plan.for_s)
         #: called in each turn; what they raise ends the run: the control socket
         self.each_turn: list[Callable[[], object]] = []
@@ -94,20 +95,14 @@ class Session:
             lockstep=plan.lockstep, wait_strategy=instance.choose_wait_strategy(hotpath.wait_strategy),
             initial_cash=round(plan.config.paper.initial_balance * 10**8))
 
-    def _resume(self) -> str:
-        """Write the book of the last run back, before any child starts; gives what is in doubt about it, "" for nothing."""
-        if self.plan.mode != "paper" or not (self.places.state_dir / "journal" / "data.mdb").is_file():
-            return ""
-        resumed = instance.resume(self.places.state_dir, self.memory)
+    def _carry(self) -> None:
+        """Close what only serves open positions to entries, before any child starts."""
         for number, row in enumerate(self.plan.rows):
             if row["symbol"].decode() in self.plan.carried_symbols:
                 self.memory.sniper.instrument_states[number]["closed_to_entries"] = 1
         if carried := (*self.plan.carried_symbols, *self.plan.carried_strategies):
             self.chronicle.note("carried", f"{', '.join(carried)}: positions of the last run are kept with their protection until they close; "
                                 "nothing new is opened there", logging.WARNING)
-        for text in resumed.notes:
-            self.chronicle.note("resume", text, logging.WARNING if resumed.doubt else logging.INFO)
-        return resumed.doubt
 
     def _watchdog(self) -> Watchdog:
         limits = self.plan.config.supervise
@@ -186,6 +181,10 @@ class Session:
                 self._go_on_ending(now)
             elif cause := self.end.cause(now, self.watchdog.ready_at):
                 self.stop(cause)
+        if self._resumes and self.watchdog.roles["recorder"].been_ready:  # it has restored the book
+            self._resumes = False
+            count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
+            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}", positions=count)
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
             self._remember()

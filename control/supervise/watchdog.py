@@ -50,8 +50,6 @@ class Watchdog:
         self._stop_grace_s, self._fail_fast, self._restart_forkserver = stop_grace_s, fail_fast, restart_forkserver
         self.phase = Phase.STARTING
         self.failure = ""
-        #: what is in doubt about the account; until a restart mends it, only exits are allowed
-        self.doubt = ""
         self.stop_cause = ""
         self.ready_at: float | None = None
         self._last_turn: float | None = None
@@ -141,12 +139,10 @@ class Watchdog:
 
     def _set_mode(self, now: float) -> None:
         looping = [role.name for role in self.roles.values() if role.deaths.looping(now)]
-        normal = (l.MODE_REDUCE_ONLY, self.doubt[:48]) if self.doubt else (l.MODE_RUNNING, "")
-        wanted = (l.MODE_SAFE, f"{looping[0]}: crash loop") if looping else normal
+        wanted = (l.MODE_SAFE, f"{looping[0]}: crash loop") if looping else (l.MODE_RUNNING, "")
         if wanted != self._mode and not (self._entries_stopped and not looping):
             self._put_mode(*wanted)
-            text = {l.MODE_SAFE: f"safe mode: {wanted[1]}; no new positions, protection goes on", l.MODE_REDUCE_ONLY: self.doubt,
-                    l.MODE_RUNNING: "safe mode ends: every role is stable"}[wanted[0]]
+            text = f"safe mode: {wanted[1]}; no new positions, protection goes on" if looping else "safe mode ends: every role is stable"
             self._chronicle.note("mode", text, logging.WARNING, mode=l.MODES[wanted[0]])
 
     def _put_mode(self, mode: int, cause: str) -> None:

@@ -83,8 +83,9 @@ def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
     memory.fired += 1
     memory.next_allowed_ns = event_ns + condition.cooldown_ns
     memory.last_refusal = 0
-    seq = emit_entry(s, condition, lots, price, fire_index, event_ns)
-    _book(s, condition, working, seq, lots, price, fire_index, params.taker_slippage_bps, event_ns)
+    emit_entry(s, condition, lots, price, fire_index, event_ns)
+    book_entry(s, condition, s.outbox[s.line[0].outbox_len - 1], working,
+               reserve_of(s.instruments[condition.instrument], price, lots, params.taker_slippage_bps))
     return True
 
 
@@ -112,15 +113,13 @@ def _refuse(s: Any, condition: Any, known: bool, code: int, price: int, ring_res
 
 
 @kernel
-def _book(s: Any, condition: Any, working: int, seq: int, lots: int, price: int, fire_index: int, slippage_bps: int, event_ns: int) -> None:
-    """The new order counts at once: in positions, working orders, exposure, reserved cash and the day's entries."""
+def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) -> None:
+    """The NEW record `order` of a condition counts at once: in positions, working orders, exposure, reserved cash and the day's entries."""
     row = condition.instrument * l.MAX_STRATEGIES + condition.strategy
     touch_account(s)
     touch_state(s, condition.instrument)
     touch_position(s, row)
     touch_working(s, working)
-    position_id = s.outbox[s.line[0].outbox_len - 1].position_id
-    reserved = reserve_of(s.instruments[condition.instrument], price, lots, slippage_bps)
     account = s.account[0]
     account.reserved += reserved
     account.working_orders += 1
@@ -128,10 +127,10 @@ def _book(s: Any, condition: Any, working: int, seq: int, lots: int, price: int,
     account.entries_today += 1
     state = s.states[condition.instrument]
     state.open_mask |= 1 << condition.strategy
-    state.working_lots += lots
+    state.working_lots += order.lots
     s.positions[row] = s.blank_position[0]
     p = s.positions[row]
-    p.position_id = position_id
+    p.position_id = order.position_id
     p.state = l.POS_OPENING
     p.side = condition.side
     p.stop_bps = condition.stop_bps
@@ -139,12 +138,12 @@ def _book(s: Any, condition: Any, working: int, seq: int, lots: int, price: int,
     p.trail_activation_bps = condition.trail_activation_bps
     p.trail_distance_bps = condition.trail_distance_bps
     p.time_stop_ns = condition.time_stop_ns
-    p.entry_seq = seq
+    p.entry_seq = order.seq
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq
-    p.generation = s.line[0].generation
-    p.fire_index = fire_index
+    p.generation = order.generation
+    p.fire_index = order.fire_index
     p.strategy = condition.strategy
     p.instrument = condition.instrument
-    open_working(s, working, s.outbox[s.line[0].outbox_len - 1], row)
+    open_working(s, working, order, row)
     s.working[working].reserved = reserved

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_position, touch_working
+from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_position, touch_state, touch_working
 from hotpath.kernel.intents import emit_cancel, emit_exit, open_working
 from hotpath.kernel.money import bps_of, mark_price
-from hotpath.kernel.reports import find_working
+from hotpath.kernel.reports import EARLIER, close_if_flat, find_working
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -46,6 +46,15 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
     """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step."""
     position = s.positions[row]
     if position.lots <= 0 or position.state == l.POS_FLAT:
+        if position.entry_lots <= 0 or position.entry_seq != 0 or position.exit_seq != 0:
+            return True
+        if not has_room(s):
+            return False
+        if ring_room(s) > 1:  # flat, and not yet told: it became so in the journal of a run that ended at once
+            touch_account(s)
+            touch_state(s, position.instrument)
+            touch_position(s, row)
+            close_if_flat(s, row, event_ns)
         return True
     if price > 0 and position.side * (price - position.best_price) > 0:
         if not has_room(s):
@@ -76,23 +85,31 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
     working = find_working(s, 0)
     if working < 0:
         return True
-    touch_working(s, working)
-    touch_account(s)
-    s.account[0].working_orders += 1
-    mark = mark_price(s.states[position.instrument], position.side)
-    seq = emit_exit(s, position, position.lots, mark, event_ns)
-    position.state = l.POS_CLOSING
-    position.exit_seq = seq
-    position.exit_working_lots = position.lots
-    open_working(s, working, s.outbox[s.line[0].outbox_len - 1], row)
+    emit_exit(s, position, position.lots, mark_price(s.states[position.instrument], position.side), event_ns)
+    book_exit(s, s.outbox[s.line[0].outbox_len - 1], row, working)
     return True
+
+
+@kernel
+def book_exit(s: Any, order: Any, row: int, working: int) -> None:
+    """The NEW record `order` closes position `row`: no other exit goes out before it has ended."""
+    touch_account(s)
+    touch_position(s, row)
+    touch_working(s, working)
+    s.account[0].working_orders += 1
+    p = s.positions[row]
+    p.state = l.POS_CLOSING
+    p.exit_seq = order.seq
+    p.exit_working_lots = order.lots
+    p.exit_reason = order.code
+    open_working(s, working, order, row)
 
 
 @kernel
 def _cancel_entry(s: Any, row: int, event_ns: int) -> None:
     position = s.positions[row]
     working = find_working(s, position.entry_seq)
-    if working >= 0 and s.working[working].cancel_seq == 0:
+    if working >= 0 and s.working[working].cancel_seq == 0 and position.entry_seq < EARLIER:
         touch_working(s, working)
         emit_cancel(s, s.working[working], position.instrument, position.strategy, event_ns)
         s.working[working].cancel_seq = s.line[0].intent_seq

@@ -1,4 +1,8 @@
-"""Venue reports into the sniper's book: orders, positions, cash. A fill is applied as what its cumulative figures add to ours."""
+"""Venue reports into the sniper's book: orders, positions, cash. A fill is applied as what its cumulative figures add to ours.
+
+An order that an earlier incarnation of the instance sent is known by `REPORT.spare`, and works here under that key until the venue has told what
+became of it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from hotpath.kernel.intents import emit_closed
 from hotpath.kernel.money import bps_of, cost_removed, equity
 from ipc import layout as l
 from ipc.jit import kernel
+
+#: keys of working orders from here on are of an earlier incarnation: incarnation << 40 | sequence; an order of this one has its sequence alone
+EARLIER = 1 << 40
 
 
 @kernel
@@ -96,7 +103,7 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
         s.states[instrument_id].working_lots -= order.lots - order.cum_lots
         position.entry_seq = 0
         if position.entry_lots == 0:
-            _clear_position(s, order.position_row)
+            clear_position(s, order.position_row)
     else:
         position.exit_seq = 0
         position.exit_working_lots = 0
@@ -108,7 +115,8 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
 
 
 @kernel
-def _clear_position(s: Any, row: int) -> None:
+def clear_position(s: Any, row: int) -> None:
+    """Free a position's row; it and its instrument's state have been saved."""
     position = s.positions[row]
     s.states[position.instrument].open_mask &= ~(1 << position.strategy)
     s.account[0].open_positions -= 1
@@ -130,16 +138,63 @@ def close_if_flat(s: Any, row: int, event_ns: int) -> None:
     account.trades_closed += 1
     if pnl > 0:
         account.wins += 1
-    _clear_position(s, row)
+    clear_position(s, row)
 
 
 @kernel
-def apply_report(s: Any, exit_retry_ns: int) -> None:
-    """Apply `s.report[0]` (transactional; at most a dozen undo lines and one intent)."""
+def _finish_earlier(s: Any, until: int, event_ns: int) -> None:
+    """The venue has told everything of earlier incarnations: what still works under such a key never got there. See apply_reports for room."""
+    for row in range(l.MAX_WORKING):
+        key = s.working[row].order_seq
+        if key >= EARLIER and key < until:
+            position_row = s.working[row].position_row
+            instrument_id = s.positions[position_row].instrument
+            touch_working(s, row)
+            touch_account(s)
+            touch_position(s, position_row)
+            touch_state(s, instrument_id)
+            _finish_order(s, row, instrument_id, event_ns, 0)
+
+
+@kernel
+def _adopt_exit(s: Any, report: Any) -> int:
+    """An order of an earlier incarnation that the journal never saw has filled: only an exit may go out unjournaled. It gets a working row if
+    exactly one position can be meant; gives the row, or −1."""
+    found, count = -1, 0
+    for strategy in range(l.MAX_STRATEGIES):
+        row = report.instrument * l.MAX_STRATEGIES + strategy
+        p = s.positions[row]
+        if s.states[report.instrument].open_mask >> strategy & 1 and p.lots > 0 and p.side == -report.side and p.exit_seq == 0:
+            found = row
+            count += 1
+    working = find_working(s, 0)
+    if count != 1 or working < 0:
+        return -1
+    touch_working(s, working)
+    touch_account(s)
+    touch_position(s, found)
+    s.working[working] = s.blank_working[0]
+    order = s.working[working]
+    order.order_seq = report.spare
+    order.position_row = found
+    order.side = report.side
+    order.purpose = l.EXIT
+    order.lots = 1 << 60  # nobody knows any more how much it was for; its terminal report ends it
+    order.position_id = s.positions[found].position_id
+    s.positions[found].exit_seq = report.spare
+    s.positions[found].state = l.POS_CLOSING
+    s.account[0].working_orders += 1
+    return working
+
+
+@kernel
+def settle_report(s: Any, exit_retry_ns: int) -> int:
+    """Apply `s.report[0]` to the book (transactional; at most two dozen undo lines, but for a statement); gives the row of the position that it
+    concerns, −1 for none."""
     report = s.report[0]
     kind = report.kind
     if kind == l.BALANCE:
-        if report.code == 0:  # a deposit; code 1 is a statement, for reconciliation
+        if report.code == 0:  # a deposit
             touch_account(s)
             account = s.account[0]
             account.cash += report.balance
@@ -148,16 +203,23 @@ def apply_report(s: Any, exit_retry_ns: int) -> None:
             account.peak_equity = max(account.peak_equity, account.equity)
             if account.day_start_equity > 0 or account.day == 0:
                 account.day_start_equity += report.balance
-        return
-    if kind == l.ACCEPTED or report.order_seq == 0:
-        return
-    row = find_working(s, report.order_seq)
+        else:  # a statement: the venue has told everything that is behind it
+            _finish_earlier(s, report.spare if report.spare > 0 else 1 << 62, max(report.event_ns, s.line[0].event_ns))
+        return -1
+    key = report.order_seq if report.order_seq > 0 else report.spare
+    if kind == l.ACCEPTED or key == 0:
+        return -1
+    row = find_working(s, key)
     if row < 0:
-        return  # already ended: a report sent twice
+        if key < EARLIER or kind != l.FILL or report.instrument >= s.states.shape[0]:
+            return -1  # already ended: a report sent twice
+        row = _adopt_exit(s, report)
+        if row < 0:
+            return -1
     touch_working(s, row)
     if kind == l.UNKNOWN:
         s.working[row].unknown = 1  # stays in exposure until the venue proves otherwise
-        return
+        return -1
     order = s.working[row]
     touch_account(s)
     touch_position(s, order.position_row)
@@ -170,4 +232,12 @@ def apply_report(s: Any, exit_retry_ns: int) -> None:
         _apply_fill(s, order, report, event_ns)
     if kind != l.FILL or order.cum_lots >= order.lots:
         _finish_order(s, row, instrument_id, event_ns, exit_retry_ns)
-    close_if_flat(s, position_row, event_ns)
+    return position_row
+
+
+@kernel
+def apply_report(s: Any, exit_retry_ns: int) -> None:
+    """Settle `s.report[0]`, and close the round trip that it has ended: at most one intent."""
+    row = settle_report(s, exit_retry_ns)
+    if row >= 0:
+        close_if_flat(s, row, max(s.report[0].event_ns, s.line[0].event_ns))

@@ -22,6 +22,8 @@ from ipc.jit import kernel
 _DAY_NS = 86_400_000_000_000
 #: reports that one sub-step applies
 _REPORTS = 64
+#: undo lines that a statement may need: it may end every working order
+_STATEMENT_LINES = 12 * l.MAX_WORKING
 
 
 @kernel
@@ -53,6 +55,8 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
             return False
         if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
             return True
+        if s.report[0].kind == l.BALANCE and s.undo[0].count + _STATEMENT_LINES > l.UNDO_LINES:
+            return False
         s.line[0].report_seq += 1
         apply_report(s, exit_retry_ns)
     return False

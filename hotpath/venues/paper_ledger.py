@@ -39,7 +39,7 @@ class LedgerNotOpen(LedgerError):
 class Meta(Struct, kw_only=True):
     """The account: cash, deposits, fees and realised profit of perpetuals in quanta; and how far everything is.
 
-    `tick_seq` counts within `incarnation`; events up to `published` are known to have been published as reports.
+    `tick_seq` counts within `incarnation`.
     """
 
     schema: int = SCHEMA
@@ -48,7 +48,6 @@ class Meta(Struct, kw_only=True):
     fees: int = 0
     realised: int = 0
     venue_seq: int = 0
-    published: int = 0
     incarnation: int = 0
     tick_seq: int = 0
     event_ns: int = 0

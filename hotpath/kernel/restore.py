@@ -1,0 +1,77 @@
+"""The book from the journal: what followed the last snapshot is folded in, record by record, with the code that the hot loop itself uses.
+
+Runs once, over fresh segments, before the sniper starts. Orders stand under keys incarnation << 40 | sequence (see reports.py); they end when the
+venue states its account. A round trip is closed by its CLOSED record alone: one that is flat without it is closed by the sniper, which then tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hotpath.kernel import commit as tx
+from hotpath.kernel.entries import book_entry
+from hotpath.kernel.exits import book_exit
+from hotpath.kernel.reports import clear_position, find_working, settle_report
+from hotpath.kernel.state import sniper_arrays
+from hotpath.kernel.step import new_day
+from ipc import layout as l
+from ipc.jit import kernel
+
+
+@kernel
+def _report(s: Any, report: Any, exit_retry_ns: int) -> None:
+    tx.begin(s)
+    s.line[0].event_ns = report.event_ns
+    s.report[0] = report
+    settle_report(s, exit_retry_ns)
+
+
+@kernel
+def _order(s: Any, order: Any, condition: Any) -> bool:
+    """One order-ring record; False where the book has no place for it."""
+    row = order.instrument * l.MAX_STRATEGIES + order.strategy
+    if order.kind == l.NEW:
+        working = find_working(s, 0)
+        if working < 0:
+            return False
+        tx.begin(s)
+        if order.purpose == l.ENTRY:
+            new_day(s, order.event_ns)
+            book_entry(s, condition, order, working, 0)  # its cash is not reserved: it ends before anything new is sent
+        elif s.positions[row].position_id == order.position_id:
+            book_exit(s, order, row, working)
+    elif order.kind == l.CLOSED and s.positions[row].position_id == order.position_id:
+        tx.begin(s)
+        account = s.account[0]
+        account.realised_pnl += order.value  # TRADE.pnl
+        account.trades_closed += 1
+        if order.value > 0:
+            account.wins += 1
+        clear_position(s, row)
+    return True
+
+
+@kernel
+def fold(s: Any, orders: Any, conditions: Any, reports: Any, reports_before: Any, exit_retry_ns: int) -> int:
+    """Fold `orders` (INTENT, seq = key), with `reports_before[k]` of `reports` (REPORT, order_seq = key) applied before the k-th.
+
+    `conditions[k]` (CONDITION) is what an entry was armed with. Gives how many orders found a place.
+    """
+    done = 0
+    for k in range(orders.shape[0]):
+        for report in range(done, reports_before[k]):
+            _report(s, reports[report], exit_retry_ns)
+        done = max(done, reports_before[k])
+        if not _order(s, orders[k], conditions[k]):
+            return k
+    for report in range(done, reports.shape[0]):
+        _report(s, reports[report], exit_retry_ns)
+    tx.begin(s)
+    return orders.shape[0]
+
+
+def warm_up(memory: Any) -> None:
+    """Compile the fold."""
+    fold(sniper_arrays(memory), np.zeros(1, l.INTENT), np.zeros(1, l.CONDITION), np.zeros(0, l.REPORT), np.zeros(1, np.int64), 0)

@@ -1,0 +1,143 @@
+"""A real instance under test: trader-launch as a process of its own, asked with trader-ctl, killed with signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from control.record.journal import Journal
+from ipc import bus
+from ipc.segment import instance_dir
+
+BIN = Path(sys.executable).parent
+#: many small trades on the simulated market, and no limit that ends them
+BUSY = """
+[limits]
+max_entries_per_day = 100000
+min_confidence = 0.0
+[strategy]
+range_minutes = 1
+mean_minutes = 5
+interval_s = 10
+candle_s = 10
+stretch_sigma = 0.5
+stretch_least_bps = 1.0
+time_stop_s = 60
+"""
+
+
+def until(condition: Callable[[], Any], patience_s: float, what: str) -> Any:
+    """What `condition` gives as soon as it is true. Fails with `what` when the time is over."""
+    end = time.monotonic() + patience_s
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {patience_s:g} s: {what}"
+        time.sleep(0.02)
+    return result
+
+
+class Running:
+    """One instance in a folder; start it as often as you like."""
+
+    def __init__(self, folder: Path, config: str = BUSY) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.name = folder, f"test-{uuid.uuid4().hex[:8]}"
+        self.config = folder / "busy.toml"
+        self.config.write_text(config)
+        self.process: subprocess.Popen[str] | None = None
+        self.log = folder / "launch.log"
+        self.seen: set[int] = set()
+
+    def start(self, *arguments: str, mode: str = "paper", speed: str = "30", wait: bool = True) -> None:
+        """trader-launch, headless; with `wait` until every process is ready."""
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [str(BIN / "trader-launch"), mode, "--headless", "--instance", self.name, "--data-dir", str(self.folder), "--config",
+                 str(self.config), "--speed", speed, "--seed", "7", *arguments],
+                stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        if wait:
+            until(lambda: self.status()["phase"] == "running", 60, f"running; its log: {self.text()}")
+
+    def text(self) -> str:
+        """What it has printed."""
+        return self.log.read_text()[-3000:]
+
+    def ctl(self, *arguments: str) -> tuple[int, Any]:
+        """(exit code, reply) of a trader-ctl command."""
+        done = subprocess.run([str(BIN / "trader-ctl"), "--instance", self.name, "--json", *arguments], capture_output=True, text=True,
+                              timeout=60, check=False)
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else {}
+
+    def status(self) -> dict[str, Any]:
+        """The facts of `trader-ctl status`; {"phase": ""} while nobody answers."""
+        _, reply = self.ctl("status")
+        for row in reply.get("rows", []):
+            self.seen.add(int(row["pid"] or 0))
+        return dict(reply.get("data") or {"phase": ""})
+
+    def row(self, role: str) -> dict[str, Any]:
+        """A process as status shows it."""
+        _, reply = self.ctl("status")
+        rows: list[dict[str, Any]] = reply["rows"]
+        self.seen |= {int(row["pid"] or 0) for row in rows}
+        return next(row for row in rows if row["role"] == role)
+
+    def kill(self, role: str, number: int = signal.SIGKILL) -> int:
+        """A signal to a role's process; gives its pid."""
+        pid = int(self.row(role)["pid"])
+        os.kill(pid, number)
+        return pid
+
+    def journal(self) -> Journal:
+        """Its journal, to be read while it runs."""
+        return Journal(self.folder / "instances" / self.name / "journal")
+
+    def stop(self, number: int = signal.SIGINT, patience_s: float = 40) -> int:
+        """An ordered stop by a signal; gives the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(patience_s)
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json of the last run that has one."""
+        newest = max((self.folder / "runs").glob("*/summary.json"))
+        return dict(json.loads(newest.read_text()))
+
+    def alive(self) -> list[int]:
+        """Every process ever seen in its status that still lives, and the launcher."""
+        assert self.process is not None
+        pids = {pid for pid in self.seen if pid} | ({self.process.pid} if self.process.poll() is None else set())
+        return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and not _zombie(pid)]
+
+    def leaves_nothing(self) -> None:
+        """No process, no segment, no socket."""
+        assert self.alive() == []
+        assert not instance_dir(self.name).exists()
+        assert list(bus.socket_dir(self.name).glob("*.sock")) == []
+
+    def end(self) -> None:
+        """Whatever happened in the test, nothing of it stays."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        end = time.monotonic() + 12
+        while self.alive() and time.monotonic() < end:
+            time.sleep(0.1)
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
