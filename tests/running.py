@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,17 @@ class Running:
         assert self.process is not None
         pids = {pid for pid in self.seen if pid} | ({self.process.pid} if self.process.poll() is None else set())
         return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and not _zombie(pid)]
+
+    def kill_everything(self) -> None:
+        """Launcher and children at once, and their shared memory gone, as when the machine dies."""
+        assert self.process is not None
+        self.status()
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(5)
+        until(lambda: not self.alive(), 5, "all are dead")
+        shutil.rmtree(instance_dir(self.name), ignore_errors=True)
 
     def leaves_nothing(self) -> None:
         """No process, no segment, no socket."""

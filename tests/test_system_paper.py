@@ -117,11 +117,7 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: R
     sent = last_order(instance)
     instance.start()
     after = {row["id"]: row for row in instance.ctl("positions")[1]["rows"]}
-    journal = instance.journal()
-    try:
-        closed = {str(int(record.row["position_id"])) for record in journal.trades()}
-    finally:
-        journal.close()
+    closed = closed_positions(instance)
     for row in before:
         assert row["id"] in closed or after[row["id"]]["stop_price"] == row["stop_price"] or row["state"] == "opening"
     event_ns = instance.status()["event_ns"]
@@ -138,6 +134,30 @@ def last_order(running: Running) -> tuple[int, int]:
     try:
         (newest,) = journal.newest("orders", 1)
         return newest.incarnation, newest.seq
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_when_everything_dies_at_once_no_position_is_forgotten_and_the_books_agree(rounds: int, instance: Running) -> None:
+    for number in range(rounds):
+        instance.start()
+        until(lambda: instance.ctl("positions")[1]["rows"], 20, "an open position")
+        time.sleep(0.37 * number % 2)
+        before = {row["id"] for row in instance.ctl("positions")[1]["rows"]}
+        instance.kill_everything()
+        instance.start()
+        after = {row["id"] for row in instance.ctl("positions")[1]["rows"]}
+        assert before <= after | closed_positions(instance)
+        assert instance.stop() == 0, instance.text()
+        assert instance.summary()["reconciled"] is True
+        assert orders_sent_twice(instance) == []
+
+
+def closed_positions(running: Running) -> set[str]:
+    journal = running.journal()
+    try:
+        return {str(int(record.row["position_id"])) for record in journal.trades()}
     finally:
         journal.close()
 
