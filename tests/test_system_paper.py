@@ -183,8 +183,8 @@ def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(inst
         if cut is not None:
             monkeypatch.setattr(journal, "last_snapshot", lambda: None)
         assert restore(journal, memory)
-        account = {name: int(memory.sniper.account[0][name]) for name in l.ACCOUNT.names if name not in MARKED}
-        positions = {int(row["position_id"]): {name: int(row[name]) for name in l.POSITION.names if name not in MARKED and name[0] != "_"}
+        account = {name: int(memory.sniper.account[0][name]) for name in l.ACCOUNT.names or () if name not in MARKED}
+        positions = {int(row["position_id"]): {name: int(row[name]) for name in l.POSITION.names or () if name not in MARKED and name[0] != "_"}
                      for row in memory.sniper.positions if row["state"] != l.POS_FLAT}
         books.append((account, positions, memory.sniper.instrument_states["exposure_lots"].tolist()))
         journal.close()
