@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -12,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -350,14 +353,35 @@ def pour(raw: socket.socket, most: int) -> int:
     raise AssertionError(f"{sent} bytes were taken")
 
 
+def greeted(folder: Path) -> socket.socket:
+    """A connection that has shaken hands as a DEALER and may send what ZeroMQ's own sockets never would."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.settimeout(5.0)
+    raw.connect(str(folder / "control.sock"))
+    raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    raw.sendall(bytes((4, len(ready))) + ready)
+    return raw
+
+
+def test_a_message_of_endless_frames_is_cut_off_before_it_fills_the_memory(watchdog: Watchdog, folder: Path) -> None:
+    before = control._resident_bytes()
+    frame = b"\x03" + struct.pack(">Q", 60_000) + bytes(60_000)  # long, and more to come
+    sent = 0
+    with greeted(folder) as raw, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        end = time.monotonic() + 20
+        while not watchdog.socket.cut and time.monotonic() < end:
+            raw.sendall(frame)
+            sent += len(frame)
+    assert watchdog.socket.cut == 1
+    assert sent > control.MOST_GROWTH_BYTES // 2
+    assert isinstance(ask(folder, messages.Ping()), messages.Pong)
+    assert control._resident_bytes() - before < 2 * control.MOST_GROWTH_BYTES
+
+
 def test_an_endless_message_is_cut_off(watchdog: Watchdog, folder: Path) -> None:
     """A client that announces 2^62 bytes and goes on sending is disconnected, not stored."""
-    with socket.socket(socket.AF_UNIX) as raw:
-        raw.settimeout(5.0)
-        raw.connect(str(folder / "control.sock"))
-        raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
-        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-        raw.sendall(bytes((4, len(ready))) + ready)
+    with greeted(folder) as raw:
         raw.sendall(b"\x02" + struct.pack(">Q", 1 << 62))
         sent = pour(raw, 64 << 20)
     assert sent < 8 << 20
@@ -448,3 +472,33 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=30,
                           cwd=Path(__file__).resolve().parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ── the documentation ────────────────────────────────────────────────────────────────────────────────────────────────
+def documented() -> tuple[list[bytes], list[bytes]]:
+    """Every JSON example of a request and of a reply in CONTROL.md."""
+    text = (Path(__file__).resolve().parent.parent / "CONTROL.md").read_text()
+    requests, replies = text.partition("## Requests")[2].split("## Replies")
+    return tuple([match.encode() for match in re.findall(r"`(\{.*?\})` \|", part)] for part in (requests, replies))  # type: ignore[return-value]
+
+
+def test_every_documented_message_is_understood_and_none_is_missing() -> None:
+    requests, replies = documented()
+    assert {type(messages.decode_control_request(text)) for text in requests} == set(get_args(messages.ControlRequest))
+    assert {type(messages.decode_reply(text)) for text in replies} == set(get_args(messages.Reply)) - {messages.Planned}
+    for text in (*requests, *replies):
+        assert set(json.loads(text)) <= {"type", *json.loads(messages.encode(decode_any(text)))}, "a field that nobody reads"
+
+
+def decode_any(text: bytes) -> Any:
+    try:
+        return messages.decode_control_request(text)
+    except msgspec.ValidationError:
+        return messages.decode_reply(text)
+
+
+def test_the_documented_client_gets_its_answer(watchdog: Watchdog, folder: Path) -> None:
+    text = (Path(__file__).resolve().parent.parent / "CONTROL.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace("/default/", f"/{NAME}/").replace('"trades", "limit": 10', '"ping"')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert "'pong'" in done.stdout, done.stderr

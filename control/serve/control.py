@@ -8,7 +8,9 @@ cannot reach a respawned process later. Nothing here raises: a fault in an answe
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +31,8 @@ PATIENCE_S = 0.9
 MOST_PENDING = 128
 #: largest command; the longest true one has less than 200 bytes
 MAX_COMMAND_BYTES = 64 * 1024
+#: growth of the watchdog's memory after which the control connections are cut
+MOST_GROWTH_BYTES = 64 << 20
 #: conditions whose text why is asked for
 MOST_WHYS = 1000
 
@@ -75,18 +79,40 @@ class ControlSocket:
 
     def __init__(self, facade: Facade, clock: Callable[[], float] = time.monotonic) -> None:
         self._facade, self._clock = facade, clock
-        self._server = bus.Server(facade.sockets, "control", messages.decode_control_request, MAX_COMMAND_BYTES)
+        self._server = self._bind()
+        #: times that every connection was cut
+        self.cut = 0
         self._pending: list[_Question] = []
         #: for whom and until when the next question is asked
         self._asker, self._deadline = (b"", b""), 0.0
+        self._most_bytes = _resident_bytes() + MOST_GROWTH_BYTES
 
     def poll(self) -> None:
         """Answer what has come, pass on what processes have answered. Never waits, never raises."""
         try:
             self._server.poll(0.0, self._handle)
             self._collect()
+            if _resident_bytes() > self._most_bytes:
+                self._begin_anew()
         except Exception:
             _log.exception("control socket")
+
+    def _begin_anew(self) -> None:
+        """Cut every connection: ZeroMQ keeps the frames of an unfinished message without a limit, and does not say whose they are."""
+        _log.error("a client sends a message without end, or memory has grown by %d MB otherwise: all control connections are cut",
+                   MOST_GROWTH_BYTES >> 20)
+        self.cut += 1
+        for question in self._pending:
+            question.socket.close(0)
+        self._pending.clear()
+        self._server.close()
+        self._server = self._bind()
+        with contextlib.suppress(AttributeError):  # glibc alone has it
+            ctypes.CDLL(None).malloc_trim(0)
+        self._most_bytes = _resident_bytes() + MOST_GROWTH_BYTES
+
+    def _bind(self) -> bus.Server:
+        return bus.Server(self._facade.sockets, "control", messages.decode_control_request, MAX_COMMAND_BYTES)
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there may be something to do, for the caller's sleep."""
@@ -217,6 +243,15 @@ class ControlSocket:
 
         later = self._ask("recorder", messages.Query(what="why", argument=ids), with_texts)
         return reply if isinstance(later, messages.Refused) else later
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where /proc does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _flattened(reply: Any) -> Any:
