@@ -6,6 +6,7 @@ from its source and goes on right behind the ring's head; the feed lines say whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -52,6 +53,9 @@ class TickSource(Protocol):
     def errors(self) -> list[str]:
         """What broke and ended early."""
 
+    def faults(self) -> list[str]:
+        """What was wrong and was passed over."""
+
 
 class SimulatedSource:
     """The simulated market; it has no end and no faults."""
@@ -73,6 +77,10 @@ class SimulatedSource:
 
     def errors(self) -> list[str]:
         """Nothing breaks."""
+        return []
+
+    def faults(self) -> list[str]:
+        """Nothing is wrong."""
         return []
 
 
@@ -123,6 +131,10 @@ class ReplaySource:
     def errors(self) -> list[str]:
         """One text a damaged file."""
         return self._recording.errors()
+
+    def faults(self) -> list[str]:
+        """One text a file and kind of fault."""
+        return self._recording.faults()
 
 
 def open_source(child: Child, pulse: Callable[[], None]) -> TickSource:
@@ -214,7 +226,20 @@ class Publisher:
         self.child.log.info("the data end after %d ticks; %s", self.head, counts)
         for error in self.source.errors():
             self.child.log.error("ended early: %s", error)
+        self._journal_faults()
         board.announce(self.child.processes, l.FEED, l.PROC_FINISHED)
+
+    def _journal_faults(self) -> None:
+        """What was wrong with the data, as events: before the end is announced, so that the run cannot end without them. Raises Stopped."""
+        events = [messages.Event(source="feed", kind=kind, text=text, wall_ns=time.time_ns())
+                  for kind, texts in (("data_unread", self.source.errors()), ("data_fault", self.source.faults())) for text in texts]
+        recorder = bus.Client(self.child.boot.socket_dir, "recorder")
+        for event in events:
+            reply: messages.Reply | None = None
+            while not isinstance(reply, messages.Done | messages.Refused):  # the same event twice is journaled once
+                with contextlib.suppress(bus.BusTimeout):
+                    reply = recorder.ask(event, 1.0, self.pulse)
+        recorder.close()
 
     def handle(self, request: messages.ChildRequest) -> messages.Reply:
         """One request, one reply."""

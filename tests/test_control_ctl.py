@@ -158,8 +158,8 @@ def ask(folder: Path, request: Any, timeout_s: float = 2.0) -> Any:
 @pytest.mark.usefixtures("sniper", "recorder", "watchdog")
 @pytest.mark.parametrize(("command", "shows"), [
     ("status", "strategist"), ("health", "healthy"), ("positions", "-1.50"), ("conditions", "because 65537"), ("orders", "abc"),
-    ("trades", "BTC/USDT"), ("stats", "decision_ns"), ("pause", "paused"), ("resume", "resumed"), ("close 9", "told the hot loop"),
-    ("flatten", "told the hot loop"),
+    ("trades", "BTC/USDT"), ("stats", "tick to intent"), ("pause", "paused"), ("resume", "resumed"), ("close 9", "closing position"),
+    ("flatten", "no position is open"),
 ])
 def test_each_command_is_done_for_people_and_for_scripts(capsys: pytest.CaptureFixture[str], command: str, shows: str) -> None:
     code, out, err = run(capsys, *command.split())

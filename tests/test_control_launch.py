@@ -60,7 +60,7 @@ def test_a_wrong_flag_is_named_with_its_remedy(mode: str, paths: list[str], flag
 
 
 def test_a_replay_names_every_bad_file_at_once(tmp_path: Path) -> None:
-    (tmp_path / "ticks.csv").touch()
+    (tmp_path / "ticks.csv").write_text("time,price,size\n")
     with pytest.raises(LaunchError) as caught:
         make_plan("replay", [str(tmp_path), str(tmp_path / "gone.gz"), str(tmp_path / "ticks.csv")], config())
     lines = str(caught.value).splitlines()
@@ -78,8 +78,9 @@ def test_symbols_are_understood_from_file_names(name: str, symbol: str) -> None:
 
 
 def test_a_stated_symbol_wins_over_the_file_name(tmp_path: Path) -> None:
-    for name in ("spot_btcusdt_1.gz", "spot_btcusdt_2.gz", "x.csv"):
-        (tmp_path / name).touch()
+    for name, line in (("spot_btcusdt_1.gz", "1723161254000000000 {}\n"), ("spot_btcusdt_2.gz", "1723161254000000000 {}\n"),
+                       ("x.csv", "time,price,size\n")):
+        (tmp_path / name).write_text(line)
     plan = make_plan("replay", [f"{tmp_path}/spot_btcusdt_1.gz", f"{tmp_path}/spot_btcusdt_2.gz", f"{tmp_path}/x.csv=ETH/USDT"], config())
     assert [source.symbol for source in plan.sources] == ["BTC/USDT", "BTC/USDT", "ETH/USDT"]
     assert [row["symbol"] for row in plan.rows] == [b"BTC/USDT", b"ETH/USDT"]

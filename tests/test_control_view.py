@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from control.serve.grid import padded, with_aligned_prices
 from control.serve.screen import Screen, page
 from control.serve.tables import print_answer
-from control.serve.view import health, nearest_conditions, process_rows, stats, status, why_nothing
+from control.serve.view import health, latency, nearest_conditions, process_rows, span, stats, status, two_places, why_nothing
 from ipc import layout as l
 
 DAY_NS = 86_400 * 10**9
-NEAR = {"id": 1, "symbol": "BTC/USDT", "strategy": "momentum", "side": "buy", "price": "last", "direction": "up", "distance_bps": 12.3,
-        "confidence": 0.8}
+NEAR = {"id": 1, "symbol": "BTC/USDT", "strategy": "momentum", "side": "buy", "price": "last", "direction": "up", "level": "61250",
+        "distance_bps": 12.3, "confidence": 0.8}
 
 
 def process(role: str, **facts: Any) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def seen(**facts: Any) -> dict[str, Any]:
         "processes": [process(role) for role in l.ROLES], "ticks": 1000, "ticks_per_s": 50.0, "ticks_lost": 0, "equity": "10000.00",
         "cash": "9000.00", "realised_pnl": "-1.00", "fees": "2.00", "trades_closed": 2, "wins": 1, "max_drawdown_pct": 0.5,
         "entries_today": 3, "working_orders": 0, "positions": [], "trades": [], "refusals": {}, "conditions": 4, "nearest": [NEAR],
-        "warmup_left_s": 0, "limits": {"max_entries_per_day": 20, "max_open_positions": 5}, "events": ["recorder is ready"],
+        "warmup_left_s": 0, "limits": {"max_entries_per_day": 20, "max_open_positions": 5, "min_confidence": 0.7},
+        "events": ["recorder is ready"],
     }
     given |= facts
     return given | {"why_nothing": why_nothing(given)}
@@ -114,8 +117,11 @@ def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
     ({"refusals": {"stale": 1, "confidence": 28}}, "entries refused: 28 × confidence, 1 × stale"),
     ({"conditions": 0, "nearest": []}, "no conditions are armed"),
     ({"nearest": []}, "4 conditions are armed, none of which can fire"),
-    ({}, "buy BTC/USDT when last goes up 12.3 bps is the nearest of 4"),
-    ({"nearest": [NEAR | {"distance_bps": -2.0}]}, "crosses its level anew, 2 bps back"),
+    ({}, "the nearest of 4 conditions: buy BTC/USDT when last goes up 12.3 bps to 61250"),
+    ({"nearest": [NEAR, NEAR | {"symbol": "ETH/USDT"}]}, "then buy ETH/USDT when"),
+    ({"nearest": [NEAR | {"distance_bps": -2.0}]}, "crosses 61250 anew, 2.0 bps back"),
+    ({"nearest": [NEAR | {"confidence": 0.6999}]}, "(confidence 0.69, needs 0.7)"),
+    ({"entries_today": 20, "event_ns": DAY_NS + 23 * 3600 * 10**9}, "of event time, in 2 min at 30 ×"),
     ({"phase": "stopping"}, "the instance is stopping"),
 ])
 def test_each_reason_why_nothing_happens_is_told(facts: dict[str, Any], says: str) -> None:
@@ -169,12 +175,45 @@ def drawn(**facts: Any) -> str:
 
 def test_the_page_shows_what_a_person_looks_for() -> None:
     text = drawn(positions=[POSITION], trades=[TRADE])
-    for part in ("night", "SIMULATED MARKET: results mean nothing", "30 ×", "strategist", "12 ms", "1,000 ticks, 50/s", "10000.00", "0.5",
+    for part in ("night", "SIMULATED MARKET: results mean nothing", "30 ×", "strategist", "12 ms", "1,000 ticks, 50/s", "10,000.00", "0.50 %",
                  "BTC/USDT", "61010", "ETH/USDT", "target", "scripts/ctl --instance night status", "recorder is ready", "50% won",
                  "what is waited for"):
         assert part in text
     assert "SIMULATED" not in drawn(simulated=False, market="replay")
     assert "why nothing happens" in drawn()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 50), (50, 12), (30, 6), (20, 3)])
+def test_the_page_fits_and_keeps_what_is_most_needed(width: int, height: int) -> None:
+    busy = seen(positions=[POSITION] * 5, trades=[TRADE] * 8, refusals={"confidence": 3}, events=[f"event {n}" for n in range(8)])
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(page(busy, "scripts/ctl --instance night status"))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "SIMULATED MARKET" in lines[1]
+    for height_needed, part in ((12, "scripts/ctl --instance night status"), (12, "5/5 positions open"), (24, "ETH/USDT"), (24, "strategist"),
+                                (40, "event 7")):
+        assert height < height_needed or any(part in line for line in lines), part
+
+
+def test_what_stays_open_is_read_while_the_instance_stops() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24)
+    console.print(page(seen(phase="stopping", positions=[POSITION] * 5, trades=[TRADE] * 5, events=["one", "2 positions stay open: long 1 X"]), "c"))
+    assert "2 positions stay open" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_prices_of_a_symbol_have_as_many_decimals() -> None:
+    rows = with_aligned_prices([{"symbol": "A", "entry_price": "2495.9", "pnl": "-1"}, {"symbol": "A", "entry_price": "2496"},
+                                {"symbol": "A", "exit_price": "2495.97"}, {"symbol": "B", "entry_price": "61000"}])
+    assert [row.get("entry_price", row.get("exit_price")) for row in rows] == ["2495.90", "2496.00", "2495.97", "61000"]
+    assert padded("none", 2) == "none"
+
+
+def test_figures_have_the_unit_that_keeps_them_short() -> None:
+    assert [latency(ns) for ns in (0, 850, 2431, 13_823_000, 2e9)] == ["0 ns", "850 ns", "2.4 µs", "13.8 ms", "2.0 s"]
+    assert [span(s) for s in (0, 4.25, 59.6, 187, 7500, 90_000)] == ["0 s", "4.2 s", "60 s", "3 min 7 s", "2 h 5 min", "1 d 1 h"]
+    assert [two_places(share) for share in (0.7, 0.6999, 1.0)] == ["0.70", "0.69", "1.00"]
 
 
 def test_a_view_that_fails_is_shown_and_does_not_raise() -> None:
@@ -204,6 +243,21 @@ def test_the_screen_draws_in_its_own_thread_and_gives_the_terminal_back() -> Non
     assert np.diff(looks).min() > 0.1
     written = console.file.getvalue()  # type: ignore[attr-defined]
     assert written.rindex("\x1b[?1049l") > written.index("\x1b[?1049h")  # the alternate screen was left
+
+
+@pytest.mark.parametrize("width", [80, 120, 400])
+def test_a_table_leaves_columns_out_before_it_cuts_values(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: width < 400, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = {"time_ns": DAY_NS, "symbol": "DOGE/USDT:USDT", "side": "buy", "size": "5494", "entry_price": "0.09084", "exit_price": "0.09057",
+           "pnl": "-1.98171327", "fees": "0.49833327", "reason": "stop", "held_s": 187.382, "strategy": "mean_reversion", "why": "because " * 30}
+    print_answer("trades", {}, [row])
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    for part in ("DOGE/USDT:USDT", "long", "-1.98", "stop"):
+        assert part in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+    assert ("too narrow" in out) == (width < 400)
 
 
 @pytest.mark.parametrize("command", ["status", "health", "positions", "conditions", "orders", "trades", "stats"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,11 @@ class Bench:
         self.boot = Boot(role="feed", instance="bench", mode="replay", run_id="r", run_dir=str(folder), state_dir=str(folder),
                          socket_dir=self.sockets, **boot)
         self.log = folder / "feed.log"
+        #: what a recorder was told
+        self.events: list[messages.Event] = []
+        self._end = threading.Event()
+        self._recorder = threading.Thread(target=self._record, daemon=True)
+        self._recorder.start()
         self.process: Any = None
         self.next = 1
         self.taken: list[np.ndarray[Any, Any]] = []
@@ -56,6 +63,17 @@ class Bench:
     @property
     def row(self) -> Any:
         return self.memory.board.processes[l.FEED]
+
+    def _record(self) -> None:
+        """A recorder, as far as a feed talks to it."""
+        def take(event: Any) -> messages.Reply:
+            self.events.append(event)
+            return messages.Done()
+
+        server = bus.Server(self.sockets, "recorder", messages.decode_child_request)
+        while not self._end.is_set():
+            server.poll(0.05, take)
+        server.close()
 
     def metrics(self) -> dict[str, int]:
         return {name: int(value) for name, value in zip(l.METRICS[l.FEED], self.row["metrics"], strict=False)}
@@ -109,7 +127,10 @@ class Bench:
     def close(self) -> None:
         if self.process is not None and self.process.is_alive():
             self.kill()
+        self._end.set()
+        self._recorder.join(5)
         segment.remove("bench")
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 @pytest.fixture
@@ -321,8 +342,10 @@ def test_missing_file_ends_early_with_a_count_and_a_message(bench: Any, tmp_path
     one.read_until()
     assert one.row["error_count"] == 1
     assert one.metrics()["records"] == 8
-    assert "gone.gz" in one.log.read_text()
     assert one.stop() == 0
+    (told,) = one.events
+    assert told.kind == "data_unread"
+    assert "gone.gz: No such file or directory; name a readable file" in told.text
 
 
 def test_unknown_symbol_is_a_permanent_fault(bench: Any) -> None:

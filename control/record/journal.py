@@ -169,6 +169,14 @@ class Journal:
         newest = self.newest("snapshots", 1)
         return decode_snapshot(newest[0].payload) if newest else None
 
+    def last_venue_seq(self) -> int:
+        """Number of the last venue event that is journaled; reports of the gateway itself carry none. 0 without any."""
+        with self.reading() as transaction, transaction.cursor(self.databases["reports"]) as cursor:
+            for value in cursor.iterprev(keys=False) if cursor.last() else ():
+                if (venue_seq := int(decode(value).row["venue_seq"])) > 0:
+                    return venue_seq
+        return 0
+
     def last_snapshot_of(self, incarnation: int) -> Snapshot | None:
         """The newest snapshot of one incarnation; None where it has none (any more)."""
         for record in self.newest("snapshots", 1 << 30):

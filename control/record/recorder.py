@@ -99,8 +99,7 @@ class Recorder:
                 raise JournalError(f"{self._path}: {database} end at {last}, its cursor says {stored}; restore the journal from a backup, "
                                    "or start with --fresh")
         self._publish_cursors()
-        # reports of the gateway itself carry no venue event, so the newest report alone may not say
-        cursors["journaled_venue_seq"] = max((int(record.row["venue_seq"]) for record in self.journal.newest("reports", 512)), default=0)
+        cursors["journaled_venue_seq"] = self.journal.last_venue_seq()
         cursors["incarnation"] = incarnation
         self.log.info("incarnation %d, order ring from %d, report ring from %d", incarnation, self.journal.stored.orders,
                       self.journal.stored.reports)
@@ -113,7 +112,7 @@ class Recorder:
         return {"run_id": boot.run_id, "mode": boot.mode, "market": boot.market, "seed": boot.seed, "lockstep": boot.lockstep,
                 "instance": boot.instance, "instance_number": int(run["instance_number"]), "config_sha256": config.hexdigest(),
                 "strategies": [row["name"].decode() for row in instruments.strategies if row["name"]],
-                "initial_cash": int(run["initial_cash"]),
+                "initial_cash": int(run["initial_cash"]), "equity_start": int(self.memory.sniper.account[0]["equity"]),
                 "instruments": [msgspec.to_builtins(fact) for fact in instrument_facts(instruments.instruments, int(run["instruments"]))]}
 
     def run(self) -> int:

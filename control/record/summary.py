@@ -30,6 +30,8 @@ SIMULATED_NOTICE: Final = "SIMULATED MARKET: results mean nothing"
 #: quantiles of a latency, by name
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 #: records that ask the gateway for something
+#: bits of a key `incarnation << 40 | sequence` that are the sequence
+_SEQUENCE = (1 << 40) - 1
 _INTENTS = (l.NEW, l.CANCEL, l.AMEND, l.CANCEL_ALL)
 #: report kinds that say an order never came to the venue
 _NEVER_SENT = (l.UNKNOWN, l.LOST)
@@ -95,13 +97,16 @@ class Summary(Struct, kw_only=True, omit_defaults=False):
 def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
     """Write summary.json and fills.bin into the run's folder; gives the summary as it was written, as built-in types.
 
-    Two keys are there only when they have something to say: `notice` (simulated market) and `differences` (not reconciled).
+    Four keys are there only when they have something to say: `notice` (simulated market), `differences` (not reconciled), `data_unread` (recordings
+    that could not be read to their end) and `data_fault` (what was wrong inside of others).
     """
     journal = Journal(Path(facts.state_dir) / "journal")
     try:
         incarnation = int(memory.board.cursors[0]["incarnation"])
         outcome = _reconcile(journal, Path(facts.state_dir) / "paper")
         summary = _summary(facts, memory, journal, incarnation, outcome.reconciled)
+        data = {kind: [event.text for of, event in journal.events() if of == incarnation and event.kind == kind]
+                for kind in ("data_unread", "data_fault")}
         fills = fills_of(journal, incarnation, facts.instance_number or int(memory.board.run[0]["instance_number"]))
     finally:
         journal.close()
@@ -110,6 +115,7 @@ def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
         written["notice"] = SIMULATED_NOTICE
     if not outcome.reconciled:
         written["differences"] = outcome.differences
+    written.update({kind: texts for kind, texts in data.items() if texts})
     folder = Path(facts.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "fills.bin", fills.tobytes())
@@ -124,7 +130,8 @@ def fills_of(journal: Journal, incarnation: int, instance: int) -> np.ndarray[An
     facts = journal.instruments().get(incarnation, {})
     fills = np.zeros(len(reports), FILL)
     fills["symbol"] = [facts[k].symbol.encode() if k in facts else b"?" for k in reports["instrument"].tolist()]
-    fills["order_id"] = [client_order_id(instance, incarnation, seq).encode() for seq in reports["order_seq"].tolist()]
+    fills["order_id"] = [(client_order_id(instance, incarnation, own) if own else client_order_id(instance, earlier >> 40, earlier & _SEQUENCE))
+                         .encode() for own, earlier in zip(reports["order_seq"].tolist(), reports["spare"].tolist(), strict=True)]
     fills["event_ns"], fills["price"], fills["fee"] = reports["event_ns"], reports["last_price"], reports["fee"]
     fills["lots"] = reports["last_lots"] * reports["side"]
     return fills
@@ -174,10 +181,10 @@ def _summary(facts: RunFacts, memory: Memory, journal: Journal, incarnation: int
 
 
 def _equity_start(journal: Journal, incarnation: int, reports: np.ndarray[Any, Any]) -> int:
-    """What the run before ended with, plus what was deposited in this one."""
-    deposits = reports[(reports["kind"] == l.BALANCE) & (reports["code"] == 0)]["balance"].sum()
-    earlier = [one for one in range(incarnation - 1, 0, -1) if (snapshot := journal.last_snapshot_of(one)) is not None][:1]
-    return int(deposits) + (snapshot.account.equity if earlier and snapshot is not None else 0)
+    """What the run resumed with, plus what was deposited in it."""
+    start = journal.run_starts().get(incarnation)
+    deposits = int(reports[(reports["kind"] == l.BALANCE) & (reports["code"] == 0)]["balance"].sum())
+    return deposits + (int(start.data.get("equity_start", 0)) if start else 0)
 
 
 def equity_of(memory: Memory) -> int:

@@ -163,7 +163,7 @@ class ControlSocket:
                 return self._resume()
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
-                return self._ask("sniper", messages.Operate(action="close", position=request.id))
+                return self._ask("sniper", messages.Operate(action="close", position=request.id), _closing)
             case messages.Flatten():
                 self._pause("flatten: paused, working entries are cancelled, all positions closed")
                 return self._ask("sniper", messages.Operate(action="flatten"), _flattened)
@@ -254,7 +254,20 @@ def _resident_bytes() -> int:
         return 0
 
 
+def _closing(reply: Any) -> Any:
+    if isinstance(reply, messages.Done):
+        text = f"closing position {reply.data.get('position_id', '')} at the market; trader-ctl trades shows when it is closed"
+        return messages.Done(text=text, data=reply.data)
+    return reply
+
+
 def _flattened(reply: Any) -> Any:
-    if isinstance(reply, messages.Unavailable):
-        return messages.Unavailable(role=reply.role, text=f"paused, but nothing is closed: {reply.text}")
+    match reply:
+        case messages.Unavailable():
+            return messages.Unavailable(role=reply.role, text=f"paused, but nothing is closed: {reply.text}")
+        case messages.Done():
+            count = int(reply.data.get("open_positions", 0))
+            what = f"{count} position{'s are' if count != 1 else ' is'} being closed" if count else "no position is open"
+            return messages.Done(text=f"paused, working entries are cancelled, {what}; resume allows entries again",
+                                 data={"open_positions": count})
     return reply

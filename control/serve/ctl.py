@@ -30,8 +30,18 @@ _COMMANDS = {
     "close": "close one position", "flatten": "pause, cancel working entries, close all positions",
     "stop": "stop the instance in order and wait until it has gone", "config": "print or check a configuration file",
 }
-_EPILOG = """\
-exit codes: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable
+#: how the help of each command ends: commands to copy
+_EXAMPLES = {
+    "status": ("trader-ctl status", "trader-ctl status --json | jq .data.equity"), "health": ("trader-ctl health --json | jq .data.healthy",),
+    "positions": ("trader-ctl positions", "trader-ctl --instance night positions"), "conditions": ("trader-ctl conditions --limit 5",),
+    "orders": ("trader-ctl orders --limit 10",), "trades": ("trader-ctl trades --json | jq '.rows[].pnl'",), "stats": ("trader-ctl stats",),
+    "pause": ("trader-ctl pause",), "resume": ("trader-ctl resume",), "close": ("trader-ctl close BTC/USDT", "trader-ctl close 4097"),
+    "flatten": ("trader-ctl flatten",), "stop": ("trader-ctl stop", "trader-ctl flatten && trader-ctl stop"),
+    "config": ("trader-ctl config template > trader.toml", "trader-ctl config check trader.toml"),
+}
+_EXIT_CODES = "exit codes: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable"
+_EPILOG = f"""\
+{_EXIT_CODES}
 
 examples:
   trader-ctl status
@@ -52,9 +62,11 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter, parents=[anywhere])
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, about in _COMMANDS.items():
-        one = commands.add_parser(name, help=about, description=about, parents=[anywhere])
+        examples = "".join(f"  {line}\n" for line in _EXAMPLES[name])
+        one = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=[anywhere],
+                                  epilog=f"{_EXIT_CODES}\n\nexamples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in ("conditions", "orders", "trades"):
-            one.add_argument("--limit", type=int, default=50, help="rows at most (50)")
+            one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
         elif name == "config":
@@ -63,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
             check = what.add_parser("check", help="name every fault of a file", parents=[anywhere])
             check.add_argument("file", metavar="FILE", type=Path)
     return top
+
+
+def _rows_at_most(text: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 10000")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Answers of the control socket as tables for people."""
+"""Answers of the control socket as tables for people: with units, aligned, as wide as the terminal. Scripts take --json."""
 
 from __future__ import annotations
 
@@ -9,34 +9,40 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from control.serve.screen import moment, signed
+from control.serve.grid import Column, cents, grid, moment, signed
+from control.serve.view import latency, span
 
-#: columns of each command's rows, in order, as (key, heading); keys that a row lacks are left blank
-COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
-    "status": (("role", "process"), ("state", "state"), ("pid", "pid"), ("restarts", "restarts"), ("heartbeat_age_ms", "heartbeat ms"),
-               ("last_event_ns", "event time"), ("last_death", "last death")),
-    "health": (("role", "process"), ("healthy", "healthy"), ("state", "state"), ("pid", "pid"), ("heartbeat_age_ms", "heartbeat ms"),
-               ("restarts", "restarts"), ("problem", "problem")),
-    "positions": (("id", "id"), ("symbol", "symbol"), ("side", "side"), ("state", "state"), ("size", "size"), ("entry_price", "entry"),
-                  ("mark_price", "now"), ("unrealised_pnl", "P&L"), ("fees", "fees"), ("stop_price", "stop"), ("target_price", "target"),
-                  ("strategy", "strategy"), ("opened_ns", "opened")),
-    "conditions": (("symbol", "symbol"), ("side", "side"), ("price", "price"), ("direction", "goes"), ("level", "to"),
-                   ("distance_bps", "bps away"), ("confidence", "confidence"), ("fired", "fired"), ("last_refusal", "last refusal"),
-                   ("valid_until_ns", "valid until"), ("why", "why")),
-    "orders": (("time_ns", "time"), ("id", "id"), ("symbol", "symbol"), ("purpose", "for"), ("side", "side"), ("order", "order"),
-               ("state", "state"), ("size", "size"), ("filled", "filled"), ("average_price", "at"), ("fees", "fees"), ("reason", "reason"),
-               ("reject", "reject"), ("strategy", "strategy")),
-    "trades": (("time_ns", "closed"), ("symbol", "symbol"), ("side", "side"), ("size", "size"), ("entry_price", "entry"),
-               ("exit_price", "exit"), ("pnl", "P&L"), ("fees", "fees"), ("reason", "reason"), ("held_s", "held s"),
-               ("strategy", "strategy"), ("why", "why")),
+#: columns of each command's rows, in order
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "status": (Column("role", "process"), Column("state", "state"), Column("pid", "pid", right=True),
+               Column("restarts", "restarts", right=True), Column("heartbeat_age_ms", "heartbeat", right=True),
+               Column("last_event_ns", "event time (UTC)", 1), Column("last_death", "last death", text=True)),
+    "health": (Column("role", "process"), Column("healthy", "healthy"), Column("state", "state"), Column("pid", "pid", right=True),
+               Column("heartbeat_age_ms", "heartbeat", right=True), Column("restarts", "restarts", right=True),
+               Column("problem", "problem", text=True)),
+    "positions": (Column("id", "id"), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
+                  Column("size", "size", right=True), Column("entry_price", "entry", 1, right=True), Column("mark_price", "now", 1, right=True),
+                  Column("unrealised_pnl", "P&L USDT", right=True), Column("fees", "fees USDT", 3, right=True),
+                  Column("stop_price", "stop", 2, right=True), Column("target_price", "target", 2, right=True),
+                  Column("strategy", "strategy", 5), Column("opened_ns", "opened (UTC)", 6)),
+    "conditions": (Column("symbol", "symbol"), Column("side", "side"), Column("price", "price", 2), Column("direction", "goes"),
+                   Column("level", "to", right=True), Column("distance_bps", "bps away", right=True),
+                   Column("confidence", "confidence", right=True), Column("fired", "fired", 5, right=True),
+                   Column("last_refusal", "last refusal", 3), Column("valid_until_ns", "valid until (UTC)", 4), Column("why", "why", 6, text=True)),
+    "orders": (Column("time_ns", "time (UTC)", 2), Column("id", "id", 4), Column("symbol", "symbol"), Column("purpose", "for"),
+               Column("side", "side"), Column("order", "order", 5), Column("state", "state"), Column("size", "size", 1, right=True),
+               Column("filled", "filled", right=True), Column("average_price", "at", right=True), Column("fees", "fees USDT", 3, right=True),
+               Column("reason", "reason", 1), Column("reject", "reject"), Column("strategy", "strategy", 6)),
+    "trades": (Column("time_ns", "closed (UTC)", 3), Column("symbol", "symbol"), Column("side", "side"), Column("size", "size", 4, right=True),
+               Column("entry_price", "entry", 1, right=True), Column("exit_price", "exit", 1, right=True), Column("pnl", "P&L USDT", right=True),
+               Column("fees", "fees USDT", 2, right=True), Column("reason", "reason"), Column("held_s", "held", 2, right=True),
+               Column("strategy", "strategy", 5), Column("why", "why", 6, text=True)),
 }
 #: what an answer without rows says
 _EMPTY = {"positions": "no open positions", "conditions": "no conditions are armed", "orders": "no orders yet",
           "trades": "no closed trades yet"}
-#: columns that are numbers
-_RIGHT = {"pid", "restarts", "heartbeat_age_ms", "size", "filled", "entry_price", "exit_price", "mark_price", "unrealised_pnl", "pnl",
-          "fees", "stop_price", "target_price", "level", "distance_bps", "confidence", "fired", "average_price", "held_s"}
-_MONEY = {"unrealised_pnl", "pnl"}
+#: a trade's side in the journal is that of its entry
+_TRADE_SIDES = {"buy": "long", "sell": "short"}
 
 
 class _Console(Console):
@@ -46,56 +52,101 @@ class _Console(Console):
 
 
 def print_answer(command: str, data: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Facts first, then the rows. Into a pipe nothing is cut off: one line a row, however long."""
-    console = _Console(width=None if sys.stdout.isatty() else 400, highlight=False)
-    if data:
+    """Facts first, then the rows. Into a pipe nothing is cut off: one line a row, however long, without blanks at its end."""
+    terminal = sys.stdout.isatty()
+    console = _Console(width=None if terminal else 400, highlight=False)
+    with console.capture() as captured:
         if data.get("simulated"):
             console.print("SIMULATED MARKET: results mean nothing", style="bold yellow")
-        facts = Table(box=None, show_header=False, pad_edge=False)
-        facts.add_column(style="bold", no_wrap=True)
-        facts.add_column(overflow="fold")
-        for name, value in data.items():
-            facts.add_row(name.removesuffix("_ns") if name == "event_ns" else name, _fact(name, value))
-        console.print(facts)
-    if rows:
-        console.print(_rows(command, rows))
-    elif command in _EMPTY:
-        console.print(_EMPTY[command])
+        if data:
+            console.print(_facts(command, data))
+        if rows:
+            if data:
+                console.print()
+            _print_rows(console, command, rows, console.width if terminal else None)
+        elif command in _EMPTY:
+            console.print(_EMPTY[command])
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
-def _rows(command: str, rows: list[dict[str, Any]]) -> Table:
-    columns = COLUMNS.get(command) or tuple((key, key) for key in rows[0])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key, heading in columns:
-        table.add_column(heading, justify="right" if key in _RIGHT else "left", no_wrap=key != "why", overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(_cell(key, row.get(key)) for key, _ in columns))
+def _print_rows(console: Console, command: str, rows: list[dict[str, Any]], width: int | None) -> None:
+    if command == "trades":
+        rows = [{**row, "side": _TRADE_SIDES.get(row.get("side", ""), row.get("side"))} for row in rows]
+    if command == "conditions":
+        rows = [{**row, "last_refusal": "" if row.get("last_refusal") == "none" else row.get("last_refusal")} for row in rows]
+    columns = COLUMNS.get(command) or tuple(Column(key, key) for key in rows[0])
+    table, missing = grid(columns, rows, width)
+    console.print(table)
+    if missing:
+        console.print(f"without {', '.join(missing)}: the terminal is too narrow; --json gives all", style="dim")
+
+
+# ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _facts(command: str, data: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    try:
+        facts = {"status": _status, "stats": _stats}.get(command, _plainly)(data)
+    except (KeyError, TypeError, ValueError):  # another version's answer: shown as it is
+        facts = _plainly(data)
+    for name, fact in facts.items():
+        table.add_row(name, fact)
     return table
 
 
-def _cell(key: str, value: Any) -> Text:
-    if value is None or value == "":
-        return Text("")
-    if key.endswith("_ns"):
-        return Text(moment(int(value)))
-    if key in _MONEY:
-        return signed(str(value))
-    return Text("yes" if value is True else "no" if value is False else str(value))
+def _status(data: dict[str, Any]) -> dict[str, Any]:
+    pace = "as fast as it can" if not data["speed"] else f"{data['speed']:g} ×"
+    facts: dict[str, Any] = {
+        "instance": f"{data['instance']}: {data['mode']}, {data['market']} market at {pace}" + (", lockstep" if data["lockstep"] else ""),
+        "run": f"{data['run_id']}, {data['phase']} for {span(data['uptime_s'])}, launcher pid {data['pid']}",
+        "entries": "allowed" if data["trading"] == "running" else f"none: {data['trading'].replace('_', ' ')}, {data['trading_cause']}",
+        "event time": f"{moment(data['event_ns'])} UTC",
+        **_account(data),
+        "open": f"{data['open_positions']} positions, {data['working_orders']} orders",
+        "conditions": f"{data['conditions']} armed",
+    }
+    if data["preparing"]:
+        facts["preparing"] = f"kernels {data['preparing']}"
+    return facts | {"why nothing": "\n".join(data["why_nothing"])}
 
 
-def _fact(name: str, value: Any) -> Text:
-    if name == "event_ns":
-        return Text(moment(value))
-    if name == "nearest":
-        from control.serve.view import condition_text
+def _account(data: dict[str, Any]) -> dict[str, Any]:
+    won = f", {data['wins']} won ({data['wins'] / data['trades_closed']:.0%})" if data["trades_closed"] else ""
+    return {
+        "ticks": f"{data['ticks']:,}, {data['ticks_per_s']:,.0f}/s, {data['ticks_lost']} lost",
+        "equity": Text.assemble(f"{cents(data['equity'])} USDT, cash {cents(data['cash'])}, realised ", signed(cents(data["realised_pnl"])),
+                                f", fees {cents(data['fees'])}, drawdown {data['max_drawdown_pct']:.2f} %"),
+        "trades": f"{data['trades_closed']} closed{won}; {data['entries_today']} entries today",
+    }
 
-        return Text("\n".join(map(condition_text, value)) or "none")
+
+def _stats(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "uptime": span(data["uptime_s"]), "event time": f"{moment(data['event_ns'])} UTC", **_account(data),
+        "conditions": f"{data['conditions']} armed; {data['working_orders']} orders working",
+        "refused entries": ", ".join(f"{count} × {code}" for code, count in data["refusals"].items()) or "none",
+        "decision": _latencies(data["decision_ns"], "tick read → intent published"),
+        "tick to intent": _latencies(data["tick_to_intent_ns"], "published by the feed → intent readable"),
+        **{role: ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in metrics.items())
+           for role, metrics in data["metrics"].items()},
+    }
+
+
+def _latencies(quantiles: dict[str, int], what: str) -> str:
+    if not quantiles["max"]:
+        return f"none yet   ({what})"
+    return "   ".join(f"{name} {latency(value)}" for name, value in quantiles.items()) + f"   ({what})"
+
+
+def _plainly(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: _words(value) for name, value in data.items()}
+
+
+def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return Text("\n".join(f"{key}: {_inner(inner)}" for key, inner in value.items()) or "none")
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
-        return Text("\n".join(map(str, value)) or "none")
-    return Text(f"{value:.1f}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value))
-
-
-def _inner(value: Any) -> str:
-    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
+        return "\n".join(map(str, value)) or "none"
+    return "yes" if value is True else "no" if value is False else str(value).replace("_", " ")

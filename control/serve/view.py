@@ -5,6 +5,7 @@ Pure: everything comes from the dict that control/supervise/view.py makes ("seen
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,45 @@ from ipc import layout as l
 LATE_BEAT_MS = 1_000
 #: process states in which a process does its work
 WORKING_STATES = ("healthy", "finished")
+_DAY_NS = 86_400 * 10**9
 #: keys of `seen` that status leaves to other commands
 _NOT_STATUS = ("positions", "trades", "refusals", "limits", "events", "processes")
 
 
+def decimal_text(value: int, mantissa: int, exponent: int) -> str:
+    """value × mantissa × 10^exponent, exactly, without trailing zeros."""
+    text = f"{Decimal(value * mantissa).scaleb(exponent):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def two_places(share: float) -> str:
+    """A confidence, never rounded up: 0.6999 must not read as the limit that it misses."""
+    return f"{int(share * 100 + 1e-9) / 100:.2f}"
+
+
+def span(seconds: float) -> str:
+    """A length of time: 12.5 s, 3 min 7 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds % 1 and seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for size, name, below, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {name}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def latency(nanoseconds: float) -> str:
+    """A latency with a unit that keeps it short: 850 ns, 2.4 µs, 13.8 ms."""
+    for size, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.1f} {unit}"
+    return f"{nanoseconds:.0f} ns"
+
+
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def nearest_conditions(memory: Any, limit: int = 3) -> list[dict[str, Any]]:
-    """Armed conditions that may still fire, nearest first: symbol, side, price kind, direction, distance_bps.
+    """Armed conditions that may still fire, nearest first: symbol, side, price kind, direction, level, distance_bps, confidence.
 
     The distance is in bps of the price, above 0 on the near side of the level and below 0 beyond it, where a condition waits for a fresh
     crossing. Conditions whose price has not been seen in this session are left out, and so are expired and exhausted ones.
@@ -44,11 +77,15 @@ def nearest_conditions(memory: Any, limit: int = 3) -> list[dict[str, Any]]:
     found = []
     for place in np.lexsort((np.abs(distance), distance < 0))[:limit]:
         row = rows[alive[place]]
+        facts = memory.instruments.instruments[int(row["instrument"])]
+        named, level, exponent = l.PRICE_KINDS[int(row["price_kind"])], int(row["level"]), int(facts["tick_exponent"])
+        if named == "mid":  # half a tick is five tenths of one
+            level, exponent = level * 5, exponent - 1
         found.append({
-            "id": int(row["condition_id"]), "symbol": memory.instruments.instruments[int(row["instrument"])]["symbol"].decode(),
+            "id": int(row["condition_id"]), "symbol": facts["symbol"].decode(),
             "strategy": memory.instruments.strategies[int(row["strategy"])]["name"].decode(),
-            "side": "buy" if int(row["side"]) == l.BUY else "sell", "price": l.PRICE_KINDS[int(row["price_kind"])],
-            "direction": l.DIRECTIONS[int(row["direction"])], "distance_bps": round(float(distance[place]), 1),
+            "side": "buy" if int(row["side"]) == l.BUY else "sell", "price": named, "direction": l.DIRECTIONS[int(row["direction"])],
+            "level": decimal_text(level, int(facts["tick_mantissa"]), exponent), "distance_bps": round(float(distance[place]), 1),
             "confidence": int(row["confidence_e4"]) / 10_000,
         })
     return found
@@ -78,7 +115,9 @@ def why_nothing(seen: dict[str, Any]) -> list[str]:
     elif not seen["nearest"]:
         reasons.append(f"{seen['conditions']} conditions are armed, none of which can fire: expired, used up, or no price seen yet")
     else:
-        reasons.append(f"waiting for a price: {condition_text(seen['nearest'][0])} is the nearest of {seen['conditions']} conditions")
+        texts = [condition_text(near, seen["limits"].get("min_confidence")) for near in seen["nearest"]]
+        reasons.append(f"waiting for a price; the nearest of {seen['conditions']} conditions: {texts[0]}")
+        reasons += [f"  then {text}" for text in texts[1:]]
     return reasons
 
 
@@ -89,18 +128,22 @@ def _limits_reached(seen: dict[str, Any]) -> list[str]:
         reached.append(f"{', '.join(missing)} not configured: every entry is refused; set a limit")
     entries, positions = limits["max_entries_per_day"], limits["max_open_positions"]
     if entries is not None and seen["entries_today"] >= entries:
-        reached.append(f"{seen['entries_today']}/{entries} entries today, next 00:00 UTC (event time)")
+        left_s = (_DAY_NS - seen["event_ns"] % _DAY_NS) / 1e9
+        pace = f", in {span(left_s / seen['speed'])} at {seen['speed']:g} ×" if seen["speed"] else ""
+        reached.append(f"{seen['entries_today']}/{entries} entries today, next 00:00 UTC of event time{pace}")
     if positions is not None and len(seen["positions"]) >= positions:
         reached.append(f"{len(seen['positions'])}/{positions} positions open, next when one closes")
     return reached
 
 
-def condition_text(near: dict[str, Any]) -> str:
-    """A near condition in words: "buy BTC/USDT when last goes up 12.3 bps"."""
-    distance = near["distance_bps"]
-    way = (f"when {near['price']} goes {near['direction']} {distance:g} bps" if distance >= 0 else
-           f"when {near['price']} crosses its level anew, {-distance:g} bps back")
-    return f"{near['side']} {near['symbol']} {way}"
+def condition_text(near: dict[str, Any], least_confidence: float | None = None) -> str:
+    """A near condition in words: "buy BTC/USDT when last goes up 12.3 bps to 61250"; with what it lacks for an entry."""
+    distance, level = near["distance_bps"], near.get("level", "")
+    way = (f"when {near['price']} goes {near['direction']} {distance:.1f} bps" + (f" to {level}" if level else "") if distance >= 0 else
+           f"when {near['price']} crosses {level or 'its level'} anew, {-distance:.1f} bps back")
+    weak = least_confidence is not None and near["confidence"] < least_confidence
+    doubt = f" (confidence {two_places(near['confidence'])}, needs {least_confidence:g})" if weak else ""
+    return f"{near['side']} {near['symbol']} {way}{doubt}"
 
 
 # ── answers to operators ─────────────────────────────────────────────────────────────────────────────────────────────

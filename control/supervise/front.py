@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from control.serve.view import latency, span
 from control.supervise.session import Session
 from control.supervise.view import View
 from control.supervise.watchdog import Phase
 
 #: seconds between two log lines of a headless run
 LINE_S = 10.0
+#: amounts of the account currency in summary.json, which has them to the last digit
+_MONEY = ("realised_pnl", "fees", "equity_start", "equity_end")
 #: preparing kernels that are in the cache takes less, and is not worth a line
 QUICK_S = 3.0
 
@@ -122,6 +124,9 @@ class Front:
 
         session = self.session
         places, plan = session.places, session.plan
+        if not int(session.memory.board.cursors[0]["incarnation"]):  # stopped while kernels were still prepared, for one
+            session.say("ended before anything was recorded: there is no summary")
+            return {}
         facts = RunFacts(
             mode=plan.mode, market=plan.market, run_dir=str(places.run_dir), state_dir=str(places.state_dir),
             started_wall_ns=session.started_wall_ns, duration_s=(session.ended_wall_ns - session.started_wall_ns) / 1e9)
@@ -137,22 +142,33 @@ class Front:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """A short table for people on stdout."""
+    """A short table for people on stdout: the names of summary.json, values with their units."""
     for name, value in summary.items():
-        print(f"  {name:20} {_words(value)}")
+        print(f"  {name:20} {_with_unit(name, value)}".rstrip())
     sys.stdout.flush()
 
 
-def _words(value: Any) -> str:
+def _with_unit(name: str, value: Any) -> str:
+    if name in _MONEY and value is not None:
+        return f"{value:,.2f} USDT"
     match value:
+        case dict() if name.endswith("_ns"):
+            return ", ".join(f"{key} {latency(one)}" for key, one in value.items()) if value.get("max") else "none"
         case dict():
-            return ", ".join(f"{key} {_words(one)}" for key, one in value.items()) or "none"
+            return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
         case list():
             return "; ".join(map(str, value)) or "none"
-        case Decimal():
-            return f"{value:f}"
         case None:
             return "–"
         case bool():
             return "yes" if value else "NO"
+        case int():
+            return f"{value:,}"
+    match name:
+        case "duration_s":
+            return span(value)
+        case "win_rate":
+            return f"{value:.0%}"
+        case "max_drawdown_pct":
+            return f"{value:.2f} %"
     return str(value)

@@ -1,14 +1,15 @@
 """`trader-launch MODE`: reads flags and configuration, holds the instance's name, runs a session, prints the summary.
 
-Exit codes: 0 done (an ordered stop by Ctrl-C too); 1 unexpected failure; 2 wrong flags, symbols or files; 3 the instance is running
-already, or its former processes still live; 4 no room (shared memory, disk, folders); 5 a process failed for good; 6 the books do not
-reconcile; 78 a configuration fault; 130 a second Ctrl-C killed everything.
+Exit codes: 0 done (an ordered stop by Ctrl-C too); 1 unexpected failure, or a recording that could not be read to its end; 2 wrong flags,
+symbols or files; 3 the instance is running already, or its former processes still live; 4 no room (shared memory, disk, folders); 5 a process
+failed for good; 6 the books do not reconcile; 78 a configuration fault; 130 a second Ctrl-C killed everything.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from contextlib import ExitStack
@@ -32,7 +33,7 @@ from control.supervise.instance import (
     EXIT_USAGE,
     LaunchError,
 )
-from control.supervise.session import Plan, Session, open_log
+from control.supervise.session import STOP_SIGNALS, Plan, Session, hold_signals, open_log
 from control.supervise.sources import parse_sources, symbols_of
 from control.think.strategy import StrategyError, name_of
 from hotpath.venues import catalogue
@@ -211,7 +212,12 @@ def _conduct(session: Session, headless: bool) -> int:
             front.close()
         if not session.killed:
             summary = front.summarise()
+    except KeyboardInterrupt:  # the session takes signals only while it runs
+        session.killed = True
+        session.say("Ctrl-C: no summary is written. No process runs; what was done is journaled.")
     finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # nothing is left to stop, and removing what is left is not to be cut short
         session.close()
     if failed:
         return EXIT_FAILED
@@ -219,12 +225,15 @@ def _conduct(session: Session, headless: bool) -> int:
         return EXIT_KILLED
     if session.watchdog.failure:
         return _fail(f"{session.watchdog.failure} (in {session.places.run_dir})", EXIT_ROLE_FAILED)
-    return EXIT_NOT_RECONCILED if summary.get("reconciled") is False else EXIT_OK
+    if summary.get("reconciled") is False:
+        return EXIT_NOT_RECONCILED
+    return _fail("\n".join(summary["data_unread"]), EXIT_FAILED) if summary.get("data_unread") else EXIT_OK
 
 
 def main() -> None:
     """Entry of `trader-launch`."""
     nursery.forget_main()
+    hold_signals()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app()
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from ipc.process import Boot, Source
 from ipc.segment import Memory
 
 #: signals that end a run in order; a second SIGINT ends it at once
-_STOP_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+STOP_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+#: signals that have come and that nobody has acted on yet
+_signals: deque[int] = deque()
 #: seconds between two notes of the event time that a paper instance has reached
 _REMEMBER_S = 1.0
 
@@ -66,7 +68,6 @@ class Session:
         self.started_wall_ns = time.time_ns()
         self.ended_wall_ns = 0
         self.killed = False
-        self._signals: deque[int] = deque()
         self._flatten: Flatten | None = None
         self._ending = ""
         self._remembered_at = 0.0
@@ -156,7 +157,7 @@ class Session:
         os.set_blocking(wake_write, False)
         os.set_blocking(wake_read, False)
         before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, lambda got, _: self._signals.append(got)) for number in _STOP_SIGNALS}
+        handlers = hold_signals(STOP_SIGNALS)
         try:
             while self.watchdog.phase is not Phase.STOPPED:
                 self._turn(time.monotonic())
@@ -173,8 +174,8 @@ class Session:
             os.close(wake_write)
 
     def _turn(self, now: float) -> None:
-        while self._signals:
-            self._take_signal(self._signals.popleft())
+        while _signals:
+            self._take_signal(_signals.popleft())
         self.watchdog.turn(now)
         if self.watchdog.phase in (Phase.STARTING, Phase.RUNNING):
             if self._ending:
@@ -212,8 +213,8 @@ class Session:
                          + self.what_stays_open())
                 self.watchdog.stop_now()
             return
-        self.say(f"{_STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self.what_stays_open()} Ctrl-C again stops at once.")
-        self.stop(_STOP_SIGNALS[signal.Signals(number)])
+        self.say(f"{STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self.what_stays_open()} Ctrl-C again stops at once.")
+        self.stop(STOP_SIGNALS[signal.Signals(number)])
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def stop(self, cause: str) -> None:
@@ -271,6 +272,15 @@ class Session:
         self.nursery.close()
         self.line.close()
         instance.remove_all(self.places)
+
+
+def hold_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGHUP)) -> dict[int, Any]:
+    """From now on these only enqueue, for the session to act on: an end while segments are made would leave some. Gives the former handlers.
+
+    A SIGHUP that nohup has switched off stays so.
+    """
+    wanted = [number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, lambda got, _: _signals.append(got)) for number in wanted}
 
 
 def open_log(run_dir: Path, headless: bool) -> None:

@@ -7,7 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from control.supervise.instance import LaunchError
+from hotpath.venues.record import SourceError
+from hotpath.venues.replay import check_sources
 from ipc.process import Source
 
 #: what a file's name may say: market (spot, or USD-M perpetual) and Binance's name of the instrument
@@ -16,31 +20,23 @@ _NAME = re.compile(r"(?:^|[^a-z])(spot|usdm|um|swap|perp)_([a-z0-9]{2,12})(usdt)
 
 def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
     """Sources of a replay in the order given. Raises LaunchError with every fault at once."""
-    sources, faults = [], []
-    for text in texts:
-        try:
-            sources.append(_source(text))
-        except LaunchError as error:
-            faults.append(str(error))
-    if not texts:
-        faults.append("replay: names no file; write trader-launch replay PATH…, each PATH or PATH=SYMBOL")
+    sources, faults = [_source(text) for text in texts], []
+    try:
+        check_sources(sources)
+    except SourceError as error:
+        faults += str(error).splitlines()
+    for source in sources:
+        if not source.symbol and not any(fault.startswith(f"{source.path}:") for fault in faults):
+            faults.append(f"{source.path}: its name does not say which instrument it holds; "
+                          f"write {source.path}=BTC/USDT (or =BTC/USDT:USDT)")
     if faults:
         raise LaunchError("\n".join(faults))
-    return tuple(sources)
+    return tuple(msgspec.structs.replace(source, path=str(Path(source.path).resolve())) for source in sources)
 
 
 def _source(text: str) -> Source:
     path, separator, symbol = text.rpartition("=") if "=" in text and not os.path.exists(text) else (text, "", "")
-    file = Path(path)
-    if not file.is_file():
-        raise LaunchError(f"{path}: {'is a folder' if file.is_dir() else 'no such file'}; name a recorded file, as PATH or PATH=SYMBOL")
-    if not os.access(file, os.R_OK):
-        raise LaunchError(f"{path}: may not be read by this user; chmod it")
-    if not separator:
-        symbol = symbol_of(file.name)
-    if not symbol:
-        raise LaunchError(f"{path}: its name does not say which instrument it holds; write {path}=BTC/USDT (or =BTC/USDT:USDT)")
-    return Source(path=str(file.resolve()), symbol=symbol)
+    return Source(path=path, symbol=symbol if separator else symbol_of(Path(path).name))
 
 
 def symbol_of(name: str) -> str:

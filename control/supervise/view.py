@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from control.serve.view import nearest_conditions, why_nothing
+from control.serve.view import decimal_text, nearest_conditions, why_nothing
 from ipc import board
 from ipc import layout as l
 
@@ -21,12 +21,6 @@ from ipc import layout as l
 _TRADES = 8
 #: seconds over which ticks a second are averaged
 _RATE_S = 2.0
-
-
-def decimal_text(value: int, mantissa: int, exponent: int) -> str:
-    """value × mantissa × 10^exponent, exactly, without trailing zeros."""
-    text = f"{Decimal(value * mantissa).scaleb(exponent):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def money(quanta: int) -> str:
@@ -71,7 +65,8 @@ class View:
             "nearest": nearest_conditions(memory),
             "warmup_left_s": self._metric(l.STRATEGIST, "warmup_left_s"),
             "limits": {"max_entries_per_day": plan.config.limits.max_entries_per_day,
-                       "max_open_positions": plan.config.limits.max_open_positions},
+                       "max_open_positions": plan.config.limits.max_open_positions,
+                       "min_confidence": plan.config.limits.min_confidence},
             "events": list(session.chronicle.newest),
         }
 

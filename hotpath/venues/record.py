@@ -89,13 +89,14 @@ class Sink:
         self.records = 0
         self.error = ""
         self._last_ns = 0
-        self._told: set[str] = set()
+        #: the first fault of each kind, in words, by the name of its count
+        self.first_faults: dict[str, str] = {}
 
     def tell(self, count: str, text: str) -> None:
         """Count a fault; the first of its kind in this source is named in the log."""
         self.counts[count] += 1
-        if count not in self._told:
-            self._told.add(count)
+        if count not in self.first_faults:
+            self.first_faults[count] = f"record {self.counts['frames']}: {text}"
             self.log.warning("%s (%s): record %d: %s; more of the kind are only counted, as %s",
                              self.path, self.symbol, self.counts["frames"], text, count)
 

@@ -36,7 +36,7 @@ def check_sources(sources: Sequence[Source]) -> None:
         except SourceError as error:
             faults.append(str(error))
     if not sources:
-        faults.append("replay: names no file; write PATH or PATH=SYMBOL for each")
+        faults.append("replay: names no file; write trader-launch replay PATH…, each PATH or PATH=SYMBOL")
     if faults:
         raise SourceError("\n".join(faults))
 
@@ -97,7 +97,8 @@ class Recording:
             sink.error = str(error)
             self.log.error("%s; %d records before it were used", error, sink.records)
         if not sink.records and not sink.error:
-            self.log.warning("%s: holds no trade and no quote of %s; is the symbol right? write PATH=SYMBOL", sink.path, sink.symbol)
+            sink.error = f"{sink.path}: holds no trade and no quote of {sink.symbol}; is the symbol right? write PATH=SYMBOL"
+            self.log.warning("%s", sink.error)
         self.log.info("%s (%s): %d records; %s", sink.path, sink.symbol, sink.records,
                       ", ".join(f"{name} {count}" for name, count in sink.counts.items()))
 
@@ -115,5 +116,11 @@ class Recording:
         return total
 
     def errors(self) -> list[str]:
-        """What went wrong with sources, each once."""
-        return [sink.error for sink in self.sinks if sink.error]
+        """Why sources could not be read to their end, each once."""
+        return [f"{sink.error}; {sink.records} records before it were used" for sink in self.sinks if sink.error]
+
+    def faults(self) -> list[str]:
+        """What was wrong inside sources that were read on: how often, and the first of each kind."""
+        return [f"{sink.path} ({sink.symbol}): {name} {sink.counts[name]}; the first is {text}; "
+                "such records are passed over; fetch the file again if they are many"
+                for sink in self.sinks for name, text in sink.first_faults.items()]
