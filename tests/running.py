@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from control.record.journal import Journal
+from control.record.reconcile import read_ledger
 from ipc import bus
 from ipc.segment import instance_dir
+from tests.books import Books, book_disagrees, fills_disagree, fills_file
 
 BIN = Path(sys.executable).parent
+#: names the instance in the environment of each of its processes
+MARK = "RUNNING_UNDER_TEST"
 #: many small trades on the simulated market, and no limit that ends them
 BUSY = """
 [limits]
@@ -55,15 +59,14 @@ class Running:
         self.config.write_text(config)
         self.process: subprocess.Popen[str] | None = None
         self.log = folder / "launch.log"
-        self.seen: set[int] = set()
 
-    def start(self, *arguments: str, mode: str = "paper", speed: str = "30", wait: bool = True) -> None:
-        """trader-launch, headless; with `wait` until every process is ready."""
+    def start(self, *arguments: str, mode: str = "paper", speed: str = "30", wait: bool = True, before: tuple[str, ...] = ()) -> None:
+        """trader-launch, headless; with `wait` until every process is ready. `before` is a program that starts it, such as nohup."""
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "trader-launch"), mode, "--headless", "--instance", self.name, "--data-dir", str(self.folder), "--config",
+                [*before, str(BIN / "trader-launch"), mode, "--headless", "--instance", self.name, "--data-dir", str(self.folder), "--config",
                  str(self.config), "--speed", speed, "--seed", "7", *arguments],
-                stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+                stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True, env={**os.environ, MARK: self.name})
         if wait:
             until(lambda: self.status()["phase"] == "running", 60, f"running; its log: {self.text()}")
 
@@ -80,15 +83,12 @@ class Running:
     def status(self) -> dict[str, Any]:
         """The facts of `trader-ctl status`; {"phase": ""} while nobody answers."""
         _, reply = self.ctl("status")
-        for row in reply.get("rows", []):
-            self.seen.add(int(row["pid"] or 0))
         return dict(reply.get("data") or {"phase": ""})
 
     def row(self, role: str) -> dict[str, Any]:
         """A process as status shows it."""
         _, reply = self.ctl("status")
         rows: list[dict[str, Any]] = reply["rows"]
-        self.seen |= {int(row["pid"] or 0) for row in rows}
         return next(row for row in rows if row["role"] == role)
 
     def kill(self, role: str, number: int = signal.SIGKILL) -> int:
@@ -99,7 +99,12 @@ class Running:
 
     def journal(self) -> Journal:
         """Its journal, to be read while it runs."""
-        return Journal(self.folder / "instances" / self.name / "journal")
+        return Journal(self.state / "journal")
+
+    @property
+    def state(self) -> Path:
+        """Folder of what a paper instance resumes from."""
+        return self.folder / "instances" / self.name
 
     def stop(self, number: int = signal.SIGINT, patience_s: float = 40) -> int:
         """An ordered stop by a signal; gives the exit code."""
@@ -112,16 +117,27 @@ class Running:
         newest = max((self.folder / "runs").glob("*/summary.json"))
         return dict(json.loads(newest.read_text()))
 
+    def faults(self) -> list[str]:
+        """After an ordered stop: whatever is wrong with its books, in words."""
+        newest = max((self.folder / "runs").glob("*/summary.json"))
+        journal = self.journal()
+        try:
+            books = Books(journal)
+            return [*books.faults(), *fills_disagree(books, fills_file(newest.with_name("fills.bin"))),
+                    *book_disagrees(journal, read_ledger(self.state / "paper"))]
+        finally:
+            journal.close()
+
     def alive(self) -> list[int]:
-        """Every process ever seen in its status that still lives, and the launcher."""
-        assert self.process is not None
-        pids = {pid for pid in self.seen if pid} | ({self.process.pid} if self.process.poll() is None else set())
-        return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and not _zombie(pid)]
+        """Every living process that stems from a start of it, whoever its parent is now: they inherit a mark in their environment."""
+        if self.process is not None:
+            self.process.poll()
+        mark = f"{MARK}={self.name}".encode()
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and mark in _environment(entry)]
 
     def kill_everything(self) -> None:
         """Launcher and children at once, and their shared memory gone, as when the machine dies."""
         assert self.process is not None
-        self.status()
         for pid in self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -148,8 +164,9 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _zombie(pid: int) -> bool:
+def _environment(process: Path) -> list[bytes]:
+    """Of a process of /proc; empty for one that has ended, and for a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return (process / "environ").read_bytes().split(b"\0")
     except OSError:
-        return True
+        return []

@@ -361,6 +361,9 @@ def greeted(folder: Path) -> socket.socket:
     raw.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
     raw.sendall(bytes((4, len(ready))) + ready)
+    heard = b""
+    while b"READY" not in heard:  # what is sent earlier is taken for a part of the handshake
+        heard += raw.recv(4096)
     return raw
 
 
