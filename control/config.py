@@ -149,6 +149,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(tree: dict[str, Any], dotted: str, value: Any, origin: str, origins: dict[str, str]) -> None:
     section, _, key = dotted.partition(".")
+    if section not in tree:
+        origins[section] = origin  # of a section that is not known, too
     table = tree.setdefault(section, {})
     if isinstance(table, dict):  # else the file's own fault is told
         table[key] = resolve(Config, dotted, value) if isinstance(value, str) else value

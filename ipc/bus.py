@@ -95,10 +95,12 @@ class Server:
                 continue
             self.asker = (frames[0], frames[1])
             try:
-                reply = handle(self._decode(frames[2]))
-            except (msgspec.DecodeError, RecursionError) as error:  # ValidationError is a DecodeError
+                request = self._decode(frames[2])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # ValidationError is a DecodeError
                 self.malformed += 1
                 reply = messages.Refused(code="malformed", text=str(error)[:500], remedy="see ipc/messages.py for the fields of each type")
+            else:
+                reply = handle(request)
             if reply is not None:
                 self.answer((frames[0], frames[1]), reply)
         return done

@@ -17,6 +17,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_PLAN_CONDITIONS = 1000
 
 Bps = Annotated[int, Meta(ge=0, le=10_000)]
+#: Unix time; bounded so that shared memory can hold it with what is added to it
+Nanoseconds = Annotated[int, Meta(ge=0, le=2**62)]
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
 Symbol = Annotated[str, Meta(min_length=3, max_length=32)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,48}$")]
@@ -73,9 +75,9 @@ class Plan(Message, frozen=True):
     """
 
     strategy: Name
-    due_ns: int
-    next_due_ns: int
-    plan_seq: int = 0
+    due_ns: Nanoseconds
+    next_due_ns: Nanoseconds
+    plan_seq: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     why: str = ""
     keep: bool = False
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
@@ -87,7 +89,7 @@ class Event(Message, frozen=True):
     source: str
     kind: str
     text: str
-    wall_ns: int
+    wall_ns: Nanoseconds
     data: dict[str, Any] = {}
 
 

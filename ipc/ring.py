@@ -74,6 +74,7 @@ def poll(ring: Any, slots: Any, seq: int, target: Any, row: int) -> int:
         fence_acquire()
         if load_relaxed(slots, at, _SEQ) == seq:
             return OK
+        fence_acquire()  # whoever looks for the oldest sequence now must see a head that is at least as new
         return LAPPED
     # BUSY or older: not there yet, unless the head proves that it was there and is gone
     if load_acquire(ring, 0, _HEAD) >= seq:

@@ -58,7 +58,10 @@ def layout_hash(ticks: int, instruments: int, conditions: int) -> bytes:
 def create_all(instance: str, ticks: int, instruments: int, conditions: int) -> None:
     """Make all segments of an instance, zeroed and reserved. Raises SegmentError; leaves nothing behind when it does."""
     folder = instance_dir(instance)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegmentError(f"{error.filename}: {error.strerror}; name a writable folder in TRADER_SHM") from error
     digest = layout_hash(ticks, instruments, conditions)
     try:
         for name, regions in layout.segments(ticks, instruments, conditions).items():
@@ -70,8 +73,11 @@ def create_all(instance: str, ticks: int, instruments: int, conditions: int) -> 
 
 
 def _create(path: Path, size: int, capacities: tuple[int, int, int], digest: bytes) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SegmentError(f"{path}: {error.strerror}; name a writable folder in TRADER_SHM") from error
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
@@ -87,7 +93,8 @@ def _create(path: Path, size: int, capacities: tuple[int, int, int], digest: byt
                 f"{path}: {size} bytes of shared memory are needed and {free} are free; enlarge it "
                 f"(mount -o remount,size=256M {path.parent.parent}, or docker run --shm-size=256m), "
                 "or lower hotpath.tick_slots and hotpath.condition_capacity") from error
-        raise SegmentError(f"{path}: {error.strerror}") from error
+        limit = "; files may not be so large here: raise ulimit -f" if error.errno == errno.EFBIG else ""
+        raise SegmentError(f"{path}: {error.strerror}{limit}") from error
     finally:
         os.close(descriptor)
 

@@ -7,7 +7,6 @@ wake-ups is lost (measured); every sleep ends within 50 ms all the same.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ipc import layout as l
@@ -19,15 +18,6 @@ MAX_SLEEP_NS = 50_000_000
 #: spins before an adaptive wait sleeps, about 20 µs
 ADAPTIVE_SPINS = 400
 _BELL = l.offset(l.PROCESS, "bell")
-
-
-def choose(configured: str) -> int:
-    """The wait strategy for a config value: auto spins adaptively, and only a machine with 4 cores or more spins for good."""
-    if configured == "auto":
-        return l.WAIT_SPIN if (os.cpu_count() or 1) >= 8 else l.WAIT_ADAPTIVE
-    if configured not in l.WAIT_STRATEGIES:
-        raise ValueError(f"hotpath.wait_strategy: {configured!r} is none of auto, {', '.join(l.WAIT_STRATEGIES)}")
-    return l.WAIT_STRATEGIES.index(configured)
 
 
 @kernel

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from control.record.journal import Journal
+from control.record.journal import Journal, decode_event
 from control.record.reconcile import read_ledger
 from ipc import bus
+from ipc import layout as l
 from ipc.segment import instance_dir
 from tests.books import Books, book_disagrees, fills_disagree, fills_file
 
@@ -67,8 +68,9 @@ class Running:
                 [*before, str(BIN / "trader-launch"), mode, "--headless", "--instance", self.name, "--data-dir", str(self.folder), "--config",
                  str(self.config), "--speed", speed, "--seed", "7", *arguments],
                 stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True, env={**os.environ, MARK: self.name})
-        if wait:
-            until(lambda: self.status()["phase"] == "running", 60, f"running; its log: {self.text()}")
+        if wait:  # the first start of all may have to compile the kernels
+            until(lambda: self.process is None or self.process.poll() is not None or self.status()["phase"] == "running", 240, "it runs")
+            assert self.process.poll() is None, self.text()
 
     def text(self) -> str:
         """What it has printed."""
@@ -100,6 +102,54 @@ class Running:
     def journal(self) -> Journal:
         """Its journal, to be read while it runs."""
         return Journal(self.state / "journal")
+
+    def last_fill_ns(self) -> int:
+        """Event time of the newest fill; 0 before the first, and before there is a journal."""
+        if not (self.state / "journal" / "data.mdb").exists():
+            return 0
+        journal = self.journal()
+        try:
+            return max((int(record.row["event_ns"]) for record in journal.newest("reports", 400) if record.row["kind"] == l.FILL), default=0)
+        finally:
+            journal.close()
+
+    def last_order(self) -> tuple[int, int]:
+        """(incarnation, sequence) of the newest order-ring record."""
+        journal = self.journal()
+        try:
+            (newest,) = journal.newest("orders", 1)
+            return newest.incarnation, newest.seq
+        finally:
+            journal.close()
+
+    def newest_event_ns(self) -> int:
+        """Event time up to which the journal goes."""
+        journal = self.journal()
+        try:
+            return journal.resume_facts().event_ns
+        finally:
+            journal.close()
+
+    def events(self) -> list[Any]:
+        """What the journal has of processes and operators, oldest first."""
+        journal = self.journal()
+        try:
+            return [decode_event(record.payload) for record in journal.newest("events", 1000)][::-1]
+        finally:
+            journal.close()
+
+    def open_at_the_end(self) -> list[str]:
+        """Symbols of the positions that the last snapshot holds."""
+        journal = self.journal()
+        try:
+            snapshot = journal.last_snapshot()
+            return [position.symbol for position in snapshot.positions] if snapshot else []
+        finally:
+            journal.close()
+
+    def identity(self) -> int:
+        """The instance's number, which is part of every order id."""
+        return int(json.loads((self.state / "instance.json").read_text())["number"])
 
     @property
     def state(self) -> Path:
@@ -147,7 +197,7 @@ class Running:
 
     def leaves_nothing(self) -> None:
         """No process, no segment, no socket."""
-        assert self.alive() == []
+        until(lambda: not self.alive(), 3, f"no process is left: {self.alive()}")  # the forkserver ends just behind the launcher
         assert not instance_dir(self.name).exists()
         assert list(bus.socket_dir(self.name).glob("*.sock")) == []
 

@@ -463,3 +463,16 @@ def test_a_second_instance_of_the_name_is_refused(launch: Callable[..., Run]) ->
     assert all(map(alive, pids.values())), "the first is not disturbed"
     first.process.send_signal(signal.SIGTERM)
     first.end()
+
+
+# ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("cores", "strategy"), [(1, l.WAIT_ADAPTIVE), (2, l.WAIT_ADAPTIVE), (3, l.WAIT_ADAPTIVE), (64, l.WAIT_SPIN)])
+def test_only_a_machine_with_many_cores_spins_unless_told(cores: int, strategy: int) -> None:
+    assert instance.choose_wait_strategy("auto", cores) == strategy
+    assert instance.choose_wait_strategy("spin", cores) == l.WAIT_SPIN
+    assert instance.choose_wait_strategy("futex", cores) == l.WAIT_FUTEX
+
+
+def test_an_unknown_wait_strategy_is_refused_with_the_choices() -> None:
+    with pytest.raises(LaunchError, match=r"hotpath\.wait_strategy: .* none of auto, spin, futex, adaptive"):
+        instance.choose_wait_strategy("busy")

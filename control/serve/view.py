@@ -106,6 +106,9 @@ def why_nothing(seen: dict[str, Any]) -> list[str]:
         reasons.append("the data has ended")
     if seen["warmup_left_s"] > 0:
         reasons.append(f"warm-up: {seen['warmup_left_s']} s of event time left")
+    if failed := sum(process.get("metrics", {}).get("strategy_errors", 0) for process in seen["processes"]):
+        reasons.append(f"{failed} plan{'s have' if failed > 1 else ' has'} failed; what was armed before stays until it expires; "
+                       "logs/strategist.log says why")
     reasons += _limits_reached(seen)
     if seen["refusals"]:
         most = sorted(seen["refusals"].items(), key=lambda entry: -entry[1])

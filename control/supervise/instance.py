@@ -232,7 +232,7 @@ def remove_all(places: Places) -> None:
 
 
 def choose_wait_strategy(configured: str, cores: int | None = None) -> int:
-    """As ipc.wait.choose, without numba: `auto` spins for good only on a machine with 8 cores or more."""
+    """The wait strategy of a config value: `auto` spins a little and then sleeps; for good only with 8 cores, as four processes then spin."""
     if configured == "auto":
         return l.WAIT_SPIN if (cores or os.cpu_count() or 1) >= 8 else l.WAIT_ADAPTIVE
     if configured not in l.WAIT_STRATEGIES:

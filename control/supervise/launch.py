@@ -35,7 +35,7 @@ from control.supervise.instance import (
 )
 from control.supervise.session import STOP_SIGNALS, Plan, Session, hold_signals, open_log
 from control.supervise.sources import parse_sources, symbols_of
-from control.think.strategy import StrategyError, name_of
+from control.think.strategy import StrategyError, look_over, name_of
 from hotpath.venues import catalogue
 from ipc.process import Source
 from ipc.segment import shared_root
@@ -144,6 +144,10 @@ def _absolute(spec: str) -> str:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise LaunchError(f"--strategy {spec}: there is no file {file}; give its path from the current folder")
+    try:
+        look_over(file, name)
+    except StrategyError as error:
+        raise LaunchError(f"--strategy {spec}: {error}") from error
     return f"{file}:{name}"
 
 

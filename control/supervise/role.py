@@ -169,5 +169,5 @@ def describe_exit(code: int | None) -> str:
         except ValueError:
             return f"was killed by signal {-code}"
     if code == PERMANENT_FAILURE:
-        return f"failed for good (exit code {code}); its log says why"
+        return f"failed for good (exit code {code})"
     return f"ended with exit code {code}"

@@ -21,8 +21,9 @@ from control.supervise.chronicle import Chronicle, RoleLine
 from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
 from control.supervise.instance import Identity, Places
+from control.supervise.last_words import last_words
 from control.supervise.policy import Deaths, RestartPolicy
-from control.supervise.role import Supervised
+from control.supervise.role import Death, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
 from ipc import layout as l
 from ipc.process import Boot, Source
@@ -115,7 +116,10 @@ class Session:
             for number, name in enumerate(l.ROLES)
         }
         return Watchdog(roles, self.memory.board.modes, self.boot_of, self.chronicle, stop_grace_s=limits.stop_grace_s,
-                        fail_fast=self.plan.mode == "replay", restart_forkserver=self.nursery.restart)
+                        fail_fast=self.plan.mode == "replay", restart_forkserver=self.nursery.restart, last_words=self._last_words)
+
+    def _last_words(self, death: Death) -> str:
+        return last_words(self.places.run_dir / "logs" / f"{death.role}.log", death.pid, death.exit_code == -signal.SIGABRT)
 
     def _backlog_of(self, role: int) -> Callable[[], int]:
         """Ticks that wait for a role; in lockstep they may wait for a plan, so nobody is blamed."""

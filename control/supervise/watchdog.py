@@ -43,11 +43,16 @@ class Watchdog:
     """Keeps the roles of one instance alive. Pure of processes and clocks: it acts on handles and on the board it is given."""
 
     def __init__(self, roles: Mapping[str, Supervised], modes: Any, boot_of: Callable[[str, int], Boot], chronicle: Chronicle, *,
-                 stop_grace_s: float = 10.0, fail_fast: bool = False, restart_forkserver: Callable[[], None] = lambda: None) -> None:
-        """`roles` in the order of readiness. `fail_fast`: a role that fails for good or loops ends the run, as nobody waits for a mend."""
+                 stop_grace_s: float = 10.0, fail_fast: bool = False, restart_forkserver: Callable[[], None] = lambda: None,
+                 last_words: Callable[[Death], str] = lambda death: "") -> None:
+        """`roles` in the order of readiness. `fail_fast`: a role that fails for good or loops ends the run, as nobody waits for a mend.
+
+        `last_words`: what a dead child's log says of its death.
+        """
         self.roles = dict(roles)
         self._modes, self._boot_of, self._chronicle = modes, boot_of, chronicle
         self._stop_grace_s, self._fail_fast, self._restart_forkserver = stop_grace_s, fail_fast, restart_forkserver
+        self._last_words = last_words
         self.phase = Phase.STARTING
         self.failure = ""
         self.stop_cause = ""
@@ -97,7 +102,8 @@ class Watchdog:
 
     def _mourn(self, role: Supervised, death: Death) -> None:
         decision, facts = death.decision, {"role": role.name, "pid": death.pid, "exit_code": death.exit_code, "restarts": role.restarts}
-        what = f"{role.name} (pid {death.pid}) {death.cause}"
+        words = self._last_words(death)
+        what = f"{role.name} (pid {death.pid}) {death.cause}" + (f": {words}" if words else "")
         if role.state is State.GONE:
             self._chronicle.note("death", f"{what} while it was stopping", logging.WARNING, **facts)
         elif decision.action is Action.GIVE_UP:
@@ -105,8 +111,8 @@ class Watchdog:
             self._give_up(f"{what}; see logs/{role.name}.log")
         elif decision.action is Action.CRASH_LOOP:
             self._chronicle.note("crash_loop", f"{what}: {decision.deaths} deaths in {role.deaths.policy.window_s:g} s are a crash loop; "
-                                 f"safe mode, next try in {decision.delay_s:g} s", logging.ERROR, **facts)
-            self._give_up(f"{role.name} dies again and again: {death.cause}; see logs/{role.name}.log")
+                                 f"safe mode, next try in {decision.delay_s:g} s; see logs/{role.name}.log", logging.ERROR, **facts)
+            self._give_up(f"{role.name} dies again and again: {death.cause}" + (f": {words}" if words else "") + f"; see logs/{role.name}.log")
         else:
             when = f" in {decision.delay_s:.2f} s" if decision.delay_s else ""
             self._chronicle.note("respawn", f"{what}; respawning it{when}", logging.WARNING, **facts)

@@ -12,6 +12,7 @@ reads what is left in the ring to have candles again, and plans for nothing that
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,7 @@ class Strategist:
                 try:
                     conditions = self._ask(planner, market, due_ns)
                     left.append(self._warmup(planner, market))
-                except KnowledgeError as failure:
-                    error = str(failure)
-                except StrategyError as failure:
+                except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
             if wanted and not error:
                 planner.error, planner.conditions = "", conditions
@@ -197,8 +196,11 @@ class Strategist:
         except (Exception, SystemExit) as error:
             self._child.log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
-                                "mend it; the strategist's log has the whole stack") from error
-        return checked(output, self.view.facts)
+                                f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
+        try:
+            return checked(output, self.view.facts)
+        except StrategyError as error:
+            raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
 
     def _warmup(self, planner: Planner, market: Any) -> float:
         """Seconds until a strategy that says so is warm; what only informs must not fail a plan."""
@@ -287,6 +289,12 @@ class Strategist:
         self._server.close()
         self._recorder.close()
         self._sniper.close()
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception came from, in words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
 
 
 def main(child: Child) -> int:

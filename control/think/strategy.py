@@ -27,6 +27,7 @@ that.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -46,7 +47,7 @@ from control.think import config
 from ipc.messages import Condition, Size
 
 __all__ = ["Candles", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Size", "Strategy",
-           "StrategyError", "equity_bps", "load", "name_of"]
+           "StrategyError", "equity_bps", "load", "look_over", "name_of"]
 
 #: built-in strategies by name: module and class
 BUILT_IN = {"momentum": ("control.think.momentum", "Momentum"), "mean_reversion": ("control.think.mean_reversion", "MeanReversion")}
@@ -206,6 +207,25 @@ def name_of(spec: str) -> str:
         raise StrategyError(f"strategy {spec!r} is none of {', '.join(BUILT_IN)} and not of the form FILE.py:Class",
                             "name a built-in one, or a file and the class in it")
     return name
+
+
+def look_over(path: Path, name: str) -> None:
+    """Refuse a file that cannot be read as Python or says nothing of the class, without running any of it. Raises StrategyError."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        place = f", line {error.lineno}" if error.lineno else ""
+        raise StrategyError(f"{path}{place}: {error.msg}", "mend that line") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StrategyError(f"{path}: not readable as Python: {error}", "give a Python file that this user may read") from None
+    said = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    if name in said:
+        return
+    # an imported or computed class is found out only by running the file
+    text = ast.dump(tree)
+    if f"'{name}'" not in text and "'*'" not in text:
+        raise StrategyError(f"{path}: has no class {name}", f"name one that it defines: {', '.join(sorted(said))}" if said
+                            else f"define it there: class {name}: with plan(self, market, portfolio, knowledge)")
 
 
 def load(spec: str, settings: config.Strategy) -> Any:

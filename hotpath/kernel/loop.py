@@ -60,7 +60,7 @@ def may_step(s: Any, seq: int, event_ns: int, lockstep: int) -> bool:
 @kernel
 def gap(s: Any, expected: int) -> int:
     """The reader was lapped: count the loss, test protection against the interval's extremes, forget the previous prices. Gives the next seq."""
-    oldest = ring.oldest(s.tick_ring)
+    oldest = max(ring.oldest(s.tick_ring), expected + 1)
     lost = oldest - expected
     open_step(s)
     adopt(s)
