@@ -100,6 +100,9 @@ class Control:
             if not found:
                 return messages.Refused(code="no_such_position", text=f"no open position {request.position!r}",
                                         remedy="trader-ctl positions lists their ids")
+            if len(found) > 1:
+                return messages.Refused(code="ambiguous", text=f"{len(found)} positions are open in {request.position}",
+                                        remedy="close by id: " + ", ".join(str(int(row["position_id"])) for row in found))
             position_id = int(found[0]["position_id"])
         codes = {"close": (l.CMD_CLOSE_POSITION, l.EXIT_OPERATOR), "flatten": (l.CMD_FLATTEN, l.EXIT_FLATTEN),
                  "cancel_entries": (l.CMD_CANCEL_ENTRIES, l.EXIT_NONE)}

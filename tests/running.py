@@ -212,6 +212,9 @@ class Running:
         for pid in self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for folder in (instance_dir(self.name), bus.socket_dir(self.name)):
+            shutil.rmtree(folder, ignore_errors=True)
+        instance_dir(self.name).with_name(f"{instance_dir(self.name).name}.lock").unlink(missing_ok=True)
 
 
 def _environment(process: Path) -> list[bytes]:

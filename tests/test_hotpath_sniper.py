@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hotpath.kernel.commit import begin as begin_step
 from hotpath.kernel.commit import recover, touch_account, touch_position
 from hotpath.kernel.state import sniper_arrays
 from hotpath.kernel.step import step, step_without_tick, substep
-from hotpath.sniper import write_params
+from hotpath.sniper import Control, write_params
 from ipc import layout as l
 from ipc import messages, ring
 
@@ -313,3 +314,14 @@ def test_a_level_off_the_grid_arms_nothing_and_says_where(world: World, level: s
     with pytest.raises(NotArmed, match=r"conditions\[0\]\.level"):
         world.arm(level, plan_seq=2)
     assert int(world.memory.conditions.table[0]["generation"]) == generation
+
+
+def test_closing_a_symbol_with_two_positions_is_refused_with_their_ids(world: World) -> None:
+    control = Control(SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda *_: None), world.armoury)  # type: ignore[arg-type]
+    for row, identity in ((0, 71), (1, 72)):
+        world.s.positions[row]["state"], world.s.positions[row]["position_id"] = l.POS_OPEN, identity
+    refused = control.handle(messages.Operate(action="close", position="BTC/USDT"))
+    assert isinstance(refused, messages.Refused)
+    assert (refused.code, refused.remedy) == ("ambiguous", "close by id: 71, 72")
+    assert isinstance(control.handle(messages.Operate(action="close", position="72")), messages.Done)
+    assert int(world.memory.conditions.commands[1]["argument"]) == 72

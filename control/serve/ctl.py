@@ -21,6 +21,8 @@ EXIT_DONE, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED, EXIT_TIMED_OUT = 0, 2, 3,
 PATIENCE_S = 3.0
 #: seconds that an ordered stop may take before `stop` gives up waiting for it
 STOP_PATIENCE_S = 30.0
+#: seconds that a socket may be gone while its instance binds it anew
+REBIND_S = 0.25
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 
 _COMMANDS = {
@@ -136,7 +138,7 @@ def ask(options: argparse.Namespace) -> int:
     if not _NAME.fullmatch(instance):
         return _fail(options, EXIT_USAGE, f"--instance: {instance!r} is no name", "use letters, digits, _ . and -, at most 48")
     folder = bus.socket_dir(instance)
-    if not listens(folder):
+    if not _listens_soon(folder):
         others = running(folder.parent)
         hint = f"running: {', '.join(others)}; name one with --instance" if others else "start it: scripts/run, or trader-launch paper"
         return _fail(options, EXIT_NOT_RUNNING, f"no instance {instance!r} is running", hint)
@@ -170,6 +172,16 @@ def listens(folder: Path) -> bool:
             return True  # its queue is full, so it is there
         except OSError:
             return False
+    return True
+
+
+def _listens_soon(folder: Path) -> bool:
+    """As `listens`; an instance that cuts its connections binds its socket anew within some milliseconds."""
+    end = time.monotonic() + REBIND_S
+    while not listens(folder):
+        if not folder.is_dir() or time.monotonic() > end:
+            return False
+        time.sleep(0.02)
     return True
 
 

@@ -9,6 +9,7 @@ them half-alive.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import multiprocessing
 import multiprocessing.forkserver
@@ -20,7 +21,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-#: path of the forkserver's log; set in its environment alone
+#: the watchdog's pid and the path of the forkserver's log; set in its environment alone
 ENVIRONMENT = "TRADER_NURSERY"
 #: path of the file where hotpath.preload says how far it is; importing it would import numba
 PRELOAD_ENVIRONMENT = "TRADER_PRELOAD"
@@ -29,6 +30,7 @@ SHARED_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 #: loaded into the forkserver: the kernels first, then the roles' rooms as far as they are light (no ccxt, openai, polars)
 PRELOAD = ("control.supervise.nursery", "hotpath.preload", "control.supervise.child", "control.record.recorder",
            "control.learn.reflection", "control.think.strategist", "control.supervise.settled")
+_PR_SET_PDEATHSIG = 1
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -47,7 +49,7 @@ def prepare(log: Path, preload: Sequence[str] = PRELOAD) -> Any:
             (ENVIRONMENT, PRELOAD_ENVIRONMENT, "PYTHONPATH", "PYTHONSAFEPATH", "OPENBLAS_NUM_THREADS")}
     try:
         _do_without_tracker()
-        os.environ[ENVIRONMENT] = str(log)
+        os.environ[ENVIRONMENT] = f"{os.getpid()} {log}"
         os.environ[PRELOAD_ENVIRONMENT] = str(progress_file(log))
         # a folder named `control` or `ipc` where the user stands must not win; sys_path does not reach a forkserver of Python 3.11
         os.environ["PYTHONSAFEPATH"] = "1"
@@ -125,6 +127,17 @@ def release_pipes() -> None:
     server._forkserver_address = None
 
 
+def _die_with(watchdog: int) -> None:
+    """A forkserver notices that its watchdog is gone when it serves; while it still prepares kernels, for a minute perhaps, the system tells it.
+
+    The death that counts is that of the thread that started it: the main one, or the nursery's, which lives as long as anything is started.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != watchdog:
+            os._exit(0)
+
+
 def _leave_terminal(log: str) -> None:
     with contextlib.suppress(PermissionError):  # already leads a session
         os.setsid()
@@ -139,4 +152,6 @@ def _leave_terminal(log: str) -> None:
 
 
 if os.environ.get(ENVIRONMENT):
-    _leave_terminal(os.environ.pop(ENVIRONMENT))
+    _watchdog, _, _log = os.environ.pop(ENVIRONMENT).partition(" ")
+    _leave_terminal(_log)
+    _die_with(int(_watchdog))

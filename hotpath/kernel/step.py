@@ -65,7 +65,9 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
 @kernel
 def apply_commands(s: Any, event_ns: int) -> None:
     """Operator commands: mark positions for their exit, cancel what is working. The exits themselves go the usual way."""
-    while s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 1:
+    lines = 4 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
+    while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 1
+           and s.undo[0].count + lines <= l.UNDO_LINES):
         command = s.commands[(s.line[0].command_seq + 1) % l.MAX_COMMANDS]
         s.line[0].command_seq += 1
         if command.command != l.CMD_CLOSE_POSITION:
@@ -75,8 +77,6 @@ def apply_commands(s: Any, event_ns: int) -> None:
         for row in range(s.positions.shape[0]):
             p = s.positions[row]
             if p.state != l.POS_FLAT and (command.command == l.CMD_FLATTEN or p.position_id == command.argument) and p.exit_reason == 0:
-                if s.undo[0].count + 8 >= l.UNDO_LINES:
-                    break
                 tx.touch_position(s, row)
                 p.exit_reason = command.reason
                 p.retry_ns = 0
