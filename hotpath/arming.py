@@ -42,8 +42,11 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
         raise NotArmed(f"{at}.symbol: {condition.symbol!r} is not traded here; known are {', '.join(sorted(symbols))}")
     number = symbols[condition.symbol]
     instrument = instruments[number]
-    if not (condition.stop_bps or condition.time_stop_s or condition.trail_distance_bps):
-        raise NotArmed(f"{at}: no position may be without protection; give stop_bps, trail_distance_bps or time_stop_s")
+    if not (condition.stop_bps or condition.time_stop_s or (condition.trail_distance_bps and not condition.trail_activation_bps)):
+        raise NotArmed(f"{at}: no position may be without protection from its first fill on; give stop_bps, time_stop_s, or a "
+                       "trail_distance_bps with trail_activation_bps = 0")
+    if condition.side == "buy" and condition.stop_bps >= 10_000:
+        raise NotArmed(f"{at}.stop_bps: {condition.stop_bps} is at or below a price of zero; give fewer than 10000 bps")
     if condition.order == "limit" and condition.limit_price is None:
         raise NotArmed(f"{at}.limit_price: a limit order needs one; give it, or use order = \"market\"")
     row = np.zeros((), l.CONDITION)
@@ -59,6 +62,8 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
     row["size_kind"], row["size_value"] = _size(condition, at, instrument)
     if condition.limit_price is not None:
         row["limit_price"] = ticks_of(condition.limit_price, instrument, f"{at}.limit_price", "tick_mantissa", "tick_exponent")
+        if not 0 < row["limit_price"] <= int(instrument["max_price"]):
+            raise NotArmed(f"{at}.limit_price: {condition.limit_price} is outside the prices of {condition.symbol}")
     row["instrument"] = number
     row["strategy"] = strategy
     row["price_kind"] = l.PRICE_KINDS.index(condition.price)
@@ -98,6 +103,7 @@ class Armoury:
         self.strategies = [row["name"].decode() for row in memory.instruments.strategies[: int(run["strategies"])]]
         self._capacity = len(memory.conditions.rows_a)
         self._rows: dict[int, Any] = {}
+        self._last_plans: dict[int, int] = {}
         self._arming = 0
         self._reload()
 
@@ -112,6 +118,7 @@ class Armoury:
         armed = rows[: int(table[f"count_{letter}"])].copy()
         for strategy in range(len(self.strategies)):
             self._rows[strategy] = armed[armed["strategy"] == strategy]
+            self._last_plans[strategy] = int(self._rows[strategy]["plan_seq"].max(initial=0))
         self._arming = int(armed["arming"].max()) if len(armed) else 0
 
     def arm(self, plan: Plan) -> tuple[int, int]:
@@ -119,6 +126,11 @@ class Armoury:
         if plan.strategy not in self.strategies:
             raise NotArmed(f"strategy: {plan.strategy!r} does not run here; running are {', '.join(self.strategies)}")
         strategy = self.strategies.index(plan.strategy)
+        last = self._last_plans.get(strategy, 0)
+        if plan.plan_seq == last:  # asked twice: armed anew its conditions would have forgotten what they fired
+            return int(self._memory.conditions.table[0]["generation"]), sum(map(len, self._rows.values()))
+        if plan.plan_seq < last:
+            raise NotArmed(f"plan_seq: {plan.plan_seq} is older than {last}, which is armed; send the newest plan")
         rows = np.zeros(len(plan.conditions), l.CONDITION)
         for index, condition in enumerate(plan.conditions):
             rows[index] = row_of(condition, f"conditions[{index}]", plan, index, strategy, self.symbols, self._instruments)
@@ -130,7 +142,7 @@ class Armoury:
         rows["state_slot"] = self._slots(len(rows))
         self._arming += len(rows)
         armed = self._publish(np.concatenate([*others, rows]), plan.plan_seq)
-        self._rows[strategy] = rows
+        self._rows[strategy], self._last_plans[strategy] = rows, plan.plan_seq
         return armed
 
     def _slots(self, count: int) -> Any:

@@ -92,7 +92,8 @@ def load(progress: str) -> None:
     if stamp().exists():
         warm_up_all(_into(progress))
         return
-    subprocess.run([sys.executable, "-m", "hotpath.preload", "--into", progress], check=False, stdin=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "hotpath.preload", "--into", progress, "--child-of", str(os.getpid())], check=False,
+                   stdin=subprocess.DEVNULL)
     warm_up_all(lambda *_: None)
 
 
@@ -143,11 +144,14 @@ def main(arguments: list[str] | None = None) -> Any:
     """`python -m hotpath.preload [--progress]`"""
     parser = argparse.ArgumentParser(prog="python -m hotpath.preload", description="Compile every kernel into the cache.")
     parser.add_argument("--progress", action="store_true", help="say what is being compiled")
-    parser.add_argument("--into", metavar="FILE", help="write the progress there instead, and end with the process that started this one")
+    parser.add_argument("--into", metavar="FILE", help="write the progress there instead")
+    parser.add_argument("--child-of", metavar="PID", type=int, help="end with this process, which started this one")
     options = parser.parse_args(arguments)
     if options.into:
-        if sys.platform == "linux":
+        if sys.platform == "linux" and options.child_of:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != options.child_of:  # it has ended before the system could be asked to tell
+                return 0
         warm_up_all(_into(options.into))
         return 0
     began = time.monotonic()

@@ -210,15 +210,17 @@ def main(child: Child) -> int:
     def beat() -> None:
         processes[l.SNIPER]["control_beat_ns"] = time.monotonic_ns()
 
-    control = Control(child, Armoury(memory, beat))
-    server = bus.Server(boot.socket_dir, "sniper", messages.decode_child_request)
-    child.ready()
-    while worker.is_alive() and not child.stopping():
-        server.poll(0.05, control.handle)
-        beat()
-    s.own[0]["stop"] = child.stopping()
-    wait.ring_bells(processes, 1 << l.SNIPER)
-    worker.join()
+    try:
+        control = Control(child, Armoury(memory, beat))
+        server = bus.Server(boot.socket_dir, "sniper", messages.decode_child_request)
+        child.ready()
+        while worker.is_alive() and not child.stopping():
+            server.poll(0.05, control.handle)
+            beat()
+    finally:  # however this thread ends, the loop does not trade on without it: the watchdog starts both anew
+        s.own[0]["stop"] = child.stopping() or l.STOP_DRAIN
+        wait.ring_bells(processes, 1 << l.SNIPER)
+        worker.join()
     if child.stopping() == l.STOP_DRAIN:
         left = loop.drain(s, time.monotonic_ns() + _DRAIN_NS)
         if left:

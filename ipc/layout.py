@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -284,10 +284,10 @@ POSITION = _record(
 )
 #: an order that has no terminal report yet; order_seq 0 = free
 WORKING = _record(
-    ("order_seq", "<i8"), ("position_row", "<i8"), ("side", "<i8"), ("purpose", "<i8"), ("lots", "<i8"), ("cum_lots", "<i8"),
-    ("cum_quote", "<i8"), ("reserved", "<i8"),
-    ("event_ns", "<i8"), ("last_trade_id", "<i8"), ("order_type", "<i8"), ("limit_price", "<i8"), ("condition_id", "<i8"),
-    ("position_id", "<i8"), ("cancel_seq", "<i8"), ("unknown", "<i8"),
+    ("order_seq", "<i8"), ("position_row", "<i8"), ("side", "i1"), ("purpose", "u1"), ("order_type", "u1"), ("unknown", "u1"), ("_pad", "S4"),
+    ("lots", "<i8"), ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("reserved", "<i8"), ("event_ns", "<i8"),
+    ("last_trade_id", "<i8"), ("limit_price", "<i8"), ("condition_id", "<i8"), ("position_id", "<i8"), ("cancel_seq", "<i8"),
+    ("valid_until_ns", "<i8"), ("_pad2", "S16"),
 )
 #: what a condition has done, kept apart from its row; valid while condition_id equals the row's
 CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), ("fired", "<i4"), ("refused", "<i4"),

@@ -140,6 +140,8 @@ class Running:
 
     def open_at_the_end(self) -> list[str]:
         """Symbols of the positions that the last snapshot holds."""
+        if not (self.state / "journal" / "data.mdb").exists():
+            return []
         journal = self.journal()
         try:
             snapshot = journal.last_snapshot()

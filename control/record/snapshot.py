@@ -101,6 +101,7 @@ class Working(Struct, frozen=True, kw_only=True):
     position_id: int
     cancel_seq: int
     unknown: int
+    valid_until_ns: int = 0
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

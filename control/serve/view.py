@@ -176,7 +176,7 @@ def health(seen: dict[str, Any], memory: Any) -> tuple[dict[str, Any], list[dict
     if seen["trading"] in ("halted", "safe"):
         problems.append(f"mode {seen['trading']}: {seen['trading_cause']}")
     if not int(memory.board.cursors[0]["journal_ok"]) and seen["phase"] == "running":
-        problems.append("the journal cannot be written: no entries")
+        problems.append("the journal cannot be written: no entries until it can; free space on its disk, see logs/recorder.log")
     if seen["ticks_lost"]:
         problems.append(f"{seen['ticks_lost']} ticks lost")
     return {"healthy": not problems, "phase": seen["phase"], "trading": seen["trading"], "problems": problems}, rows

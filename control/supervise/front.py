@@ -34,6 +34,8 @@ class Front:
         self._prepared = ""
         self._was_running = False
         self._said: list[str] = []
+        #: why there is no summary although there was a run
+        self.unwritten = ""
         session.say = self.say
 
     # ── what the control socket needs ────────────────────────────────────────────────────────────────────────────────
@@ -133,8 +135,10 @@ class Front:
         try:
             summary = write_summary(facts, session.memory)
         except (JournalError, OSError) as error:
-            session.log.error("no summary: %s", error)
-            self.session.say(f"no summary could be written: {error}")
+            where = f"{error.filename or places.run_dir}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            self.unwritten = (f"no summary could be written: {where}; free space there; what is not journaled is put in order "
+                              "at the next start")
+            session.log.error("%s", self.unwritten)
             return {}
         print_summary(summary)
         print(f"  {places.run_dir / 'summary.json'}")

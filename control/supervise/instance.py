@@ -34,6 +34,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY, EXIT_NO_ROOM, EXIT_ROLE_FAILED, EXI
 EXIT_KILLED = 130
 #: seconds that the processes of a former run get to end
 LEFTOVER_PATIENCE_S = 10.0
+#: free bytes of its disk without which no run begins: logs, and the first pages of journal, ledger and knowledge
+LEAST_ROOM_BYTES = 4 << 20
 #: who reads which ring; each has its row active from the creation on, so that nothing is lost before it is up
 READERS = {"ticks": (l.SNIPER, l.GATEWAY, l.STRATEGIST), "orders": (l.GATEWAY, l.RECORDER), "reports": (l.SNIPER, l.RECORDER)}
 _MINUTE_NS = 60_000_000_000
@@ -71,6 +73,18 @@ class Places:
 def new_run_id() -> str:
     """UTC time and four random digits: sorts by time, never twice."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(2)
+
+
+def require_room(data_dir: Path) -> None:
+    """Refuse a disk that is (nearly) full before anything is written there. Raises LaunchError."""
+    folder = next(one for one in (data_dir, *data_dir.parents) if one.exists())
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return  # making the folders tells it better
+    if room.f_blocks and room.f_bavail * room.f_frsize < LEAST_ROOM_BYTES:
+        raise LaunchError(f"{data_dir}: its disk has {room.f_bavail * room.f_frsize >> 10} KB left, {LEAST_ROOM_BYTES >> 10} KB are needed; "
+                          "free space there, or name another folder with --data-dir", EXIT_NO_ROOM)
 
 
 def make_places(data_dir: Path, instance: str, mode: str) -> Places:
@@ -127,12 +141,21 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
         known = msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:
         known = Identity(number=1 + secrets.randbelow((1 << 24) - 1), seed=seed)
-        remember(places, known)
+        try:
+            remember(places, known)
+        except OSError as error:
+            raise no_room(error, path) from error
         return known
     except (OSError, msgspec.DecodeError) as error:
         raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
     known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir))
     return known
+
+
+def no_room(error: OSError, path: Path) -> LaunchError:
+    """What cannot be written, in words; a failed write alone does not name its file."""
+    return LaunchError(f"{error.filename or path}: {error.strerror or error}; free space there and make it writable, or name another folder "
+                       "with --data-dir", EXIT_NO_ROOM)
 
 
 def remember(places: Places, identity: Identity) -> None:

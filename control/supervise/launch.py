@@ -27,6 +27,7 @@ from control.supervise.instance import (
     EXIT_BUSY,
     EXIT_FAILED,
     EXIT_KILLED,
+    EXIT_NO_ROOM,
     EXIT_NOT_RECONCILED,
     EXIT_OK,
     EXIT_ROLE_FAILED,
@@ -161,11 +162,14 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
             raise LaunchError(f"instance {name!r} is running already (pid {_holder(name)}); stop it with "
                               f"trader-ctl --instance {name} stop, or choose another --instance", EXIT_BUSY) from None
         except OSError as error:
-            raise LaunchError(f"{error.filename}: {error.strerror}; set TRADER_SHM to a folder of this user's own",
-                              instance.EXIT_NO_ROOM) from error
+            raise LaunchError(f"{error.filename or shared_root()}: {error.strerror}; free space there, or set TRADER_SHM to a folder of this "
+                              "user's own", EXIT_NO_ROOM) from error
         data_dir = Path(plan.config.run.data_dir).expanduser().resolve()
-        places = prepare(plan, data_dir, fresh, knowledge)
-        open_log(places.run_dir, headless)
+        try:
+            places = prepare(plan, data_dir, fresh, knowledge)
+            open_log(places.run_dir, headless)
+        except OSError as error:
+            raise instance.no_room(error, data_dir) from error
         try:
             plan = take_along(plan, places.state_dir)
             session = Session(plan, places, instance.identify(places, plan.mode, plan.seed), say=lambda text: print(text, file=sys.stderr))
@@ -178,6 +182,7 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
 def prepare(plan: Plan, data_dir: Path, fresh: bool, knowledge: Path | None) -> instance.Places:
     """Folders of the run, with nothing of a former one in the way; the caller holds the name."""
     name = plan.config.run.instance
+    instance.require_room(data_dir)
     if instance.clear_leftovers(name):  # first: while its processes live, they write the state
         print(f"cleared what a former run of {name!r} left", file=sys.stderr)
     if fresh and plan.mode == "paper" and (archived := instance.archive(data_dir, name)):
@@ -229,6 +234,8 @@ def _conduct(session: Session, headless: bool) -> int:
         return EXIT_KILLED
     if session.watchdog.failure:
         return _fail(f"{session.watchdog.failure} (in {session.places.run_dir})", EXIT_ROLE_FAILED)
+    if front.unwritten:
+        return _fail(front.unwritten, EXIT_NO_ROOM)
     if summary.get("reconciled") is False:
         return EXIT_NOT_RECONCILED
     return _fail("\n".join(summary["data_unread"]), EXIT_FAILED) if summary.get("data_unread") else EXIT_OK

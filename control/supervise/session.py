@@ -72,6 +72,7 @@ class Session:
         self._flatten: Flatten | None = None
         self._ending = ""
         self._remembered_at = 0.0
+        self._remembers = True
         self._prepared = False
         self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
@@ -269,7 +270,11 @@ class Session:
             try:
                 instance.remember(self.places, self.identity)
             except OSError as error:  # a full disk is the recorder's alarm; this copy is only a convenience
-                self.log.warning("%s: %s", error.filename, error.strerror)
+                if self._remembers:
+                    self.log.warning("%s: %s; it is tried again each second", self.places.state_dir / "instance.json", error.strerror)
+                self._remembers = False
+            else:
+                self._remembers = True
 
     def close(self) -> None:
         """After `run`: the forkserver, the sockets, the segments."""
@@ -289,6 +294,7 @@ def hold_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGHUP)) -> di
 
 def open_log(run_dir: Path, headless: bool) -> None:
     """The watchdog's log: always a file; lines on stderr too where there is no screen."""
+    logging.raiseExceptions = False  # a full disk must not fill the terminal with what could not be logged
     handlers: list[logging.Handler] = [logging.FileHandler(run_dir / "logs" / "watchdog.log")]
     if headless:
         handlers.append(logging.StreamHandler(sys.stderr))

@@ -145,5 +145,5 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     p.fire_index = order.fire_index
     p.strategy = condition.strategy
     p.instrument = condition.instrument
-    open_working(s, working, order, row)
+    open_working(s, working, order, row, condition.valid_until_ns)
     s.working[working].reserved = reserved

@@ -12,6 +12,7 @@ from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_posi
 from hotpath.kernel.intents import emit_cancel, emit_exit, open_working
 from hotpath.kernel.money import bps_of, mark_price
 from hotpath.kernel.reports import EARLIER, close_if_flat, find_working
+from ipc import heartbeat
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -46,10 +47,15 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
     """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step."""
     position = s.positions[row]
     if position.lots <= 0 or position.state == l.POS_FLAT:
-        if position.entry_lots <= 0 or position.entry_seq != 0 or position.exit_seq != 0:
-            return True
         if not has_room(s):
             return False
+        if position.entry_seq != 0 and (forced != l.EXIT_NONE or position.exit_reason != l.EXIT_NONE):  # not filled, and not wanted any more
+            touch_position(s, row)
+            position.exit_reason = max(position.exit_reason, forced)
+            if ring_room(s) > 1:
+                _cancel_entry(s, row, event_ns)
+        if position.entry_lots <= 0 or position.entry_seq != 0 or position.exit_seq != 0:
+            return True
         if ring_room(s) > 1:  # flat, and not yet told: it became so in the journal of a run that ended at once
             touch_account(s)
             touch_state(s, position.instrument)
@@ -76,10 +82,10 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
         return True
     if not has_room(s):
         return False
-    if ring_room(s) < 2:
-        return True  # stays due: the level, the deadline or the reason is still there at the next tick
     touch_position(s, row)
-    position.exit_reason = reason
+    position.exit_reason = reason  # from here on it is due until it is done, wherever the price goes
+    if ring_room(s) < 2:
+        return True
     if position.entry_seq != 0:
         _cancel_entry(s, row, event_ns)
     working = find_working(s, 0)
@@ -102,7 +108,7 @@ def book_exit(s: Any, order: Any, row: int, working: int) -> None:
     p.exit_seq = order.seq
     p.exit_working_lots = order.lots
     p.exit_reason = order.code
-    open_working(s, working, order, row)
+    open_working(s, working, order, row, 0)
 
 
 @kernel
@@ -113,6 +119,28 @@ def _cancel_entry(s: Any, row: int, event_ns: int) -> None:
         touch_working(s, working)
         emit_cancel(s, s.working[working], position.instrument, position.strategy, event_ns)
         s.working[working].cancel_seq = s.line[0].intent_seq
+
+
+@kernel
+def cancel_overdue(s: Any, event_ns: int) -> bool:
+    """Cancel working entries whose condition has expired, and all of them while entries are not allowed. False: no room in this sub-step."""
+    if s.account[0].working_orders == 0:
+        return True
+    allowed = heartbeat.severest_mode(s.modes) == l.MODE_RUNNING
+    for row in range(l.MAX_WORKING):
+        order = s.working[row]
+        if (order.order_seq == 0 or order.order_seq >= EARLIER or order.purpose != l.ENTRY or order.cancel_seq != 0
+                or (allowed and (order.valid_until_ns == 0 or event_ns < order.valid_until_ns))):
+            continue
+        if not has_room(s):
+            return False
+        if ring_room(s) < 2:
+            return True
+        touch_working(s, row)
+        position = s.positions[order.position_row]
+        emit_cancel(s, order, position.instrument, position.strategy, event_ns)
+        order.cancel_seq = s.line[0].intent_seq
+    return True
 
 
 @kernel

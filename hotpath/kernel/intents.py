@@ -75,7 +75,7 @@ def emit_entry(s: Any, condition: Any, lots: int, reference_price: int, fire_ind
 
 
 @kernel
-def open_working(s: Any, working: int, order: Any, position_row: int) -> None:
+def open_working(s: Any, working: int, order: Any, position_row: int, valid_until_ns: int) -> None:
     """The working-order row (saved by the caller) of a NEW record: from now on the order counts."""
     s.working[working] = s.blank_working[0]
     o = s.working[working]
@@ -89,6 +89,7 @@ def open_working(s: Any, working: int, order: Any, position_row: int) -> None:
     o.limit_price = order.limit_price
     o.condition_id = order.condition_id
     o.position_id = order.position_id
+    o.valid_until_ns = valid_until_ns
 
 
 @kernel

@@ -20,6 +20,8 @@ from ipc.jit import kernel
 
 #: ticks between heartbeats and bells
 _BATCH = 64
+#: pause while a full order ring keeps reports and commands waiting
+_FULL_NAP_NS = 1_000_000
 _HORIZON = l.offset(l.CURSORS, "plan_horizon_ns")
 _STOP = l.offset(OWN, "stop")
 _GENERATION = l.offset(l.TABLE, "generation")
@@ -60,12 +62,10 @@ def may_step(s: Any, seq: int, event_ns: int, lockstep: int) -> bool:
 @kernel
 def gap(s: Any, expected: int) -> int:
     """The reader was lapped: count the loss, test protection against the interval's extremes, forget the previous prices. Gives the next seq."""
-    oldest = max(ring.oldest(s.tick_ring), expected + 1)
+    oldest = ring.oldest(s.tick_ring)
+    if oldest <= expected:
+        return expected  # it was only being written again: look once more
     lost = oldest - expected
-    open_step(s)
-    adopt(s)
-    emit_missed(s, l.MISSED_LAPPED, l.NO_INSTRUMENT, lost, s.line[0].event_ns)
-    finish(s)
     for instrument in range(s.states.shape[0]):
         if s.states[instrument].last_event_ns == 0:
             continue
@@ -81,9 +81,15 @@ def gap(s: Any, expected: int) -> int:
                 if p.stop_price > 0 and p.side * (worst - p.stop_price) <= 0:
                     tx.touch_position(s, instrument * l.MAX_STRATEGIES + strategy)
                     p.exit_reason = l.EXIT_STOP
-        if oldest - 1 > s.line[0].tick_seq:
-            s.line[0].tick_seq = oldest - 1
         finish(s)
+    # the cursor moves last: a death in between takes all of it again, which changes nothing
+    open_step(s)
+    adopt(s)
+    if tx.ring_room(s) > 0:
+        emit_missed(s, l.MISSED_LAPPED, l.NO_INSTRUMENT, lost, s.line[0].event_ns)
+    s.line[0].tick_seq = oldest - 1
+    s.line[0].resume_index = 0
+    finish(s)
     heartbeat.count(s.processes, l.SNIPER, _METRIC_LOST, lost)
     return oldest
 
@@ -140,9 +146,12 @@ def run(s: Any, lockstep: int, spins: int) -> int:
             continue
         # Reports between ticks would make a lockstep run depend on timing; a new table must be taken all the same, or the horizon never moves.
         if (lockstep == 0 and between_ticks(s)) or load_acquire(s.table, 0, _GENERATION) != s.line[0].generation:
-            made = _without_tick(s, lockstep)
-            if made:
+            reports, commands, generation = s.line[0].report_seq, s.line[0].command_seq, s.line[0].generation
+            if _without_tick(s, lockstep):
                 wait.ring_bells(s.processes, _READERS_OF_ORDERS)
+            heartbeat.beat(s.processes, l.SNIPER, seq, s.line[0].event_ns)
+            if s.line[0].report_seq == reports and s.line[0].command_seq == commands and s.line[0].generation == generation:
+                wait.nap(s.processes, l.SNIPER, _FULL_NAP_NS)  # the order ring is full: nothing can be taken before its readers have gone on
             idle = 0
             continue
         idle += 1
@@ -190,12 +199,14 @@ def drain(s: Any, deadline_ns: int) -> int:
     finish(s)
     wait.ring_bells(s.processes, _READERS_OF_ORDERS)
     while True:
-        if ring.head(s.report_ring) > s.line[0].report_seq:
+        before = s.line[0].report_seq
+        if ring.head(s.report_ring) > before:
             open_step(s)
             apply_reports(s, 0)
             finish(s)
             wait.ring_bells(s.processes, _READERS_OF_ORDERS)
-            continue
+            if s.line[0].report_seq > before:
+                continue
         if s.account[0].working_orders == 0 or monotonic_ns() >= deadline_ns:
             return s.account[0].working_orders
         heartbeat.beat(s.processes, l.SNIPER, s.line[0].tick_seq, s.line[0].event_ns)

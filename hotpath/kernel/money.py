@@ -68,6 +68,34 @@ def equity(s: Any) -> int:
 
 
 @kernel
+def all_marked(s: Any) -> bool:
+    """Whether every open position has a price; without one equity is a guess at cost."""
+    for instrument in range(s.states.shape[0]):
+        mask = s.states[instrument].open_mask
+        if mask != 0:
+            for strategy in range(l.MAX_STRATEGIES):
+                p = s.positions[instrument * l.MAX_STRATEGIES + strategy]
+                if mask >> strategy & 1 and p.lots > 0 and mark_price(s.states[instrument], p.side) <= 0:
+                    return False
+    return True
+
+
+@kernel
+def margin(s: Any) -> int:
+    """Cash that open perpetuals bind: cost over leverage, and what they have lost so far."""
+    bound = 0
+    for instrument in range(s.states.shape[0]):
+        mask = s.states[instrument].open_mask
+        if mask != 0 and s.instruments[instrument].kind != l.KIND_SPOT:
+            for strategy in range(l.MAX_STRATEGIES):
+                p = s.positions[instrument * l.MAX_STRATEGIES + strategy]
+                if mask >> strategy & 1 and p.lots > 0:
+                    bound += p.cost // max(1, s.instruments[instrument].leverage) + 1
+                    bound += max(0, -position_value(s.instruments[instrument], s.states[instrument], p))
+    return bound
+
+
+@kernel
 def reserve_of(instrument: Any, price: int, lots: int, slippage_bps: int) -> int:
     """Cash that an entry may take: its value (spot) or margin (perpetual) at `price` plus slippage, and the taker fee."""
     quote = quote_of(instrument, price, lots)

@@ -157,6 +157,12 @@ def _finish_earlier(s: Any, until: int, event_ns: int) -> None:
 
 
 @kernel
+def is_terminal(kind: int) -> bool:
+    """Whether a report ends its order; a fill does when nothing is left."""
+    return kind == l.CANCELLED or kind == l.REJECTED or kind == l.EXPIRED or kind == l.LOST
+
+
+@kernel
 def _adopt_exit(s: Any, report: Any) -> int:
     """An order of an earlier incarnation that the journal never saw has filled: only an exit may go out unjournaled. It gets a working row if
     exactly one position can be meant; gives the row, or −1."""
@@ -201,14 +207,15 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
             account.initial_equity += report.balance
             account.equity = equity(s)
             account.peak_equity = max(account.peak_equity, account.equity)
-            if account.day_start_equity > 0 or account.day == 0:
-                account.day_start_equity += report.balance
+            account.day_start_equity += report.balance
         else:  # a statement: the venue has told everything that is behind it
             _finish_earlier(s, report.spare if report.spare > 0 else 1 << 62, max(report.event_ns, s.line[0].event_ns))
         return -1
     key = report.order_seq if report.order_seq > 0 else report.spare
     if kind == l.ACCEPTED or key == 0:
         return -1
+    if kind != l.FILL and kind != l.UNKNOWN and not is_terminal(kind):
+        return -1  # of an order, but not about its fate
     row = find_working(s, key)
     if row < 0:
         if key < EARLIER or kind != l.FILL or report.instrument >= s.states.shape[0]:

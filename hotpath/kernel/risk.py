@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import ring_room
-from hotpath.kernel.money import bps_of, quote_of, reserve_of
+from hotpath.kernel.money import all_marked, bps_of, margin, quote_of, reserve_of
 from ipc import heartbeat
 from ipc import layout as l
 from ipc.jit import kernel
@@ -77,7 +77,10 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity
     instrument = s.instruments[condition.instrument]
     state = s.states[condition.instrument]
     account = s.account[0]
-    if account.day_start_equity - equity_now >= bps_of(account.day_start_equity, params.daily_loss_bps) or equity_now <= 0:
+    if not all_marked(s):
+        return l.REF_NO_QUOTE
+    day_start = account.day_start_equity
+    if day_start <= 0 or equity_now <= 0 or day_start - equity_now >= bps_of(day_start, params.daily_loss_bps):
         return l.REF_DAILY_LOSS
     if lots <= 0:
         return l.REF_SIZE_ZERO
@@ -90,7 +93,7 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity
         return l.REF_MAX_LOTS
     if quote_of(instrument, price, held + lots) > bps_of(equity_now, params.max_symbol_exposure_bps):
         return l.REF_SYMBOL_EXPOSURE
-    if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved:
+    if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved - margin(s):
         return l.REF_CASH
     return l.REF_NONE
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from hotpath.kernel import commit as tx
 from hotpath.kernel.entries import crossed_range, fire
-from hotpath.kernel.exits import exits_everywhere, exits_of
+from hotpath.kernel.exits import cancel_overdue, exits_everywhere, exits_of
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_swapped
-from hotpath.kernel.money import equity
+from hotpath.kernel.money import all_marked, equity
 from hotpath.kernel.reports import apply_report
 from ipc import layout as l
 from ipc import ring
@@ -84,9 +84,9 @@ def apply_commands(s: Any, event_ns: int) -> None:
 
 @kernel
 def new_day(s: Any, event_ns: int) -> None:
-    """At the first tick of a UTC event day the daily limits start anew."""
+    """At the first tick of a UTC event day the daily limits start anew; after a restart, once every open position has a price."""
     day = event_ns // _DAY_NS
-    if day != s.account[0].day:
+    if day != s.account[0].day and all_marked(s):
         tx.touch_account(s)
         s.account[0].day = day
         s.account[0].entries_today = 0
@@ -98,19 +98,26 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
     """The tick into its instrument's state. After a gap the price conditions re-anchor: the previous prices are forgotten."""
     tx.touch_state(s, tick.instrument)
     state = s.states[tick.instrument]
+    if tick.flags & l.FLAG_NOT_MARKET != 0:
+        return
     if state.last_event_ns > 0 and tick.event_ns - state.last_event_ns > session_gap_ns:
         state.prev_last = state.prev_bid = state.prev_ask = state.prev_mid = 0
     state.last_event_ns = tick.event_ns
     if tick.kind == l.TICK_TRADE:
-        if tick.flags & l.FLAG_NOT_MARKET == 0:
-            state.last = tick.price
-            state.trade_ns = tick.event_ns
+        state.last = tick.price
+        state.trade_ns = tick.event_ns
     else:
         state.bid = tick.price
         state.bid_lots = tick.lots
         state.ask = tick.ask_price
         state.ask_lots = tick.ask_lots
         state.quote_ns = tick.event_ns
+
+
+@kernel
+def quote_age_ns(params: Any) -> int:
+    """How old a quote may be before trades take over its part in protection."""
+    return params.max_quote_age_ns if params.max_quote_age_ns >= 0 else params.session_gap_ns
 
 
 @kernel
@@ -196,8 +203,8 @@ def substep(s: Any) -> bool:
             long_price, short_price = 0, 0
             if tick.kind == l.TICK_QUOTE:
                 long_price, short_price = state.bid, state.ask
-            elif state.quote_ns == 0 and tick.flags & l.FLAG_NOT_MARKET == 0:
-                long_price, short_price = state.last, state.last
+            elif tick.flags & l.FLAG_NOT_MARKET == 0 and tick.event_ns - state.quote_ns > quote_age_ns(params):
+                long_price, short_price = state.last, state.last  # no quote, or none any more: a stop is then kept by trades
             if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
                 return False
         if tick.flags & l.FLAG_NOT_MARKET == 0:
@@ -213,6 +220,8 @@ def substep(s: Any) -> bool:
         if tick.kind == l.TICK_SESSION:
             forced = l.EXIT_END if tick.flags & l.FLAG_END else l.EXIT_DATA_GAP
         if not exits_everywhere(s, tick.event_ns, forced):
+            return False
+        if not cancel_overdue(s, tick.event_ns):
             return False
         if not tx.has_room(s):
             return False
