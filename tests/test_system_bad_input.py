@@ -1,4 +1,7 @@
-"""Bad input of every kind through the real commands: an exit code or a count, a message with the field or path and the remedy, nothing changed."""
+"""Bad input at the start through the real commands, one table: fault → exit code, message with the field or path and the remedy, nothing changed.
+
+What is wrong later is beside it: damaged recordings, bad strategies, bad messages, no room (test_system_bad_*.py, test_system_no_room.py).
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import zmq
 
-from control.record.journal import decode_event
-from ipc import bus, messages
-from tests.running import BIN, BUSY, Running, until
+from tests.running import BIN, Running, until
 
 #: 2024-01-01 00:00 UTC, and 16 months behind it
 MONDAY, LATER = 1_704_067_200_000_000_000, 1_746_057_600_000_000_000
@@ -212,120 +212,6 @@ def test_damaged_records_are_counted_told_and_passed_over(tmp_path: Path) -> Non
     assert summary["reconciled"] is True
     # 200 quotes, 200 trades, the trade whose time was clamped, and a clock tick at each tenth of a second
     assert summary["ticks_processed"] == summary["ticks_published"] == 200 + 200 + 1 + 200
-
-
-@pytest.mark.parametrize("name", IN_FILES)
-def test_each_damaged_record_by_itself_is_named(name: str, tmp_path: Path) -> None:
-    from hotpath.venues.catalogue import resolve
-    from hotpath.venues.replay import Recording
-    from ipc.process import Source
-
-    line, count, text = IN_FILES[name]
-    import logging
-    whole = Recording([Source(str(recording(tmp_path / "spot_btcusdt.gz", line)), "BTC/USDT")], resolve(("BTC/USDT",)), logging.getLogger("t"))
-    while len(whole.take()):
-        pass
-    (fault,) = whole.faults()
-    assert count in fault
-    assert text in fault
-    assert "fetch the file again" in fault
-
-
-AT_ONCE = """
-from control.think.strategy import Condition, Strategy, equity_bps
-
-class Mine(Strategy):
-    interval_s = 5
-    def plan(self, market, portfolio, knowledge):
-        return [Condition(symbol="BTC/USDT", side="buy", level=level, direction=direction, size=equity_bps(500), confidence=0.9,
-                          stop_bps=5000, time_stop_s=604800, valid_for_s=604800, max_fires=9, why="at once")
-                for level, direction in (("42000.01", "up"), ("43000.00", "up"), ("41000.00", "down"))]
-"""
-
-
-def test_a_gap_of_16_months_is_a_new_session_that_closes_positions_and_fires_nothing(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(AT_ONCE)
-    before = recording(tmp_path / "spot_btcusdt_1.gz", quote(MONDAY + 10 * SECOND, 41_999.0, 41_999.01), trade(MONDAY + 10 * SECOND, "41999.00"))
-    after = recording(tmp_path / "spot_btcusdt_2.gz", start_ns=LATER, price=95_000.0)
-    running = Running(tmp_path / "run")
-    running.start(str(before), str(after), "--lockstep", "--strategy", f"{tmp_path / 'mine.py'}:Mine", mode="replay", speed="max", wait=False)
-    assert running.process is not None
-    assert running.process.wait(60) == 0, running.text()
-    summary = running.summary()
-    assert summary["exit_reasons"] == {"data_gap": 1}, "no level that lies inside the jump has fired"
-    assert summary["fills"] == 2
-    assert summary["reconciled"] is True
-    fills = next((tmp_path / "run" / "runs").glob("*/fills.bin")).read_bytes()
-    import numpy as np
-
-    from control.record.summary import FILL
-    entry, leaving = np.frombuffer(fills, FILL)
-    assert entry["price"] == 4_200_001
-    assert leaving["price"] == 4_200_000, "the last bid before the gap"
-    assert leaving["event_ns"] < LATER
-
-
-RAISES = "class Mine:\n    interval_s = 10\n    def plan(self, market, portfolio, knowledge):\n        raise RuntimeError('no idea')\n"
-NONSENSE = "class Mine:\n    interval_s = 10\n    def plan(self, market, portfolio, knowledge):\n        return [float('nan'), 'buy!']\n"
-ENDLESS = "class Mine:\n    interval_s = 10\n    def plan(self, market, portfolio, knowledge):\n        while True: pass\n"
-
-
-@pytest.mark.parametrize(("text", "kind", "says"), [
-    (RAISES, "strategy_error", "Mine raised RuntimeError: no idea; mend it"),
-    (NONSENSE, "strategy_error", "conditions[0] is nan, not a Condition; make it with"),
-    (ENDLESS, "hang", "strategist (pid"),
-], ids=["raises", "gives nonsense", "never comes back"])
-def test_a_bad_strategy_arms_nothing_and_the_instance_goes_on(text: str, kind: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(text)
-    running = Running(tmp_path / "run", BUSY + "[supervise]\nhang_strategist_ms = 1000\n")
-    try:
-        running.start("--strategy", f"{tmp_path / 'mine.py'}:Mine")
-        until(lambda: says in " ".join(event.text for event in events(running) if event.kind == kind), 20, f"an event {kind}: {says}")
-        status = running.status()
-        assert status["conditions"] == 0
-        assert status["phase"] == "running"
-        assert running.stop() == 0
-        assert running.summary()["reconciled"] is True
-    finally:
-        running.end()
-
-
-def events(running: Running) -> list[Any]:
-    journal = running.journal()
-    try:
-        return [decode_event(record.payload) for record in journal.newest("events", 500)]
-    finally:
-        journal.close()
-
-
-def test_bad_control_messages_are_refused_and_the_instance_trades_on(tmp_path: Path) -> None:
-    running = Running(tmp_path)
-    try:
-        running.start()
-        folder = bus.socket_dir(running.name)
-        orders = lambda: running.status()["ticks"]  # noqa: E731
-        before = orders()
-        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-            dealer.setsockopt(zmq.LINGER, 0)
-            dealer.connect(bus.address(folder, "control"))
-            for frames in ([b"12345678", b"{"], [b"12345678", b'{"type":"sell everything"}'], [b"12345678", b'{"type":"close"}'], [b"short", b"{}"],
-                           [b"12345678", b'{"type":"trades","limit":-1}'], [b"x"] * 9):
-                dealer.send_multipart(frames)
-                assert dealer.poll(3000), frames
-                reply = messages.decode_reply(dealer.recv_multipart()[-1])
-                assert isinstance(reply, messages.Refused)
-                assert (reply.code, bool(reply.remedy)) == ("malformed", True)
-        with zmq.Context() as context, context.socket(zmq.DEALER) as big:
-            big.setsockopt(zmq.LINGER, 0)
-            big.connect(bus.address(folder, "control"))
-            big.send_multipart([b"12345678", b"x" * (1 << 22)])
-            assert not big.poll(500), "an oversized one is not answered"
-        until(lambda: orders() > before, 5, "ticks go on")
-        assert running.status()["trading"] == "running"
-        assert running.stop() == 0
-        assert running.summary()["reconciled"] is True
-    finally:
-        running.end()
 
 
 def test_a_full_disk_stops_entries_and_not_exits_and_trading_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
