@@ -103,6 +103,13 @@ class Scene:
         return self._report(kind=l.FILL, order_seq=order, side=int(new["side"]), instrument=fact.id, liquidity=liquidity, last_lots=lots,
                             last_price=price, fee=fee, cum_lots=total[0], cum_quote=total[1], trade_id=len(self.reports) + 1)
 
+    def fills_of_earlier(self, fact: InstrumentFact, side: int, lots: int, price: int, key: int, trade_id: int) -> None:
+        """FILL of an order of an earlier incarnation, which its key names."""
+        quote = price * lots * fact.value_quanta
+        seq = self._report(kind=l.FILL, side=side, instrument=fact.id, liquidity=l.TAKER, last_lots=lots, last_price=price, cum_lots=lots,
+                           cum_quote=quote, fee=(quote * fact.taker_fee_e8 + 10**8 - 1) // 10**8, trade_id=trade_id, spare=key)
+        self.reports["venue_seq"][seq - 1] = trade_id
+
     def closed(self, position: int, lots: int, entry_price: int, exit_price: int, pnl: int, fees: int, reason: int = l.EXIT_STOP) -> None:
         """CLOSED record of a position."""
         entry = self.orders[position - 1]

@@ -11,8 +11,9 @@ import pytest
 import control.record.reconcile as module
 from control.record.journal import Journal
 from control.record.reconcile import LedgerState, LedgerUnreadable, Outcome, read_ledger, reconcile
+from control.record.writer import JournalWriter
 from ipc import layout as l
-from tests.journal_scene import DEPOSIT, PERPETUAL, SPOT, Scene, market_day, position_fact
+from tests.journal_scene import DEPOSIT, PERPETUAL, RUN_FACTS, SPOT, Scene, market_day, position_fact
 
 
 def outcome(folder: Path, day: Scene, ledger: LedgerState | None, **more: object) -> Outcome:
@@ -140,6 +141,26 @@ def test_the_snipers_book_is_compared_where_it_is_up_to_date(tmp_path: Path) -> 
     day.cash -= 1
     wrong = outcome(tmp_path / "lots", day, ledger, snapshot=day.snapshot(held[:1]))
     assert ["the sniper's lots are not the 250" in text for text in wrong.differences] == [True]
+
+
+def test_an_exit_that_was_sent_and_never_journaled_is_known_by_what_it_can_only_have_closed(tmp_path: Path) -> None:
+    first = Scene()
+    first.deposit(DEPOSIT)
+    entry = first.enter(SPOT, l.BUY, 250)
+    first.fill(entry, 250, 6_000_000, cash=-(15_000_000_000 + 15_000_000))
+    second = Scene()  # the venue tells the next run of an order under the key of the first one, which no record of that has
+    second.fills_of_earlier(SPOT, l.SELL, 250, 6_010_000, key=1 << 40 | 9, trade_id=len(first.reports) + 1)
+    writer = JournalWriter(tmp_path, sync=False)
+    writer.begin_run("scene", RUN_FACTS)
+    writer.append(first.orders, first.reports)
+    writer.begin_run("next", RUN_FACTS)
+    writer.append(second.orders, second.reports)
+    writer.close()
+    journal = Journal(tmp_path)
+    cash = DEPOSIT - 15_015_000_000 + 15_025_000_000 - 15_025_000
+    result = reconcile(journal, LedgerState(cash, {}, 15_000_000 + 15_025_000, DEPOSIT, 0, len(first.reports) + 1))
+    journal.close()
+    assert result.differences == []
 
 
 def test_the_paper_ledger_is_read_without_its_own_code(tmp_path: Path) -> None:

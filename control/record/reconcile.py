@@ -68,6 +68,7 @@ class Trip:
     """A position by its fills: what went in, what came out, what is left at which cost."""
 
     name: str
+    symbol: str
     side: int = 0
     lots: int = 0
     cost: int = 0
@@ -218,7 +219,7 @@ class _Reconciler:
         self._check_cumulative(key, name, quote, lots, int(row["cum_lots"]), int(row["cum_quote"]))
         self._venue(fact, side, lots, quote, fee)
         self._check_balance(name, int(row["balance"]))
-        order = self._orders.get(key)
+        order = self._orders.get(key) or self._unjournaled_exit(fact.symbol, side, key, record)
         if order is None:
             self.tell(f"{name}: the journal has no such order")
             self._book_knows_all = False
@@ -226,6 +227,15 @@ class _Reconciler:
             self.tell(f"{name}: the order was of another side or instrument")
         else:
             self._position(fact, order, lots, quote, fee)
+
+    def _unjournaled_exit(self, symbol: str, side: int, key: tuple[int, int], record: Record) -> _Order | None:
+        """An exit does not wait for the journal, so a run that ended at once may have sent one that it never stored. It can only have closed a
+        position of its symbol and the other side; where exactly one is open, it is that one's. Told by the next run, under its key."""
+        open_there = [(position, trip) for position, trip in self._trips.items() if trip.symbol == symbol and trip.lots and trip.side == -side]
+        if key[0] == record.incarnation or len(open_there) != 1:
+            return None
+        order = self._orders[key] = _Order(side, l.EXIT, open_there[0][1].lots, symbol, open_there[0][0])
+        return order
 
     def _check_fee(self, name: str, fact: InstrumentFact, quote: int, fee: int, liquidity: int) -> None:
         rate = fact.maker_fee_e8 if liquidity == l.MAKER else fact.taker_fee_e8
@@ -278,7 +288,7 @@ class _Reconciler:
 
     def _position(self, fact: InstrumentFact, order: _Order, lots: int, quote: int, fee: int) -> None:
         """A fill into its position's own account, and what that does to the sniper's cash."""
-        trip = self._trips.setdefault(order.position_id, Trip(f"position {order.position_id} ({fact.symbol})"))
+        trip = self._trips.setdefault(order.position_id, Trip(f"position {order.position_id} ({fact.symbol})", fact.symbol))
         trip.fees += fee
         self._book -= fee
         spot = fact.kind == "spot"
