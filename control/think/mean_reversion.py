@@ -20,8 +20,8 @@ import math
 
 import numpy as np
 
-from control.think.rules import Rules, clamp
-from control.think.strategy import Candles, Condition, Facts
+from control.think.momentum import clamp
+from control.think.strategy import Candles, Condition, Facts, KnowledgeView, Market, Portfolio, Strategy, equity_bps
 
 
 def volatility_ratio(candles: Candles) -> float:
@@ -37,32 +37,48 @@ def confidence(ratio: float, band_bps: float, least_bps: float, returning: bool)
     return round(min(1.0, 0.45 + 0.30 * clamp(1.5 - ratio) + 0.20 * edge + (0.10 if returning else 0.0)), 4)
 
 
-class MeanReversion(Rules):
+class MeanReversion(Strategy):
     """Bands around the average of `mean_minutes`."""
 
-    @property
-    def window_minutes(self) -> int:
-        """The average."""
-        return self.config.mean_minutes
+    def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition]:
+        """One or two conditions for every warm symbol without a position whose bands are wide enough, the most confident first."""
+        conditions: list[Condition] = []
+        needed = self._needed(market)
+        for symbol, facts in market.facts.items():
+            if symbol in portfolio.positions or (scale := knowledge.coin(symbol).scale) <= 0:
+                continue
+            candles = market.candles(symbol, self.config.mean_minutes)
+            if len(candles) < needed or not candles.trades.any():
+                continue
+            mean, band = float(candles.close.mean()), self.config.stretch_sigma * float(candles.close.std())
+            if 0 < band < mean and 1e4 * band / mean >= self.config.stretch_least_bps:
+                ratio = volatility_ratio(candles)
+                conditions.append(self._condition(facts, True, mean, band, ratio, candles.close[-1] <= mean - band, scale))
+                if facts.short_allowed:
+                    conditions.append(self._condition(facts, False, mean, band, ratio, candles.close[-1] >= mean + band, scale))
+        conditions.sort(key=lambda condition: (-condition.confidence, condition.symbol, condition.side))
+        return conditions[: self.config.most_per_plan]
 
-    def entries(self, facts: Facts, candles: Candles, scale: float) -> list[Condition]:
-        """A buy at the lower band and, where short is allowed, a sale at the upper; none where the bands are too near."""
-        c, last = self.config, float(candles.close[-1])
-        mean, band = float(candles.close.mean()), self.config.stretch_sigma * float(candles.close.std())
-        band_bps, least_bps = 1e4 * band / mean, max(c.stretch_least_bps, c.stretch_fees * facts.round_trip_bps)
-        if not 0 < band < mean or band_bps < least_bps:
-            return []
-        ratio = volatility_ratio(candles)
-        found = []
-        for sign in (1, -1) if facts.short_allowed else (1,):
-            level = facts.price_text(mean - sign * band, "down" if sign > 0 else "up")
-            returning = sign * (mean - last) >= band
-            upwards = (sign > 0) == returning  # a buy fires on the way up where it returns, on the way down where it still falls
-            found.append(self.entry(
-                facts, "buy" if sign > 0 else "sell", "up" if upwards else "down", level, scale,
-                confidence(ratio, band_bps, least_bps, returning),
-                f"{'return across' if returning else 'stretch onto'} the {'lower' if sign > 0 else 'upper'} band at {level}, "
+    def _needed(self, market: Market) -> int:
+        return max(3, self.config.mean_minutes * 60 // market.candle_s)
+
+    def _condition(self, facts: Facts, buy: bool, mean: float, band: float, ratio: float, returning: bool, scale: float) -> Condition:
+        c = self.config
+        text = facts.price_text(mean - band if buy else mean + band, "down" if buy else "up")
+        band_bps = 1e4 * band / mean
+        upwards = buy == returning  # a buy fires on the way up where it returns, on the way down where it still falls
+        return Condition(
+            symbol=facts.symbol, side="buy" if buy else "sell", level=text, direction="up" if upwards else "down",
+            size=equity_bps(c.size_bps * scale), confidence=confidence(ratio, band_bps, c.stretch_least_bps, returning),
+            stop_bps=c.stop_bps, target_bps=min(10_000, max(1, math.ceil(band_bps))) if c.target_bps else 0,
+            trail_activation_bps=c.trail_activation_bps, trail_distance_bps=c.trail_distance_bps, time_stop_s=c.time_stop_s,
+            valid_for_s=c.valid_for_s,
+            why=f"{'return across' if returning else 'stretch onto'} the {'lower' if buy else 'upper'} band at {text}, "
                 f"{c.stretch_sigma:g} σ = {band_bps:.1f} bps from the {c.mean_minutes} min average; "
-                f"last minute's volatility {ratio:.2f} of the window's",
-                min(10_000, max(1, math.ceil(band_bps))) if c.target_bps else 0))
-        return found
+                f"last minute's volatility {ratio:.2f} of the window's")
+
+    def warmup_left_s(self, market: Market) -> float:
+        """Seconds until the first symbol has a whole window of candles."""
+        needed = self._needed(market)
+        have = max((len(market.candles(symbol, self.config.mean_minutes)) for symbol in market.facts), default=0)
+        return float(max(0, needed - have) * market.candle_s)

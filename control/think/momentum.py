@@ -18,11 +18,15 @@ import math
 
 import numpy as np
 
-from control.think.rules import Rules, clamp
-from control.think.strategy import Candles, Condition, Facts
+from control.think.strategy import Candles, Condition, Facts, KnowledgeView, Market, Portfolio, Strategy, equity_bps
 
 #: expected range of a random walk in units of σ √n
 _WALK = math.sqrt(8 / math.pi)
+
+
+def clamp(value: float) -> float:
+    """Into [0, 1]."""
+    return min(1.0, max(0.0, value))
 
 
 def volume_burst(candles: Candles) -> float:
@@ -48,27 +52,49 @@ def confidence(burst: float, tightness: float) -> float:
     return round(0.40 + 0.35 * amount + 0.25 * clamp((1.25 - tightness) / 0.75), 4)
 
 
-class Momentum(Rules):
+class Momentum(Strategy):
     """Breakouts of the range of `range_minutes`."""
 
-    @property
-    def window_minutes(self) -> int:
-        """The range."""
-        return self.config.range_minutes
+    def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition]:
+        """One or two conditions for every warm symbol without a position, the most confident first."""
+        conditions: list[Condition] = []
+        needed = self._needed(market)
+        for symbol, facts in market.facts.items():
+            if symbol in portfolio.positions or (scale := knowledge.coin(symbol).scale) <= 0:
+                continue
+            candles = market.candles(symbol, self.config.range_minutes)
+            if len(candles) >= needed and candles.trades.any():
+                conditions += self._both_sides(facts, candles, scale)
+        conditions.sort(key=lambda condition: (-condition.confidence, condition.symbol, condition.side))
+        return conditions[: self.config.most_per_plan]
 
-    def entries(self, facts: Facts, candles: Candles, scale: float) -> list[Condition]:
-        """A buy above the range and, where short is allowed and there is a price below it, a sale below it."""
+    def _needed(self, market: Market) -> int:
+        return max(1, self.config.range_minutes * 60 // market.candle_s)
+
+    def _both_sides(self, facts: Facts, candles: Candles, scale: float) -> list[Condition]:
         burst, tightness = volume_burst(candles), squeeze(candles)
-        high, low, tick = float(candles.high.max()), float(candles.low.min()), float(facts.tick_size)
+        high, low = float(candles.high.max()), float(candles.low.min())
+        tick = float(facts.tick_size)
         beyond = self.config.breakout_bps / 10_000
-        features = f"volume {burst:.2f} × its mean, range {tightness:.2f} of a random walk's"
-        trust, target_bps = confidence(burst, tightness), self.config.target_bps
-        above = facts.price_text(max(high * (1 + beyond), high + tick), "up")
-        found = [self.entry(facts, "buy", "up", above, scale, trust,
-                            f"breakout above the {self.config.range_minutes} min range at {above}: {features}", target_bps)]
-        level = min(low * (1 - beyond), low - tick)
-        if facts.short_allowed and level >= tick:
-            below = facts.price_text(level, "down")
-            found.append(self.entry(facts, "sell", "down", below, scale, trust,
-                                    f"breakout below the {self.config.range_minutes} min range at {below}: {features}", target_bps))
-        return found
+        up = self._condition(facts, True, max(high * (1 + beyond), high + tick), burst, tightness, scale)
+        down_level = min(low * (1 - beyond), low - tick)
+        if not facts.short_allowed or down_level < tick:
+            return [up]
+        return [up, self._condition(facts, False, down_level, burst, tightness, scale)]
+
+    def _condition(self, facts: Facts, buy: bool, level: float, burst: float, tightness: float, scale: float) -> Condition:
+        c = self.config
+        text = facts.price_text(level, "up" if buy else "down")
+        return Condition(
+            symbol=facts.symbol, side="buy" if buy else "sell", level=text, direction="up" if buy else "down",
+            size=equity_bps(c.size_bps * scale), confidence=confidence(burst, tightness), stop_bps=c.stop_bps, target_bps=c.target_bps,
+            trail_activation_bps=c.trail_activation_bps, trail_distance_bps=c.trail_distance_bps, time_stop_s=c.time_stop_s,
+            valid_for_s=c.valid_for_s,
+            why=f"breakout {'above' if buy else 'below'} the {c.range_minutes} min range at {text}: volume {burst:.2f} × its mean, "
+                f"range {tightness:.2f} of a random walk's")
+
+    def warmup_left_s(self, market: Market) -> float:
+        """Seconds until the first symbol has a whole range of candles."""
+        needed = self._needed(market)
+        have = max((len(market.candles(symbol, self.config.range_minutes)) for symbol in market.facts), default=0)
+        return float(max(0, needed - have) * market.candle_s)

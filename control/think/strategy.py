@@ -85,19 +85,13 @@ class Candles:
 
 @dataclass(frozen=True)
 class Facts:
-    """An instrument: its symbol, whether it may be sold short, its smallest steps in price and size, and the fee of a market order."""
+    """An instrument: its symbol, whether it may be sold short, and its smallest steps in price and size."""
 
     symbol: str
     short_allowed: bool
     tick_size: Decimal
     lot_size: Decimal
     min_notional: Decimal
-    taker_fee_bps: float = 0.0
-
-    @property
-    def round_trip_bps(self) -> float:
-        """Fees of an entry and an exit at the market: what a target must exceed to earn anything."""
-        return 2 * self.taker_fee_bps
 
     def price_text(self, price: float, rounding: Literal["up", "down", "nearest"] = "nearest") -> str:
         """A price as the decimal string of a whole number of ticks, at least one. Raises ValueError for what is not a finite price."""

@@ -34,8 +34,7 @@ def facts_of(instrument: Any) -> Facts:
         symbol=instrument["symbol"].decode(), short_allowed=int(instrument["kind"]) == l.KIND_LINEAR_PERPETUAL,
         tick_size=decimal_of(instrument["tick_mantissa"], instrument["tick_exponent"]),
         lot_size=decimal_of(instrument["lot_mantissa"], instrument["lot_exponent"]),
-        min_notional=decimal_of(instrument["min_notional"], instrument["quantum_exponent"]),
-        taker_fee_bps=int(instrument["taker_fee_e8"]) / 10_000)
+        min_notional=decimal_of(instrument["min_notional"], instrument["quantum_exponent"]))
 
 
 class View:
