@@ -298,6 +298,8 @@ class Awkward:
     ([usable(level="100.001")], r"conditions\[0\].level"),
     ([usable(confidence=math.nan)], r"conditions\[0\].confidence"),
     ([usable(confidence=1.5)], r"conditions\[0\].confidence"),
+    ([usable(confidence=np.float64("nan"))], r"conditions\[0\].confidence"),
+    ([usable(stop_bps=np.float64(1.5))], r"conditions\[0\].stop_bps"),
     ([usable(confidence=None)], r"conditions\[0\].confidence"),
     ([usable(stop_bps=0)], r"conditions\[0\].stop_bps: neither"),
     ([usable(stop_bps=-5)], r"conditions\[0\].stop_bps"),
@@ -320,6 +322,14 @@ def test_nonsense_is_refused_as_a_whole_by_its_path_and_with_a_remedy(output: An
         checked(output, {"BTC/USDT": SPOT})
     assert caught.value.remedy
     assert len(str(caught.value)) < 600
+
+
+def test_numbers_computed_from_candles_are_numbers() -> None:
+    closes = candles([100.0, 101.0]).close
+    given = usable(confidence=closes[0] / closes[1], stop_bps=np.int64(50), time_stop_s=np.int32(60))
+    (one,) = checked([given], {"BTC/USDT": SPOT})
+    assert (one.confidence, one.stop_bps, one.time_stop_s) == (100 / 101, 50, 60)
+    assert {type(value) for value in (one.confidence, one.stop_bps, one.time_stop_s)} == {float, int}
 
 
 def test_what_is_usable_passes_unchanged_and_survives_the_wire() -> None:

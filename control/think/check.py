@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from control.think.strategy import Facts, StrategyError
 from ipc.messages import MAX_PLAN_CONDITIONS, Condition
@@ -37,7 +38,7 @@ def _condition(entry: Any, at: str, facts: Mapping[str, Facts]) -> Condition:
     if not isinstance(entry, Condition):
         raise StrategyError(f"{at} is {_shown(entry)}, not a Condition", "make it with control.think.strategy.Condition(...)")
     try:
-        plain = msgspec.to_builtins(entry)
+        plain = msgspec.to_builtins(entry, enc_hook=_plain)
         if isinstance(plain["confidence"], float) and not math.isfinite(plain["confidence"]):
             raise StrategyError(f"{at}.confidence is {plain['confidence']}", "give a number from 0 to 1")
         # Struct constructors check nothing; converting does
@@ -48,6 +49,13 @@ def _condition(entry: Any, at: str, facts: Mapping[str, Facts]) -> Condition:
         raise StrategyError(f"{at}.symbol: {condition.symbol!r} is not traded here", f"use one of {', '.join(sorted(facts))}")
     _values(condition, at, facts[condition.symbol])
     return condition
+
+
+def _plain(value: Any) -> Any:
+    """A number that was computed from candles, as Python's own. Raises TypeError for anything else."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    raise TypeError(f": {_shown(value)} is no plain value")
 
 
 def _path(text: str) -> str:
