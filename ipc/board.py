@@ -43,3 +43,11 @@ def severest(modes: Any) -> tuple[int, str]:
     """The most severe of the four modes and its cause ("" while all run)."""
     row = max(modes, key=lambda one: int(one["mode"]))
     return int(row["mode"]), row["cause"].decode(errors="replace") if int(row["mode"]) else ""
+
+
+def owed(memory: Any) -> int:
+    """Records of both rings that are not known to be in the journal. Exact where no recorder runs."""
+    cursors = memory.board.cursors[0]
+    if not cursors["incarnation"]:
+        return 0
+    return int(memory.orders.ring[0]["head"] - cursors["durable_orders"] + memory.reports.ring[0]["head"] - cursors["durable_reports"])

@@ -187,15 +187,16 @@ class Running:
         mark = f"{MARK}={self.name}".encode()
         return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and mark in _environment(entry)]
 
-    def kill_everything(self) -> None:
-        """Launcher and children at once, and their shared memory gone, as when the machine dies."""
+    def kill_everything(self, memory: bool = True) -> None:
+        """Launcher and children at once; with `memory` their shared memory is gone too, as when the machine dies."""
         assert self.process is not None
         for pid in self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(5)
         until(lambda: not self.alive(), 5, "all are dead")
-        shutil.rmtree(instance_dir(self.name), ignore_errors=True)
+        if memory:
+            shutil.rmtree(instance_dir(self.name), ignore_errors=True)
 
     def leaves_nothing(self) -> None:
         """No process, no segment, no socket."""

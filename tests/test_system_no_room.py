@@ -112,9 +112,13 @@ def test_a_stop_on_a_full_disk_says_that_there_is_no_summary_and_why_and_the_nex
         assert running.stop() == 4
         assert f"no summary could be written: {disk}" in told(running)
         assert "free space there" in told(running)
-        running.leaves_nothing()
+        until(lambda: not running.alive(), 3, "no process is left")
+        kept = instance_dir(running.name).exists()
+        assert kept == (f"They stay in {instance_dir(running.name)}" in running.log.read_text())
         ballast.unlink()
         running.start()
-        running.stop()
+        assert running.stop() == 0, running.text()
+        assert running.summary()["reconciled"] is True
+        assert running.faults() == []
     finally:
         running.end()

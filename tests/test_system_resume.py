@@ -16,9 +16,9 @@ from control.record.journal import Journal
 from control.record.restore import restore
 from hotpath.venues import catalogue
 from hotpath.venues.simulated import Simulation
+from ipc import board, segment
 from ipc import layout as l
-from ipc import segment
-from ipc.segment import instance_dir
+from ipc.segment import Memory, instance_dir
 from tests.running import Running, until
 
 
@@ -167,6 +167,25 @@ def test_when_everything_dies_at_once_no_position_is_forgotten_and_the_books_agr
         assert instance.stop() == 0, instance.text()
         assert instance.summary()["reconciled"] is True
         assert instance.faults() == []
+
+
+def test_what_the_recorder_had_not_stored_when_everything_died_is_stored_by_the_next_start(instance: Running) -> None:
+    instance.start()
+    until(lambda: instance.ctl("positions")[1]["rows"], 20, "an open position")
+    instance.kill("recorder", signal.SIGSTOP)
+    memory = Memory(instance.name, writable=False)
+    until(lambda: board.owed(memory) >= 3, 20, "records that are not journaled")
+    instance.kill_everything(memory=False)
+    kept = board.owed(memory)
+    instance.start()
+    assert "cleared what a former run" in instance.log.read_text()
+    journal = instance.journal()
+    (told,) = [event for _, event in journal.events() if event.kind == "salvage"]
+    journal.close()
+    assert told.data["orders"] + told.data["reports"] == kept
+    assert instance.stop() == 0, instance.text()
+    assert instance.summary()["reconciled"] is True
+    assert instance.faults() == []
 
 
 def closed_positions(running: Running) -> set[str]:

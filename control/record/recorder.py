@@ -18,7 +18,7 @@ import numpy as np
 from control.record import snapshot as snapshots
 from control.record.doorman import Doorman
 from control.record.queries import Queries
-from control.record.records import JournalError, WriteFailed, instrument_facts
+from control.record.records import JournalError, WriteFailed, instrument_facts, ring_rows
 from control.record.restore import restore
 from control.record.writer import JournalWriter
 from ipc import board, bus, messages, ring, wait
@@ -37,6 +37,8 @@ SNAPSHOT_S: Final = 1.0
 READER_CHECK_S: Final = 60.0
 #: back-off while the journal cannot be written
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+#: how long writing must have worked before entries are taken again: on a full disk LMDB now and then finds a freed page
+CALM_S: Final = 5.0
 #: tries at the end before records are left behind
 LAST_TRIES: Final = 10
 #: who waits for a recorder's cursor
@@ -79,6 +81,8 @@ class Recorder:
         self._plans: list[tuple[tuple[bytes, bytes], messages.Plan]] = []
         self._events: list[tuple[tuple[bytes, bytes], messages.Event]] = []
         self._retry_at, self._retry_s = 0.0, 0.0
+        #: since when writing works again; 0 while there is nothing to recover from. A predecessor may have died in safe mode
+        self._calm_since = time.monotonic() if self.memory.board.modes[l.MODE_OF_RECORDER]["mode"] == l.MODE_SAFE else 0.0
         self.server = bus.Server(boot.socket_dir, "recorder", messages.decode_child_request)
         self._doorman = Doorman(self.server, child)
         self._doorman.start()
@@ -134,6 +138,8 @@ class Recorder:
         if self._retry_at and not self._reopen():
             return False
         assert self.journal is not None
+        if self._calm_since and not self._retry_at and time.monotonic() - self._calm_since >= CALM_S:
+            self._recovered()
         self._take_snapshot()
         orders, reports = self._take()
         due = self._snapshot_due(orders, reports)
@@ -152,7 +158,9 @@ class Recorder:
         self._crash.reached("recorder.cursor")
         wait.ring_bells(self.child.processes, _WAITING)
         if self._retry_at:
-            self._recovered()
+            self._retry_at = self._retry_s = 0.0
+            self._calm_since = time.monotonic()
+            self.log.info("the journal can be written again; entries in %g s if it stays so", CALM_S)
         self._acknowledge(numbers)
         if due:
             self._snapshot = None
@@ -165,10 +173,10 @@ class Recorder:
         o, r, stored = self.memory.orders, self.memory.reports, self.journal.stored
         report_head = int(ring.head(r.ring))
         order_head = int(ring.head(o.ring))
-        orders = _copy(o.ring, o.slots, stored.orders, min(order_head, stored.orders + BATCH))
+        orders = ring_rows(o, stored.orders, min(order_head, stored.orders + BATCH))
         if order_head > stored.orders + BATCH:  # the reports' intents may be among what is left
-            return orders, _copy(r.ring, r.slots, stored.reports, stored.reports)
-        return orders, _copy(r.ring, r.slots, stored.reports, min(report_head, stored.reports + BATCH))
+            return orders, ring_rows(r, stored.reports, stored.reports)
+        return orders, ring_rows(r, stored.reports, min(report_head, stored.reports + BATCH))
 
     def _publish_cursors(self) -> None:
         assert self.journal is not None
@@ -198,6 +206,7 @@ class Recorder:
     # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _failed(self, error: Exception) -> None:
         self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2 or FIRST_RETRY_S)
+        self._calm_since = 0.0
         if not self._retry_at:
             self.log.error("%s", error)
             self.memory.board.cursors[0]["journal_ok"] = 0
@@ -224,8 +233,7 @@ class Recorder:
         return True
 
     def _recovered(self) -> None:
-        self._retry_at = self._retry_s = 0.0
-        self.log.info("the journal can be written again")
+        self._calm_since = 0.0
         board.set_mode(self.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_RUNNING, "")
 
     def _refuse_waiting(self) -> None:
@@ -328,12 +336,6 @@ class Recorder:
         if self.journal is not None:
             self.journal.close()
             self.journal = None
-
-
-def _copy(ring_: Any, slots: Any, after: int, last: int) -> np.ndarray[Any, Any]:
-    """Slots of the sequences (after, last]; the head was loaded with acquire, so they are complete."""
-    capacity = int(ring_[0]["capacity"])
-    return slots[np.arange(after + 1, last + 1) & (capacity - 1)]
 
 
 def _order_ids(instance: int) -> Any:

@@ -90,6 +90,11 @@ class Record:
         return np.frombuffer(self.payload, ROWS[self.kind], 1)[0]
 
 
+def ring_rows(region: Any, after: int, last: int) -> np.ndarray[Any, Any]:
+    """Copies of a ring's slots of the sequences (after, last]; its head must have been read with acquire, so that they are complete."""
+    return region.slots[np.arange(after + 1, last + 1) & (int(region.ring[0]["capacity"]) - 1)]
+
+
 def ring_key(incarnation: int, seq: int) -> bytes:
     """Key of a ring record; bytes sort as (incarnation, seq)."""
     return _RING_KEY.pack(incarnation, seq)

@@ -174,7 +174,13 @@ class Guard(threading.Thread):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def sweep(self) -> None:
-        """Remove what is left if this was the last process; the recorder, last by order, gives the others a moment to be gone."""
+        """Remove what is left if this was the last process; the recorder, last by order, gives the others a moment to be gone.
+
+        A paper instance's segments stay while they hold what its journal does not: the next start stores it.
+        """
+        if self.child.boot.mode == "paper" and (count := board.owed(self.child.memory)):
+            self.child.log.warning("%d records are not in the journal; the segments stay for the next start", count)
+            return
         patience_s = 0.5 if self.child.boot.role == "recorder" else 0.0
         if sweep.leave(self.child.boot.instance, Path(self.child.boot.socket_dir), self.in_use, patience_s):
             self.child.log.info("was the last: segments and sockets are removed")

@@ -191,22 +191,42 @@ def start_event_ns(identity: Identity, wall_ns: int) -> int:
 
 
 # ── shared memory ────────────────────────────────────────────────────────────────────────────────────────────────────
-def clear_leftovers(instance: str, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
+def clear_leftovers(instance: str, state_dir: Path, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
     """Remove the segments of a former run once its processes are gone; True when there were any. The caller holds the name.
 
-    Raises LaunchError while somebody still lives.
+    Records that are in them and not yet in the journal of `state_dir` are stored first. Raises LaunchError while somebody still lives, and
+    where they cannot be stored.
     """
     try:
         descriptor = sweep.claim(instance, patience_s)
     except TimeoutError:
         raise LaunchError(f"processes of a former run of {instance!r} still live after {patience_s:g} s: {_living(instance)}; "
                           "end them (kill -9), then start again", EXIT_BUSY) from None
-    sweep.remove_folder(bus.socket_dir(instance))
-    existed = segment.instance_dir(instance).exists()
-    segment.remove(instance)
-    if descriptor is not None:
-        os.close(descriptor)
+    try:
+        sweep.remove_folder(bus.socket_dir(instance))
+        existed = segment.instance_dir(instance).exists()
+        if existed:
+            _salvage_leftovers(instance, state_dir)
+        segment.remove(instance)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
     return existed
+
+
+def _salvage_leftovers(instance: str, state_dir: Path) -> None:
+    from control.record.records import JournalError
+    from control.record.salvage import salvage
+
+    try:
+        memory = segment.Memory(instance, writable=False)
+    except segment.SegmentError:
+        return  # of another version, or never finished: nothing can be read from them
+    try:
+        salvage(memory, state_dir / "journal", sync=True)
+    except JournalError as error:
+        raise LaunchError(f"{segment.instance_dir(instance)} holds records of the last run that are not in its journal yet, and they cannot "
+                          f"be stored: {error}; start again when they can, or give them up by removing that folder", EXIT_NO_ROOM) from error
 
 
 def _living(instance: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from control.config import Config
-from control.supervise import child, instance, nursery
+from control.supervise import child, instance, nursery, sweep
 from control.supervise.chronicle import Chronicle, RoleLine
 from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
@@ -27,7 +27,7 @@ from control.supervise.role import Death, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
 from ipc import layout as l
 from ipc.process import Boot, Source
-from ipc.segment import Memory
+from ipc.segment import Memory, instance_dir
 
 #: signals that end a run in order; a second SIGINT ends it at once
 STOP_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
@@ -73,6 +73,7 @@ class Session:
         self._ending = ""
         self._remembered_at = 0.0
         self._remembers = True
+        self._unstored = False
         self._prepared = False
         self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
@@ -170,6 +171,7 @@ class Session:
         finally:
             if self.watchdog.phase is not Phase.STOPPED:
                 self.watchdog.stop_now()
+            self._salvage()
             self.ended_wall_ns = time.time_ns()
             self._remember()
             signal.set_wakeup_fd(before)
@@ -276,11 +278,30 @@ class Session:
             else:
                 self._remembers = True
 
+    def _salvage(self) -> None:
+        """Store what the recorder could not. Where that fails again, a paper instance's segments stay for its next start."""
+        from control.record.records import JournalError
+        from control.record.salvage import salvage
+
+        try:
+            if count := salvage(self.memory, self.places.state_dir / "journal", sync=self.plan.mode == "paper"):
+                self.log.warning("%d records that the recorder could not store are stored now", count)
+        except JournalError as error:
+            self._unstored = self.plan.mode == "paper"
+            text = f"the last records cannot be stored: {error}."
+            if self._unstored:
+                text += f" They stay in {instance_dir(self.places.instance)}, and the next start stores them; restarting the machine loses them."
+            self.log.error("%s", text)
+            self.say(text)
+
     def close(self) -> None:
         """After `run`: the forkserver, the sockets, the segments."""
         self.nursery.close()
         self.line.close()
-        instance.remove_all(self.places)
+        if self._unstored:
+            sweep.remove_folder(self.places.socket_dir)
+        else:
+            instance.remove_all(self.places)
 
 
 def hold_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGHUP)) -> dict[int, Any]:
