@@ -54,12 +54,14 @@ def test_the_second_ctrl_c_ends_everything_at_once_and_the_next_start_goes_on(in
     assert instance.faults() == []
 
 
-@pytest.mark.parametrize(("number", "after_s"), [(signal.SIGTERM, 0.45), (signal.SIGTERM, 0.6), (signal.SIGTERM, 0.8), (signal.SIGINT, 0.6)])
+@pytest.mark.parametrize(("number", "after_s"), [
+    *((signal.SIGTERM, after_s) for after_s in (0.45, 0.6, 0.8)), *((signal.SIGINT, after_s) for after_s in (0.2, 0.3, 0.35, 0.4, 0.45, 0.6))])
 def test_a_signal_while_it_starts_leaves_nothing(number: signal.Signals, after_s: float, instance: Running) -> None:
     """Before, while and after segments are made: the times span that on any machine that is not far slower or faster."""
     instance.start(wait=False)
     time.sleep(after_s)
     assert instance.stop(number) in (0, 130, -number)
+    assert "Traceback" not in instance.text()
     instance.leaves_nothing()
 
 

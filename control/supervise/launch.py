@@ -170,6 +170,7 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
             open_log(places.run_dir, headless)
         except OSError as error:
             raise instance.no_room(error, data_dir) from error
+        hold_signals(STOP_SIGNALS)  # an end between the segments' making and the session's run would leave them
         try:
             plan = take_along(plan, places.state_dir)
             session = Session(plan, places, instance.identify(places, plan.mode, plan.seed), say=lambda text: print(text, file=sys.stderr))
@@ -219,9 +220,10 @@ def _conduct(session: Session, headless: bool) -> int:
             traceback.print_exc()
         finally:
             front.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if not session.killed:
             summary = front.summarise()
-    except KeyboardInterrupt:  # the session takes signals only while it runs
+    except KeyboardInterrupt:  # the session takes it only while it runs
         session.killed = True
         session.say("Ctrl-C: no summary is written. No process runs; what was done is journaled.")
     finally:
