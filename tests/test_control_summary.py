@@ -20,7 +20,7 @@ from ipc import layout as l
 from ipc import segment
 from ipc.segment import Memory
 from tests.journal_scene import DEPOSIT, NOON_NS, market_day, plan
-from tests.test_control_recorder import instrument_rows
+from tests.recorder_stage import instrument_rows
 
 #: the keys that scripts may rely on, in order
 KEYS = ["mode", "market", "started_at", "duration_s", "wait_strategy", "ticks_published", "ticks_processed", "ticks_lost",

@@ -107,8 +107,8 @@ def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
 @pytest.mark.parametrize(("facts", "says"), [
     ({"preparing": "3/7 hotpath.sniper"}, "preparing kernels 3/7 hotpath.sniper"),
     ({"processes": [process("sniper", state="restarting", last_death="killed by SIGKILL")]}, "sniper is restarting: killed by SIGKILL"),
-    ({"trading": "safe", "trading_cause": "journal cannot write"}, "safe: journal cannot write; no new entries"),
-    ({"trading": "reduce_only", "trading_cause": "paused by the operator"}, "reduce only: paused by the operator"),
+    ({"trading": "safe", "trading_cause": "journal cannot write"}, "safe: journal cannot write; no new entries until it can; free space on its disk"),
+    ({"trading": "reduce_only", "trading_cause": "paused by the operator"}, "reduce only: paused by the operator; no new entries; trader-ctl resume goes on"),
     ({"processes": [process("feed", state="finished")]}, "the data has ended"),
     ({"warmup_left_s": 90}, "warm-up: 90 s of event time left"),
     ({"entries_today": 20}, "20/20 entries today, next 00:00 UTC"),

@@ -17,6 +17,12 @@ LATE_BEAT_MS = 1_000
 #: process states in which a process does its work
 WORKING_STATES = ("healthy", "finished")
 _DAY_NS = 86_400 * 10**9
+#: what to do, by how the cause of a mode begins
+_REMEDIES = {
+    "journal cannot write": " until it can; free space on its disk (logs/recorder.log)",
+    "paper ledger": " until it can be written; free space on its disk (logs/gateway.log)",
+    "paused": "; trader-ctl resume goes on",
+}
 #: keys of `seen` that status leaves to other commands
 _NOT_STATUS = ("positions", "trades", "refusals", "limits", "events", "processes")
 
@@ -101,7 +107,9 @@ def why_nothing(seen: dict[str, Any]) -> list[str]:
     if seen["phase"] == "stopping":
         return [*reasons, "the instance is stopping"]
     if seen["trading"] != "running":
-        reasons.append(f"{seen['trading'].replace('_', ' ')}: {seen['trading_cause'] or 'no cause given'}; no new entries")
+        cause = seen["trading_cause"]
+        remedy = next((text for start, text in _REMEDIES.items() if cause.startswith(start)), "")
+        reasons.append(f"{seen['trading'].replace('_', ' ')}: {cause or 'no cause given'}; no new entries{remedy}")
     if any(process["role"] == "feed" and process["state"] == "finished" for process in seen["processes"]):
         reasons.append("the data has ended")
     if seen["warmup_left_s"] > 0:
