@@ -78,7 +78,7 @@ def conduct(name: str, data_dir: str, for_s: float | None = None, positions: int
     nursery.forget_main()
     folder = Path(data_dir)
     with sweep.LockedName(name):
-        instance.clear_leftovers(name, folder / "instances" / name)
+        instance.clear_leftovers(name)
         places = instance.make_places(folder, name, "paper")
         open_log(places.run_dir, headless=True)
         session = Session(plan(name, folder, for_s=for_s, flatten=positions > 0, **supervise), places, Identity(number=7),

@@ -168,13 +168,13 @@ def test_leftover_segments_are_removed_and_only_when_nobody_uses_them(places: in
     create()
     in_use = sweep.share("t")
     with pytest.raises(LaunchError, match="still live") as caught:
-        instance.clear_leftovers("t", places.state_dir, patience_s=0.1)
+        instance.clear_leftovers("t", patience_s=0.1)
     assert caught.value.exit_code == EXIT_BUSY
     assert segment.instance_dir("t").exists()
     os.close(in_use)
-    assert instance.clear_leftovers("t", places.state_dir, patience_s=0.1)
+    assert instance.clear_leftovers("t", patience_s=0.1)
     assert not segment.instance_dir("t").exists()
-    assert not instance.clear_leftovers("t", places.state_dir, patience_s=0.1)
+    assert not instance.clear_leftovers("t", patience_s=0.1)
 
 
 def test_a_paper_instance_keeps_its_number_and_a_replays_is_its_seeds(places: instance.Places) -> None:

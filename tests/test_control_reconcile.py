@@ -100,6 +100,20 @@ def test_a_wrong_price_that_is_consistent_in_the_journal_differs_from_the_ledger
     assert [text.split(":")[0] for text in result.differences] == ["cash", "fees"]
 
 
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_ledger_that_knows_more_or_less_of_the_venue_than_the_journal_is_seen(by: int, tmp_path: Path) -> None:
+    day, ledger = market_day()
+    result = outcome(tmp_path, day, ledger._replace(venue_seq=ledger.venue_seq + by))
+    assert len(result.differences) == 1
+    assert "are missing from the" in result.differences[0]
+
+
+def test_a_book_that_is_older_than_the_last_report_is_not_compared_and_that_is_told(tmp_path: Path) -> None:
+    day, ledger = market_day()
+    assert outcome(tmp_path / "without", day, ledger).uncompared.startswith("the sniper's book: its last snapshot is older")
+    assert outcome(tmp_path / "empty", Scene(), LedgerState(0, {}, 0, 0, 0, 0)).uncompared == ""
+
+
 def test_a_trade_record_with_another_pnl_than_its_fills_is_named(tmp_path: Path) -> None:
     day, ledger = market_day()
     row = int(np.flatnonzero(day.orders["kind"] == l.CLOSED)[1])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from control.record.records import WriteFailed
+from control.record.records import JournalError, WriteFailed
 from control.record.salvage import salvage
 from control.supervise import instance
 from control.supervise.instance import LaunchError
-from ipc import board, segment
+from ipc import board, messages, segment
 from ipc import layout as l
 from tests.recorder_stage import Stage
 
@@ -67,17 +67,58 @@ def test_a_recorder_killed_around_its_commit_leaves_each_record_once(point: str,
 
 
 @pytest.mark.parametrize("what", ["incarnation", "instance"])
-def test_memory_that_was_not_recorded_into_this_journal_is_left_alone(what: str, stage: Stage) -> None:
+def test_memory_that_was_not_recorded_into_this_journal_is_refused(what: str, stage: Stage) -> None:
     died(stage)
     if what == "incarnation":
         stage.memory.board.cursors[0]["incarnation"] = 2
     else:
         stage.memory.board.run[0]["instance_number"] = 8
     before = (journal_dir(stage) / "data.mdb").read_bytes()
-    assert salvage(stage.memory, journal_dir(stage), sync=True) == 0
+    with pytest.raises(JournalError, match="is not the journal of that run"):
+        salvage(stage.memory, journal_dir(stage), sync=True)
     assert (journal_dir(stage) / "data.mdb").read_bytes() == before
-    assert salvage(stage.memory, stage.folder / "elsewhere", sync=True) == 0
+    with pytest.raises(JournalError, match="there is no journal any more"):
+        salvage(stage.memory, stage.folder / "elsewhere", sync=True)
     assert not (stage.folder / "elsewhere").exists()
+
+
+def test_the_next_start_stores_them_where_they_belong_whatever_folder_it_was_given(stage: Stage) -> None:
+    died(stage)
+    instance.name_state(places(stage))
+    assert instance.clear_leftovers(stage.instance)
+    assert not segment.instance_dir(stage.instance).exists()
+    stage.assert_journal_is_the_rings()
+
+
+@pytest.mark.parametrize("what", ["another journal", "another layout"])
+def test_records_that_find_no_home_are_kept_and_the_start_is_refused(what: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    died(stage)
+    instance.name_state(places(stage))
+    if what == "another journal":
+        (journal_dir(stage) / "data.mdb").unlink()
+    else:
+        monkeypatch.setattr(l, "LAYOUT_VERSION", l.LAYOUT_VERSION + 1)
+    with pytest.raises(LaunchError, match="give them up by removing that folder"):
+        instance.clear_leftovers(stage.instance)
+    assert segment.instance_dir(stage.instance).exists()
+
+
+def test_a_replays_segments_and_those_of_a_removed_account_are_simply_removed(stage: Stage) -> None:
+    died(stage)
+    assert instance.clear_leftovers(stage.instance), "a replay's: no file names a state"
+
+
+def test_what_the_watchdog_could_not_tell_the_recorder_is_stored_too(stage: Stage) -> None:
+    died(stage)
+    unsaid = messages.Event(source="watchdog", kind="mode", text="safe mode", wall_ns=5)
+    salvage(stage.memory, journal_dir(stage), sync=True, events=[unsaid])
+    journal = stage.journal()
+    assert unsaid in [event for _, event in journal.events()]
+    journal.close()
+
+
+def places(stage: Stage) -> instance.Places:
+    return instance.Places(stage.instance, "stage", stage.folder, stage.folder / "state", stage.folder / "run", stage.sockets)
 
 
 def test_while_the_disk_is_full_the_segments_stay_and_the_start_is_refused_with_the_remedy(stage: Stage) -> None:
@@ -88,6 +129,7 @@ def test_while_the_disk_is_full_the_segments_stay_and_the_start_is_refused_with_
     stage.process.kill()
     stage.process.wait(20)
     stage.publish(orders=3000, reports=3000)
+    instance.name_state(places(stage))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((journal_dir(stage) / "data.mdb").stat().st_size, limits[1]))
@@ -95,14 +137,14 @@ def test_while_the_disk_is_full_the_segments_stay_and_the_start_is_refused_with_
         with pytest.raises(WriteFailed):
             salvage(stage.memory, journal_dir(stage), sync=True)
         with pytest.raises(LaunchError, match="start again when they can") as caught:
-            instance.clear_leftovers(stage.instance, stage.folder / "state")
+            instance.clear_leftovers(stage.instance)
         assert caught.value.exit_code == instance.EXIT_NO_ROOM
         assert str(segment.instance_dir(stage.instance)) in str(caught.value)
         assert segment.instance_dir(stage.instance).exists()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
-    assert instance.clear_leftovers(stage.instance, stage.folder / "state")
+    assert instance.clear_leftovers(stage.instance)
     assert not segment.instance_dir(stage.instance).exists()
     stage.assert_journal_is_the_rings()
 

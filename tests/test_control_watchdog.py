@@ -307,6 +307,7 @@ def test_a_permanent_failure_later_leaves_the_others_running_in_safe_mode(runnin
     running.for_s(5.0)
     assert running.dog.phase is Phase.RUNNING
     assert len(running.children["strategist"].boots) == 1
+    assert "strategist" in running.dog.failure, "the run ends with its own exit code"
     assert int(running.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_SAFE
 
 

@@ -100,6 +100,21 @@ def test_with_a_journal_that_cannot_grow_entries_stop_and_exits_go_on_until_it_c
         running.end()
 
 
+@pytest.mark.real_data
+def test_a_replay_whose_journal_cannot_grow_ends_by_itself_and_says_why(tmp_path: Path, real_data: Path) -> None:
+    running = Running(tmp_path)
+    try:
+        running.start(str(real_data / "binance_ws_raw" / "spot_btcusdt_20240809.gz"), mode="replay", speed="20", wait=False)
+        until(lambda: running.status()["phase"] == "running", 60, "it runs")
+        resource.prlimit(int(running.row("recorder")["pid"]), resource.RLIMIT_FSIZE, (1 << 14, resource.RLIM_INFINITY))
+        assert running.process is not None
+        assert running.process.wait(60) == 5
+        assert "a replay does not wait for its disk" in told(running)
+        running.leaves_nothing()
+    finally:
+        running.end()
+
+
 @pytest.mark.slow
 def test_a_stop_on_a_full_disk_says_that_there_is_no_summary_and_why_and_the_next_start_runs(disk: Path, tmp_path: Path) -> None:
     running = Running(disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from control.learn.knowledge import Knowledge
+from control.record import restore as restoring
 from control.record.journal import Journal
-from control.record.restore import restore
+from control.record.restore import read_tail, restore
 from hotpath.venues import catalogue
 from hotpath.venues.simulated import Simulation
 from ipc import board, segment
@@ -211,11 +213,13 @@ def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(inst
     until(lambda: not instance.alive() and not instance_dir(instance.name).exists(), 12, "the orphans have stopped in order")
     monkeypatch.setenv("TRADER_SHM", str(tmp_path / "shm"))
     books = []
-    for cut in (None, 0):
+    for how in ("snapshot", "all", "all, fills twice"):
         journal = instance.journal()
         memory = segments_like(journal)
-        if cut is not None:
+        if how != "snapshot":
             monkeypatch.setattr(journal, "last_snapshot", lambda: None)
+        if how == "all, fills twice":
+            monkeypatch.setattr(restoring, "read_tail", lambda journal: fills_twice(read_tail(journal)))
         assert restore(journal, memory)
         account = {name: int(memory.sniper.account[0][name]) for name in l.ACCOUNT.names or () if name not in MARKED}
         positions = {int(row["position_id"]): {name: int(row[name]) for name in l.POSITION.names or () if name not in MARKED and name[0] != "_"}
@@ -223,6 +227,7 @@ def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(inst
         books.append((account, positions, memory.sniper.instrument_states["exposure_lots"].tolist()))
         journal.close()
         segment.remove("restored")
+    assert books[1] == books[2], "a venue event counts once"
     assert [books[0][0], books[0][2]] == [books[1][0], books[1][2]]
     assert books[0][1].keys() == books[1][1].keys()
     for identity, position in books[0][1].items():
@@ -231,6 +236,12 @@ def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(inst
         assert all(abs(position[name] - again[name]) < 10**9 for name in TIMES), "a report's time is taken for the tick's that it was applied at"
     assert books[0][0]["trades_closed"] >= 8
     assert books[0][1]
+
+
+def fills_twice(tail: Any) -> Any:
+    """What is read of a journal in which every fill was published again."""
+    again = np.where(tail.reports["kind"] == l.FILL, 2, 1)
+    return dataclasses.replace(tail, reports=tail.reports.repeat(again), report_incarnations=tail.report_incarnations.repeat(again))
 
 
 def segments_like(journal: Journal) -> Any:

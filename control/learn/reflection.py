@@ -25,6 +25,8 @@ from ipc.process import Child
 _BATCH = 256
 #: longest sleep on the doorbell, and the pause after a failed write
 _SLEEP_NS, _RETRY_S = 50_000_000, 0.5
+#: how long a replay, which can be run again, waits for a disk that refuses; exit code of a fault that a restart does not mend
+_GIVE_UP_S, EXIT_CONFIG = 10.0, 78
 
 
 class Reflection:
@@ -126,15 +128,23 @@ def main(child: Child) -> int:
     server = bus.Server(child.boot.socket_dir, "reflection", messages.decode_child_request)
     child.log.info("knowledge up to trade %d/%d", *_pair(reflection.applied))
     child.ready()
-    progress, retry_at = 0, 0.0
+    progress, retry_at, failing_since = 0, 0.0, 0.0
     while not child.stopping():
         server.poll(0, reflection.handle)
         if time.monotonic() >= retry_at:
             try:
                 progress += reflection.step()
+                if failing_since:
+                    child.log.info("trades can be learned from again")
+                failing_since = 0.0
             except (KnowledgeError, JournalError) as error:
-                child.log.error("%s", error)
+                if not failing_since:
+                    child.log.error("%s; tried again every %g s", error, _RETRY_S)
+                    failing_since = time.monotonic()
                 retry_at = time.monotonic() + _RETRY_S
+                if child.boot.mode == "replay" and retry_at - failing_since > _GIVE_UP_S:
+                    child.log.error("a replay does not wait for its disk: free space there, then start it anew")
+                    return EXIT_CONFIG
         child.beat(progress, int(processes[l.STRATEGIST]["last_event_ns"]))
         if retry_at > time.monotonic():
             time.sleep(0.05)

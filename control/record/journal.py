@@ -30,7 +30,19 @@ import numpy as np
 from msgspec import Struct
 
 from control.record import records
-from control.record.records import InstrumentFact, JournalError, Record, decode, number_key, number_of, ring_key, ring_key_of
+from control.record.records import (
+    InstrumentFact,
+    JournalCorrupt,
+    JournalError,
+    NoJournal,
+    Record,
+    WriteFailed,
+    decode,
+    number_key,
+    number_of,
+    ring_key,
+    ring_key_of,
+)
 from control.record.snapshot import Snapshot
 from ipc import messages
 
@@ -48,6 +60,14 @@ START: Final = (0, 0)
 decode_plan = msgspec.json.Decoder(messages.Plan).decode
 decode_event = msgspec.json.Decoder(messages.Event).decode
 decode_snapshot = msgspec.json.Decoder(Snapshot).decode
+
+
+def _begun(file: Path) -> bool:
+    """LMDB makes the file empty, and its first commit gives it content."""
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
 
 
 class Cursors(Struct, frozen=True):
@@ -85,18 +105,29 @@ class Journal:
     """Reading. Safe beside a writing recorder; open it after the fork, once a process and path."""
 
     def __init__(self, path: Path | str, writable: bool = False, sync: bool = True) -> None:
-        """Open an existing journal. Raises JournalError when there is none."""
+        """Open an existing journal. Raises NoJournal when there is none, WriteFailed where a writer may have more luck later."""
         self.path = Path(path)
-        if not writable and not (self.path / "data.mdb").exists():
-            raise JournalError(f"{self.path}: there is no journal; has this instance run before?")
+        if not writable and not _begun(self.path / "data.mdb"):
+            raise NoJournal(f"{self.path}: there is no journal; has this instance run before?")
         try:
             self.env = lmdb.open(str(self.path), map_size=FIRST_MAP_BYTES if writable else 0, max_dbs=len(DATABASES), max_readers=64,
                                  readonly=not writable, sync=sync, metasync=sync, create=writable, subdir=True, mode=0o600)
-            self.databases = {}
-            for name in DATABASES:
-                self.databases[name] = self.env.open_db(name.encode(), create=writable)
+            try:
+                if writable:
+                    with self.env.begin(write=True) as transaction:  # all of them or none
+                        self.databases = {name: self.env.open_db(name.encode(), transaction) for name in DATABASES}
+                else:
+                    self.databases = {name: self.env.open_db(name.encode(), create=False) for name in DATABASES}
+            except BaseException:
+                self.env.close()
+                raise
+        except lmdb.NotFoundError as error:
+            raise NoJournal(f"{self.path}: nothing was recorded there yet") from error
+        except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
+            raise JournalCorrupt(f"{self.path}: {error}; restore it from a backup, or start with --fresh") from error
         except lmdb.Error as error:
-            raise JournalError(f"{self.path}: {error}; is it a journal, and may this user read and write it?") from error
+            kind = WriteFailed if writable else JournalError
+            raise kind(f"{self.path}: {error}; free space on its disk, and let this user read and write there") from error
         self._resize = threading.Lock()
 
     def close(self) -> None:
@@ -145,8 +176,13 @@ class Journal:
 
     def plan(self, number: int) -> messages.Plan | None:
         """The plan of a number."""
+        payload = self.plan_payload(number)
+        return None if payload is None else decode_plan(payload)
+
+    def plan_payload(self, number: int) -> bytes | None:
+        """The same as its JSON."""
         value = self._get("plans", number_key(number)) if number > 0 else None
-        return None if value is None else decode_plan(decode(value).payload)
+        return None if value is None else decode(value).payload
 
     def events(self, after: int = 0) -> Iterator[tuple[int, messages.Event]]:
         """(incarnation, event) in order of their numbers."""
@@ -162,6 +198,17 @@ class Journal:
                 if len(found) >= limit:
                     break
                 found.append(decode(value))
+        return found
+
+    def before(self, database: str, key: bytes | None, limit: int) -> list[tuple[bytes, Record]]:
+        """Up to `limit` records before a key (None: the end), newest first, each with its key."""
+        found: list[tuple[bytes, Record]] = []
+        with self.reading() as transaction, transaction.cursor(self.databases[database]) as cursor:
+            there = cursor.last() if key is None else cursor.set_range(key) and cursor.prev()
+            for at, value in cursor.iterprev() if there else ():
+                found.append((bytes(at), decode(value)))
+                if len(found) == limit:
+                    break
         return found
 
     def last_snapshot(self) -> Snapshot | None:

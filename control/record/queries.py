@@ -5,8 +5,14 @@ A query reads the newest rows backwards through an index and costs what it shows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
 
 from control.record.journal import Journal, decode_event, decode_plan, facts_of
 from control.record.records import InstrumentFact, Record, decode, ring_key, ring_key_of
@@ -19,10 +25,26 @@ CONDITIONS_PER_PLAN: Final = 1 << 16
 #: report kind → order state, in words of the order state machine; FILL depends on what is left
 _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.REJECTED: l.ORD_REJECTED, l.EXPIRED: l.ORD_EXPIRED,
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}
+#: longest that the recorder works on one answer, and records that it reads in one transaction
+LONGEST_S: Final = 0.2
+PIECE: Final = 256
 _SIDES: Final = {l.BUY: "buy", l.SELL: "sell"}
 #: stands in for an instrument that no run_start names: plain ticks, lots and quanta
 _NO_FACT: Final = InstrumentFact(id=-1, symbol="?", kind="unknown", quote="", tick_mantissa=1, tick_exponent=0, lot_mantissa=1,
                                  lot_exponent=0, value_quanta=1, quantum_exponent=0, maker_fee_e8=0, taker_fee_e8=0)
+
+
+class _Why(Struct):
+    why: str = ""
+
+
+class _Whys(Struct):
+    """Of a plan's payload only what `why` shows; the rest is passed over, which is many times faster."""
+
+    conditions: list[_Why] = []
+
+
+_decode_whys = msgspec.json.Decoder(_Whys).decode
 
 
 class Queries:
@@ -34,24 +56,43 @@ class Queries:
         self._instruments: dict[int, dict[int, InstrumentFact]] = {}
         self._strategies: dict[int, list[str]] = {}
         self._why: dict[int, list[str]] = {}
+        self._until = math.inf
 
     def answer(self, query: Query) -> Message:
         """Rows or facts; Refused where nobody here knows."""
+        self._until = time.monotonic() + LONGEST_S
         match query.what:
             case "orders":
-                return Answer(rows=self.orders(query.limit))
+                return self._rows(self.orders(query.limit))
             case "trades":
-                return Answer(rows=self.trades(query.limit))
+                return self._rows(self.trades(query.limit))
             case "plans":
-                return Answer(rows=self.plans(query.limit, query.argument))
+                return self._rows(self.plans(query.limit, query.argument))
             case "events":
-                return Answer(rows=self.events(query.limit, query.argument))
+                return self._rows(self.events(query.limit, query.argument))
             case "why":
                 return self._answer_why(query.argument)
             case "run":
                 return Answer(data=self.run())
         return Refused(code="unknown_query", text=f"what: the recorder does not know {query.what!r}",
                        remedy="ask it for orders, trades, plans, events, why or run")
+
+    def _late(self) -> bool:
+        """The recorder has rings to drain: an answer that takes longer is cut off."""
+        return time.monotonic() > self._until
+
+    def _rows(self, rows: list[dict[str, Any]]) -> Answer:
+        return Answer(rows=rows, data={"cut_off": f"only the newest {len(rows)}: more would keep the recorder too long"} if self._late() else {})
+
+    def _newest(self, database: str) -> Iterator[Record]:
+        """Newest first, in pieces, until it is late."""
+        before: bytes | None = None
+        while not self._late():
+            piece = self.journal.before(database, before, PIECE)
+            yield from (record for _, record in piece)
+            if len(piece) < PIECE:
+                return
+            before = piece[-1][0]
 
     def orders(self, limit: int) -> list[dict[str, Any]]:
         """Newest orders first, each with its state by the reports so far."""
@@ -66,7 +107,12 @@ class Queries:
                             break
             intents = [decode(transaction.get(key, db=journal.databases["orders"])) for key in sent]
             reports = _reports_of(transaction, journal, intents)
-        return [self._order_row(intent, reports[intent.incarnation, intent.seq]) for intent in intents]
+        rows = []
+        for intent in intents:
+            rows.append(self._order_row(intent, reports[intent.incarnation, intent.seq]))
+            if self._late():
+                break
+        return rows
 
     def _order_row(self, intent: Record, reports: list[Record]) -> dict[str, Any]:
         new = intent.row
@@ -99,7 +145,7 @@ class Queries:
     def trades(self, limit: int) -> list[dict[str, Any]]:
         """Newest closed trades first; `pnl` is after `fees`."""
         rows = []
-        for record in self.journal.newest("trades", limit):
+        for record in itertools.islice(self._newest("trades"), limit):
             trade = record.row
             fact = self._fact(record.incarnation, int(trade["instrument"]))
             rows.append({
@@ -116,7 +162,7 @@ class Queries:
     def plans(self, limit: int, strategy: str = "") -> list[dict[str, Any]]:
         """Newest plans first, their conditions as they were sent; `strategy` selects."""
         rows: list[dict[str, Any]] = []
-        for record in self.journal.newest("plans", 100_000 if strategy else limit):
+        for record in self._newest("plans"):
             plan = decode_plan(record.payload)
             if strategy in ("", plan.strategy):
                 rows.append({"plan_seq": plan.plan_seq, "time_ns": plan.due_ns, "next_ns": plan.next_due_ns, "strategy": plan.strategy,
@@ -129,7 +175,7 @@ class Queries:
     def events(self, limit: int, kind: str = "") -> list[dict[str, Any]]:
         """Newest events first; `kind` selects."""
         rows: list[dict[str, Any]] = []
-        for record in self.journal.newest("events", 100_000 if kind else limit):
+        for record in self._newest("events"):
             event = decode_event(record.payload)
             if kind in ("", event.kind):
                 rows.append({"number": record.seq, "time_ns": record.event_ns, "wall_ns": event.wall_ns, "source": event.source,
@@ -155,10 +201,10 @@ class Queries:
         if number <= 0:
             return ""
         if number not in self._why:
-            plan = self.journal.plan(number)
+            payload = self.journal.plan_payload(number)
             if len(self._why) >= 1000:
                 self._why.clear()
-            self._why[number] = [] if plan is None else [condition.why for condition in plan.conditions]
+            self._why[number] = [] if payload is None else [condition.why for condition in _decode_whys(payload).conditions]
         texts = self._why[number]
         return texts[place] if place < len(texts) else ""
 

@@ -80,11 +80,12 @@ class Trip:
 
 
 class Outcome(NamedTuple):
-    """Equal or not, what differs in words, and what was computed."""
+    """Equal or not, what differs in words, what was computed, and why the sniper's own book was left out ("" where it was not)."""
 
     reconciled: bool
     differences: list[str]
     account: Account
+    uncompared: str = ""
 
 
 def read_ledger(folder: Path | str) -> LedgerState:
@@ -117,7 +118,7 @@ def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:
     told = work.differences
     if len(told) > MOST_TOLD:
         told = [*told[:MOST_TOLD], f"… and {len(told) - MOST_TOLD} more"]
-    return Outcome(not work.differences, told, work.account)
+    return Outcome(not work.differences, told, work.account, work.uncompared)
 
 
 def _order_key(record: Record) -> tuple[int, int]:
@@ -149,6 +150,7 @@ class _Reconciler:
         self._venue_seq = 0
         self._drift = 0
         self._last_report = (0, 0)
+        self.uncompared = ""
 
     def tell(self, difference: str) -> None:
         self.differences.append(difference)
@@ -323,7 +325,12 @@ class _Reconciler:
     def compare_book(self) -> None:
         """The sniper's cash and positions in the last snapshot, if no report came after it."""
         snapshot = self.journal.last_snapshot()
-        if snapshot is None or (snapshot.incarnation, snapshot.report_seq) != self._last_report or not self._book_knows_all:
+        if snapshot is None or (snapshot.incarnation, snapshot.report_seq) != self._last_report:
+            if self._last_report != (0, 0):
+                self.uncompared = "the sniper's book: its last snapshot is older than the last report"
+            return
+        if not self._book_knows_all:
+            self.uncompared = "the sniper's book: an exit was filled that the journal does not know"
             return
         if snapshot.account.cash != self._book:
             self.tell(f"the sniper's cash is {snapshot.account.cash} quanta, the journal makes {self._book}")
@@ -351,3 +358,5 @@ class _Reconciler:
                 self.tell(f"{symbol}: the ledger's cost is {cost} quanta, the journal makes {held.cost} ({held.cost - cost:+})")
         if ledger.venue_seq > self._venue_seq:
             self.tell(f"venue events {self._venue_seq + 1} to {ledger.venue_seq} of the ledger are missing from the journal")
+        if ledger.venue_seq < self._venue_seq:
+            self.tell(f"venue events {ledger.venue_seq + 1} to {self._venue_seq} of the journal are missing from the ledger")

@@ -12,6 +12,7 @@ import os
 import time
 from typing import Any, Final
 
+import lmdb
 import msgspec
 import numpy as np
 
@@ -39,6 +40,8 @@ READER_CHECK_S: Final = 60.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
 #: how long writing must have worked before entries are taken again: on a full disk LMDB now and then finds a freed page
 CALM_S: Final = 5.0
+#: how long a replay, which can be run again, waits for a disk that refuses
+GIVE_UP_S: Final = 10.0
 #: tries at the end before records are left behind
 LAST_TRIES: Final = 10
 #: who waits for a recorder's cursor
@@ -81,6 +84,7 @@ class Recorder:
         self._plans: list[tuple[tuple[bytes, bytes], messages.Plan]] = []
         self._events: list[tuple[tuple[bytes, bytes], messages.Event]] = []
         self._retry_at, self._retry_s = 0.0, 0.0
+        self._failing_since = 0.0
         #: since when writing works again; 0 while there is nothing to recover from. A predecessor may have died in safe mode
         self._calm_since = time.monotonic() if self.memory.board.modes[l.MODE_OF_RECORDER]["mode"] == l.MODE_SAFE else 0.0
         self.server = bus.Server(boot.socket_dir, "recorder", messages.decode_child_request)
@@ -125,6 +129,9 @@ class Recorder:
             self.server.poll(0.0, self.handle)
             self._doorman.turn.set()
             worked = self.turn()
+            if self._failing_since and self.child.boot.mode == "replay" and time.monotonic() - self._failing_since > GIVE_UP_S:
+                self.log.error("a replay does not wait for its disk: free space there, then start it anew")
+                return EXIT_CONFIG
             self._beat()
             if not worked:
                 self._sleep()
@@ -158,7 +165,7 @@ class Recorder:
         self._crash.reached("recorder.cursor")
         wait.ring_bells(self.child.processes, _WAITING)
         if self._retry_at:
-            self._retry_at = self._retry_s = 0.0
+            self._retry_at = self._retry_s = self._failing_since = 0.0
             self._calm_since = time.monotonic()
             self.log.info("the journal can be written again; entries in %g s if it stays so", CALM_S)
         self._acknowledge(numbers)
@@ -207,6 +214,7 @@ class Recorder:
     def _failed(self, error: Exception) -> None:
         self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2 or FIRST_RETRY_S)
         self._calm_since = 0.0
+        self._failing_since = self._failing_since or time.monotonic()
         if not self._retry_at:
             self.log.error("%s", error)
             self.memory.board.cursors[0]["journal_ok"] = 0
@@ -258,7 +266,10 @@ class Recorder:
             case messages.Query():
                 if self.journal is None:
                     return messages.Unavailable(role="recorder", text="the journal cannot be opened; see recorder.log")
-                return self._queries.answer(request)
+                try:
+                    return self._queries.answer(request)
+                except (JournalError, lmdb.Error, msgspec.MsgspecError) as error:
+                    return messages.Refused(code="journal", text=f"{request.what}: {error}", remedy="a record there cannot be read; see recorder.log")
         return messages.Refused(code="not_here", text="the recorder takes no operator commands", remedy="send them to the sniper")
 
     def _acknowledge(self, numbers: list[int]) -> None:

@@ -67,6 +67,10 @@ class JournalCorrupt(JournalError):
     """A hole, a duplicate, or a record that is not what its key says."""
 
 
+class NoJournal(JournalError):
+    """There is none (yet): nothing was ever recorded there."""
+
+
 class WriteFailed(JournalError):
     """The disk is full or broken; nothing of the transaction is stored."""
 

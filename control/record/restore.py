@@ -90,10 +90,13 @@ def restore(journal: Journal, memory: Memory) -> str:
     _renumber(tail, journal, memory)
     order_keys = tail.order_incarnations << _KEY_BITS
     report_keys = tail.report_incarnations << _KEY_BITS
-    before = np.searchsorted(report_keys | tail.reports["seq"], order_keys | tail.orders["report_seq"], side="right")
+    reports = tail.reports
+    seen = np.maximum.accumulate(np.concatenate([[0], reports["venue_seq"][:-1]])) if len(reports) else reports["venue_seq"]
+    twice = (reports["kind"] == l.FILL) & (reports["venue_seq"] > 0) & (reports["venue_seq"] <= seen)
+    reports, report_keys = reports[~twice], report_keys[~twice]  # a venue event counts once, however often it was published
+    before = np.searchsorted(report_keys | reports["seq"], order_keys | tail.orders["report_seq"], side="right")
     tail.orders["seq"] |= order_keys
     # a report names an order of its own run by sequence, an earlier one's by its key; a statement ends what is of earlier runs than its own
-    reports = tail.reports
     own = reports["order_seq"] > 0
     reports["order_seq"][own] |= report_keys[own]
     reports["spare"] = np.where(own, reports["order_seq"], reports["spare"])

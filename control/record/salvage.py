@@ -6,35 +6,47 @@ A disk that is full at a stop, or everything killed at once, leaves such a rest.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from control.record.records import ring_rows
+import lmdb
+import msgspec
+
+from control.record.records import JournalError, ring_rows
 from control.record.writer import JournalWriter
 from ipc import board, messages
 from ipc.segment import Memory
 
 
-def salvage(memory: Memory, journal: Path, sync: bool) -> int:
-    """Append what the rings hold and the journal does not; how many records. Nobody else may use either.
+def salvage(memory: Memory, journal: Path, sync: bool, events: Sequence[messages.Event] = ()) -> int:
+    """Append what the rings hold and the journal does not, and `events`; how many ring records. Nobody else may use either.
 
-    0 too where the journal is not the one that this memory was recorded into. Raises JournalError.
+    Raises JournalError, also where the journal is not the one that this memory was recorded into.
     """
-    if not board.owed(memory) or not (journal / "data.mdb").is_file():
+    if not board.owed(memory):
         return 0
+    try:
+        return _append(memory, journal, sync, events)
+    except (lmdb.Error, msgspec.MsgspecError, OSError) as error:
+        raise JournalError(f"{journal}: {error}") from error
+
+
+def _append(memory: Memory, journal: Path, sync: bool, events: Sequence[messages.Event]) -> int:
+    if not (journal / "data.mdb").is_file():
+        raise JournalError(f"{journal}: there is no journal any more")
     writer = JournalWriter(journal, sync)
     try:
         stored, start = writer.stored, writer.run_starts().get(writer.stored.incarnation)
-        if start is None or stored.incarnation != int(memory.board.cursors[0]["incarnation"]):
-            return 0
-        if start.data.get("instance_number") != int(memory.board.run[0]["instance_number"]):
-            return 0
+        incarnation, number = int(memory.board.cursors[0]["incarnation"]), int(memory.board.run[0]["instance_number"])
+        if start is None or stored.incarnation != incarnation or start.data.get("instance_number") != number:
+            raise JournalError(f"{journal}: is not the journal of that run ({number}/{incarnation}) any more")
         writer.go_on(str(start.data["run_id"]), stored.incarnation)
         orders = ring_rows(memory.orders, stored.orders, int(memory.orders.ring[0]["head"]))
         reports = ring_rows(memory.reports, stored.reports, int(memory.reports.ring[0]["head"]))
         count = len(orders) + len(reports)
         if count:
             text = f"{count} records that the recorder could not store are stored now"
-            writer.append(orders, reports, events=[messages.Event(source="watchdog", kind="salvage", text=text, wall_ns=time.time_ns(),
+            writer.append(orders, reports, events=[*events, messages.Event(source="watchdog", kind="salvage", text=text, wall_ns=time.time_ns(),
                                                                   data={"orders": len(orders), "reports": len(reports)})])
         return count
     finally:

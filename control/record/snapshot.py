@@ -139,11 +139,13 @@ class Reader:
     def take(self) -> Snapshot | None:
         """The book at a commit; None where nothing was ever committed, or the sniper was too quick for TRIES looks."""
         s = self._memory.sniper
+        sniper = self._memory.board.processes[l.SNIPER]
         for _ in range(TRIES):
+            life = int(sniper["pid"])
             number = self._copy_book(s.commit, s.commit_lines, s.undo, self._undo, self._tx, self._copy, self._line)
             if number == 0:
                 return None
-            if number > 0:
+            if number > 0 and int(sniper["pid"]) == life:  # a successor empties the undo log without a commit
                 return self._decode(number)
         return None
 

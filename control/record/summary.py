@@ -97,8 +97,8 @@ class Summary(Struct, kw_only=True, omit_defaults=False):
 def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
     """Write summary.json and fills.bin into the run's folder; gives the summary as it was written, as built-in types.
 
-    Four keys are there only when they have something to say: `notice` (simulated market), `differences` (not reconciled), `data_unread` (recordings
-    that could not be read to their end) and `data_fault` (what was wrong inside of others).
+    Five keys are there only when they have something to say: `notice` (simulated market), `differences` (not reconciled), `uncompared` (what
+    `reconciled` does not cover), `data_unread` (recordings that could not be read to their end), `data_fault` (what was wrong inside of others).
     """
     journal = Journal(Path(facts.state_dir) / "journal")
     try:
@@ -115,6 +115,8 @@ def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
         written["notice"] = SIMULATED_NOTICE
     if not outcome.reconciled:
         written["differences"] = outcome.differences
+    if outcome.uncompared:
+        written["uncompared"] = outcome.uncompared
     written.update({kind: texts for kind, texts in data.items() if texts})
     folder = Path(facts.run_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,10 @@ class JournalWriter(Journal):
     """
 
     def __init__(self, path: Path | str, sync: bool = True) -> None:
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteFailed(f"{path}: {error.strerror}; free space there and make it writable") from error
         super().__init__(path, writable=True, sync=sync)
         self.env.reader_check()
         self.stored = self.cursors()

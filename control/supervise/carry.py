@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from control.supervise.instance import EXIT_FAILED, LaunchError
+from control.supervise.instance import LaunchError, journal_of
 from control.supervise.session import Plan
 from hotpath.venues import catalogue
 from ipc import layout as l
@@ -46,17 +46,7 @@ def _same_units(symbol: str, row: Any, fact: Any) -> None:
 
 def _held(state_dir: Path) -> dict[tuple[str, str], Any]:
     """What the journal says may be open; see control/record/restore.py."""
-    if not (state_dir / "journal" / "data.mdb").is_file():
-        return {}
-    from control.record.journal import Journal
-    from control.record.records import JournalError
     from control.record.restore import held
 
-    try:
-        journal = Journal(state_dir / "journal")
-        try:
-            return held(journal)
-        finally:
-            journal.close()
-    except JournalError as error:
-        raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
+    with journal_of(state_dir) as journal:
+        return {} if journal is None else held(journal)

@@ -178,12 +178,11 @@ class Guard(threading.Thread):
 
         A paper instance's segments stay while they hold what its journal does not: the next start stores it.
         """
-        if self.child.boot.mode == "paper" and (count := board.owed(self.child.memory)):
-            self.child.log.warning("%d records are not in the journal; the segments stay for the next start", count)
-            return
         patience_s = 0.5 if self.child.boot.role == "recorder" else 0.0
-        if sweep.leave(self.child.boot.instance, Path(self.child.boot.socket_dir), self.in_use, patience_s):
-            self.child.log.info("was the last: segments and sockets are removed")
+        owed = board.owed(self.child.memory) if self.child.boot.mode == "paper" else 0
+        if sweep.leave(self.child.boot.instance, Path(self.child.boot.socket_dir), self.in_use, patience_s, keep=owed > 0):
+            self.child.log.info("was the last: sockets are removed, %s",
+                                f"the segments stay, as {owed} records in them are not in the journal" if owed else "and the segments")
 
     def _await_turn(self, deadline: float) -> None:
         """Until the locks of those who leave before this role are free, or the watchdog's own stop word comes, or the deadline."""

@@ -131,6 +131,10 @@ class Chronicle:
             self._log.error("the recorder refused an event: %s: %s", reply.code, reply.text)
         return not isinstance(reply, messages.Unavailable)
 
+    def unsaid(self) -> list[messages.Event]:
+        """Events that no recorder has acknowledged, oldest first."""
+        return [event for payload in self._waiting if isinstance(event := messages.decode_child_request(payload), messages.Event)]
+
     @property
     def waiting(self) -> int:
         """Events that are not yet acknowledged."""

@@ -85,6 +85,7 @@ class Nursery:
         nursery.prepare(self._log, self._preload)  # a new forkserver where the last one is dead
         process = self._context.Process(target=self._entry, args=(payload,), name=role)
         process.start()
+        mp_process._children.discard(process)  # type: ignore[attr-defined]  # else the next start of any child reaps it behind our back
         return process
 
     def restart(self) -> None:
@@ -133,6 +134,9 @@ class ChildProcess:
             self.start_error, self._asked = f"the forkserver gave no process: {error}", False
             return
         with self._lock:
+            if life != self._life:  # called off meanwhile, and the role has another life already
+                process.kill()
+                return
             self._process = process
             try:
                 self._pidfd = os.pidfd_open(process.pid)

@@ -15,7 +15,8 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ LEFTOVER_PATIENCE_S = 10.0
 LEAST_ROOM_BYTES = 4 << 20
 #: who reads which ring; each has its row active from the creation on, so that nothing is lost before it is up
 READERS = {"ticks": (l.SNIPER, l.GATEWAY, l.STRATEGIST), "orders": (l.GATEWAY, l.RECORDER), "reports": (l.SNIPER, l.RECORDER)}
+#: file beside the segments of a paper run: where its state is
+_STATE = "state_dir"
 _MINUTE_NS = 60_000_000_000
 _SECOND_NS = 1_000_000_000
 
@@ -142,12 +145,16 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
     except FileNotFoundError:
         known = Identity(number=1 + secrets.randbelow((1 << 24) - 1), seed=seed)
         try:
-            remember(places, known)
+            remember(places, known, durably=True)
         except OSError as error:
             raise no_room(error, path) from error
         return known
     except (OSError, msgspec.DecodeError) as error:
-        raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
+        last = journal_start(places.state_dir)  # it may be torn where power failed
+        if last is None:
+            raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
+        known = Identity(number=int(last.data["instance_number"]), seed=int(last.data["seed"]))
+        remember(places, known, durably=True)
     known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir))
     return known
 
@@ -158,29 +165,49 @@ def no_room(error: OSError, path: Path) -> LaunchError:
                        "with --data-dir", EXIT_NO_ROOM)
 
 
-def remember(places: Places, identity: Identity) -> None:
-    """Store instance.json, whole or not at all."""
+def remember(places: Places, identity: Identity, durably: bool = False) -> None:
+    """Store instance.json, whole or not at all; `durably`: so that it outlives a power failure right after."""
     path = places.state_dir / "instance.json"
     draft = path.with_suffix(".new")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(identity)))
+    with draft.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(identity)))
+        if durably:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(draft, path)
 
 
-def journal_event_ns(state_dir: Path) -> int:
-    """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
-    if not (state_dir / "journal" / "data.mdb").is_file():
-        return 0
+@contextmanager
+def journal_of(state_dir: Path) -> Iterator[Any]:
+    """An instance's journal to be read, None where nothing was ever recorded. Raises LaunchError for a damaged one."""
     from control.record.journal import Journal
-    from control.record.records import JournalError
+    from control.record.records import JournalError, NoJournal
 
     try:
-        journal = Journal(state_dir / "journal")
         try:
-            return journal.resume_facts().event_ns
+            journal = Journal(state_dir / "journal")
+        except NoJournal:
+            yield None
+            return
+        try:
+            yield journal
         finally:
             journal.close()
     except JournalError as error:
         raise LaunchError(f"{error}; restore it from a backup, or begin anew with --fresh", EXIT_FAILED) from error
+
+
+def journal_event_ns(state_dir: Path) -> int:
+    """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
+    with journal_of(state_dir) as journal:
+        return 0 if journal is None else int(journal.resume_facts().event_ns)
+
+
+def journal_start(state_dir: Path) -> Any:
+    """The newest "run_start" event of the journal, None without any. Raises LaunchError."""
+    with journal_of(state_dir) as journal:
+        starts = {} if journal is None else journal.run_starts()
+        return starts[max(starts)] if starts else None
 
 
 def start_event_ns(identity: Identity, wall_ns: int) -> int:
@@ -191,11 +218,11 @@ def start_event_ns(identity: Identity, wall_ns: int) -> int:
 
 
 # ── shared memory ────────────────────────────────────────────────────────────────────────────────────────────────────
-def clear_leftovers(instance: str, state_dir: Path, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
+def clear_leftovers(instance: str, patience_s: float = LEFTOVER_PATIENCE_S) -> bool:
     """Remove the segments of a former run once its processes are gone; True when there were any. The caller holds the name.
 
-    Records that are in them and not yet in the journal of `state_dir` are stored first. Raises LaunchError while somebody still lives, and
-    where they cannot be stored.
+    Records that are in them and not yet in that run's journal are stored first. Raises LaunchError while somebody still lives, and where they
+    cannot be stored.
     """
     try:
         descriptor = sweep.claim(instance, patience_s)
@@ -206,7 +233,7 @@ def clear_leftovers(instance: str, state_dir: Path, patience_s: float = LEFTOVER
         sweep.remove_folder(bus.socket_dir(instance))
         existed = segment.instance_dir(instance).exists()
         if existed:
-            _salvage_leftovers(instance, state_dir)
+            _salvage_leftovers(instance)
         segment.remove(instance)
     finally:
         if descriptor is not None:
@@ -214,19 +241,27 @@ def clear_leftovers(instance: str, state_dir: Path, patience_s: float = LEFTOVER
     return existed
 
 
-def _salvage_leftovers(instance: str, state_dir: Path) -> None:
+def name_state(places: Places) -> None:
+    """Note beside a paper run's segments where its journal is: what they hold is owed to that one, wherever the next start looks."""
+    (segment.instance_dir(places.instance) / _STATE).write_text(str(places.state_dir.resolve()))
+
+
+def _salvage_leftovers(instance: str) -> None:
     from control.record.records import JournalError
     from control.record.salvage import salvage
 
+    folder = segment.instance_dir(instance)
     try:
-        memory = segment.Memory(instance, writable=False)
-    except segment.SegmentError:
-        return  # of another version, or never finished: nothing can be read from them
+        state_dir = Path((folder / _STATE).read_text())
+    except OSError:
+        return  # a replay's, or never finished: nobody waits for what is in them
+    if not state_dir.is_dir():
+        return  # the account itself was removed
     try:
-        salvage(memory, state_dir / "journal", sync=True)
-    except JournalError as error:
-        raise LaunchError(f"{segment.instance_dir(instance)} holds records of the last run that are not in its journal yet, and they cannot "
-                          f"be stored: {error}; start again when they can, or give them up by removing that folder", EXIT_NO_ROOM) from error
+        salvage(segment.Memory(instance, writable=False), state_dir / "journal", sync=True)
+    except (JournalError, segment.SegmentError) as error:
+        raise LaunchError(f"{folder} may hold records of the last run that are not in its journal yet, and they cannot be stored: {error}; "
+                          "start again when they can, or give them up by removing that folder", EXIT_NO_ROOM) from error
 
 
 def _living(instance: str) -> str:

@@ -184,7 +184,7 @@ def prepare(plan: Plan, data_dir: Path, fresh: bool, knowledge: Path | None) -> 
     """Folders of the run, with nothing of a former one in the way; the caller holds the name."""
     name = plan.config.run.instance
     instance.require_room(data_dir)
-    if instance.clear_leftovers(name, data_dir / "instances" / name):  # first: while its processes live, they write the state
+    if instance.clear_leftovers(name):  # first: while its processes live, they write the state
         print(f"cleared what a former run of {name!r} left", file=sys.stderr)
     if fresh and plan.mode == "paper" and (archived := instance.archive(data_dir, name)):
         print(f"the state of {name!r} is archived in {archived}", file=sys.stderr)
@@ -225,7 +225,7 @@ def _conduct(session: Session, headless: bool) -> int:
             summary = front.summarise()
     except KeyboardInterrupt:  # the session takes it only while it runs
         session.killed = True
-        session.say("Ctrl-C: no summary is written. No process runs; what was done is journaled.")
+        session.say("Ctrl-C: no summary is written. No process runs.")
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # nothing is left to stop, and removing what is left is not to be cut short

@@ -25,6 +25,7 @@ from control.supervise.last_words import last_words
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.role import Death, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from ipc import board
 from ipc import layout as l
 from ipc.process import Boot, Source
 from ipc.segment import Memory, instance_dir
@@ -92,12 +93,15 @@ class Session:
     # ── making ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _create(self) -> Memory:
         plan, hotpath = self.plan, self.plan.config.hotpath
-        return instance.create_segments(
+        memory = instance.create_segments(
             self.places.instance, ticks=hotpath.tick_slots, instruments=max(hotpath.instrument_capacity, len(plan.rows)),
             conditions=hotpath.condition_capacity, rows=plan.rows, strategies=plan.strategy_names,
             carried_strategies=plan.carried_strategies, number=self.identity.number,
             lockstep=plan.lockstep, wait_strategy=instance.choose_wait_strategy(hotpath.wait_strategy),
             initial_cash=round(plan.config.paper.initial_balance * 10**8))
+        if plan.mode == "paper":
+            instance.name_state(self.places)
+        return memory
 
     def _carry(self) -> None:
         """Close what only serves open positions to entries, before any child starts."""
@@ -216,7 +220,7 @@ class Session:
         if self._ending or self.watchdog.phase is Phase.STOPPING:
             if number == signal.SIGINT:
                 self.killed = True
-                self.say("Second Ctrl-C: every process is killed at once; what is not yet journaled may be missing. "
+                self.say("Second Ctrl-C: every process is killed at once; what it has done is stored at the end. "
                          + self.what_stays_open())
                 self.watchdog.stop_now()
             return
@@ -283,11 +287,13 @@ class Session:
         from control.record.records import JournalError
         from control.record.salvage import salvage
 
+        paper = self.plan.mode == "paper"
+        self._unstored = paper and board.owed(self.memory) > 0  # whatever happens now, they are not lost before they are stored
         try:
-            if count := salvage(self.memory, self.places.state_dir / "journal", sync=self.plan.mode == "paper"):
+            if count := salvage(self.memory, self.places.state_dir / "journal", sync=paper, events=self.chronicle.unsaid()):
                 self.log.warning("%d records that the recorder could not store are stored now", count)
+            self._unstored = False
         except JournalError as error:
-            self._unstored = self.plan.mode == "paper"
             text = f"the last records cannot be stored: {error}."
             if self._unstored:
                 text += f" They stay in {instance_dir(self.places.instance)}, and the next start stores them; restarting the machine loses them."

@@ -45,8 +45,8 @@ def claim(instance: str, timeout_s: float) -> int | None:
     return descriptor
 
 
-def leave(instance: str, sockets: Path, in_use: int, patience_s: float = 0.0) -> bool:
-    """As an orphan that ends: remove segments and sockets if nobody else uses them. True when they are gone.
+def leave(instance: str, sockets: Path, in_use: int, patience_s: float = 0.0, keep: bool = False) -> bool:
+    """As an orphan that ends: remove segments (unless `keep`) and sockets if nobody else uses them. True when they are gone.
 
     The folder of the sockets stays: a new instance of the name may be about to put its own there.
     """
@@ -57,7 +57,8 @@ def leave(instance: str, sockets: Path, in_use: int, patience_s: float = 0.0) ->
             path.unlink()
     try:
         with LockedName(instance, text="an orphan that cleans up"):
-            segment.remove(instance)
+            if not keep:
+                segment.remove(instance)
     except OSError:  # a new instance holds the name already, and removes them itself
         return False
     return True

@@ -108,7 +108,8 @@ class Watchdog:
             self._chronicle.note("death", f"{what} while it was stopping", logging.WARNING, **facts)
         elif decision.action is Action.GIVE_UP:
             self._chronicle.note("gave_up", f"{what}; it is not started again, see its log", logging.ERROR, **facts)
-            self._give_up(f"{what}; see logs/{role.name}.log")
+            self.failure = self.failure or f"{what}; see logs/{role.name}.log"
+            self._give_up(self.failure)
         elif decision.action is Action.CRASH_LOOP:
             self._chronicle.note("crash_loop", f"{what}: {decision.deaths} deaths in {role.deaths.policy.window_s:g} s are a crash loop; "
                                  f"safe mode, next try in {decision.delay_s:g} s; see logs/{role.name}.log", logging.ERROR, **facts)
