@@ -1,4 +1,5 @@
-"""Entry of both commands. Imports take a moment; a Ctrl-C meanwhile ends the command like any other program's, without Python's traceback."""
+"""Entry of both commands. A Ctrl-C ends either like any other program, without a traceback; trader-launch takes over once something runs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ def launch() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from control.supervise.launch import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
 
 
@@ -20,5 +20,4 @@ def ctl() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from control.serve.ctl import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -27,7 +27,7 @@ _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.RE
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}
 #: longest that the recorder works on one answer, and records that it reads in one transaction
 LONGEST_S: Final = 0.2
-PIECE: Final = 256
+PIECE: Final = 32
 _SIDES: Final = {l.BUY: "buy", l.SELL: "sell"}
 #: stands in for an instrument that no run_start names: plain ticks, lots and quanta
 _NO_FACT: Final = InstrumentFact(id=-1, symbol="?", kind="unknown", quote="", tick_mantissa=1, tick_exponent=0, lot_mantissa=1,
@@ -89,7 +89,10 @@ class Queries:
         before: bytes | None = None
         while not self._late():
             piece = self.journal.before(database, before, PIECE)
-            yield from (record for _, record in piece)
+            for _, record in piece:
+                yield record
+                if self._late():
+                    return
             if len(piece) < PIECE:
                 return
             before = piece[-1][0]

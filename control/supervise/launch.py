@@ -91,7 +91,10 @@ def launch(
     }
     try:
         plan = make_plan(mode, paths or [], configuration.load(config, flags), for_, speed_given=speed is not None)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # up to here it ends the process at once
         code = run(plan, fresh=fresh, knowledge=knowledge, headless=headless or not sys.stdout.isatty())
+    except KeyboardInterrupt:
+        code = EXIT_KILLED
     except ConfigError as error:
         code = _fail(str(error), configuration.EXIT_CONFIG)
     except LaunchError as error:

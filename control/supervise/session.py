@@ -75,6 +75,7 @@ class Session:
         self._remembered_at = 0.0
         self._remembers = True
         self._unstored = False
+        self._told_open = ""
         self._prepared = False
         self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
@@ -176,6 +177,8 @@ class Session:
             if self.watchdog.phase is not Phase.STOPPED:
                 self.watchdog.stop_now()
             self._salvage()
+            if self._told_open and self.what_stays_open() != self._told_open:
+                self.say("Meanwhile: " + self.what_stays_open())
             self.ended_wall_ns = time.time_ns()
             self._remember()
             signal.set_wakeup_fd(before)
@@ -224,7 +227,8 @@ class Session:
                          + self.what_stays_open())
                 self.watchdog.stop_now()
             return
-        self.say(f"{STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self.what_stays_open()} Ctrl-C again stops at once.")
+        self._told_open = self.what_stays_open()
+        self.say(f"{STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self._told_open} Ctrl-C again stops at once.")
         self.stop(STOP_SIGNALS[signal.Signals(number)])
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
