@@ -34,6 +34,7 @@ class Bundle:
         self.arrays = arrays
         self.table = np.array([[a.ctypes.data, a.shape[0], a.shape[1] if a.ndim == 2 else 0] for a in arrays.values()], np.int64)
         self.address = int(self.table.ctypes.data)
+        self.numba_type: Any = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -57,7 +58,10 @@ class BundleType(types.Type):
 
 @typeof_impl.register(Bundle)
 def _typeof(value: Bundle, context: Any) -> BundleType:
-    return BundleType(tuple((name, typeof_impl(array, context)) for name, array in value.arrays.items()))
+    if value.numba_type is None:  # every call from Python asks; finding it out takes milliseconds
+        value.numba_type = BundleType(tuple((name, typeof_impl(array, context)) for name, array in value.arrays.items()))
+    known: BundleType = value.numba_type
+    return known
 
 
 @register_model(BundleType)
