@@ -33,6 +33,8 @@ BUDGET_NS: Final = 20_000_000
 #: how long an exit or cancel waits for the journal, and after how long an entry is given up
 EXIT_PATIENCE_NS: Final = 20_000_000
 ENTRY_PATIENCE_NS: Final = 1_000_000_000
+#: how long the first order of a run waits for the sniper to know the account
+COMPARE_S: Final = 0.5
 #: how long a stop may take
 DRAIN_S: Final = 2.0
 #: exit codes: another life may do better; no restart mends it (EX_CONFIG)
@@ -82,6 +84,9 @@ class Gateway:
         self.crash = self.reporting.crash
         #: taken, and waiting for the journal
         self.parked: list[Intent] = []
+        #: at the start of a run: the report up to which the sniper's book must have come before it is compared with the venue's account
+        self.compare_at = 0
+        self._positions = memory.sniper.positions
         self._sent = 0
         self._stopping = False
 
@@ -168,6 +173,8 @@ class Gateway:
 
     def handle(self) -> bool:
         """Carry out what the journal has, or what may not wait any longer. False: told to stop while waiting in lockstep."""
+        if self.compare_at and self.parked:
+            self._compare_book()
         waiting, self.parked = self.parked, []
         for at, intent in enumerate(waiting):
             if not self._stopping and self._waits_for_journal and int(self.g.cursors[0]["durable_orders"]) < intent.seq:
@@ -187,6 +194,29 @@ class Gateway:
                     continue
             self._carry_out(intent)
         return True
+
+    def _compare_book(self) -> None:
+        """Once, before the first order of a run: what the venue holds against the book that came from the journal. A position that no report
+        could explain is nobody's, so nothing new is opened until somebody has looked."""
+        end, wanted = time.monotonic() + COMPARE_S, self.compare_at
+        self.compare_at = 0
+        while int(self.g.report_readers[l.SNIPER]["cursor"]) < wanted:
+            if self.breathe(0.001):
+                return
+            if time.monotonic() > end:
+                self.child.log.warning("the sniper has not taken the account's statement within %g s; book and account are not compared", COMPARE_S)
+                return
+        book: dict[str, int] = {}
+        for row in self._positions[self._positions["state"] != l.POS_FLAT]:
+            symbol = self._symbols[int(row["instrument"])]
+            book[symbol] = book.get(symbol, 0) + int(row["side"]) * int(row["lots"])
+        held = {position.symbol: position.lots for position in self.venue.positions()}
+        differ = [f"{symbol}: the venue holds {held.get(symbol, 0)} lots, the book {book.get(symbol, 0)}"
+                  for symbol in sorted(book.keys() | held.keys()) if book.get(symbol, 0) != held.get(symbol, 0)]
+        if differ:
+            self.child.log.error("%s; nothing is opened: compare trader-ctl positions with the account, then start with --fresh or restore the "
+                                 "journal that belongs to it", "; ".join(differ))
+            self.reporting.safe(differ[0])
 
     def _carry_out(self, intent: Intent) -> None:
         if intent.kind == l.NEW:
@@ -322,9 +352,11 @@ def main(child: Child) -> int:
             child.beat(0)
             time.sleep(0.005)
         ledger = Ledger(Path(boot.state_dir) / "paper", sync=boot.mode != "replay")
-        if ledger.meta.incarnation > incarnation:
-            raise LedgerError(f"{boot.state_dir}/paper has seen incarnation {ledger.meta.incarnation}, the journal only {incarnation}; "
-                              "they belong together: restore the journal, or start with --fresh")
+        meta = ledger.meta
+        if meta.incarnation > incarnation or (meta.incarnation == incarnation and meta.run_id not in ("", boot.run_id)):
+            raise LedgerError(f"{boot.state_dir}/paper has seen incarnation {meta.incarnation} (run {meta.run_id or 'unknown'}), the journal is "
+                              f"older and counts {incarnation} for run {boot.run_id}; they belong together: restore both from the same backup, "
+                              "or start with --fresh")
         gateway = Gateway(child, ledger, server, int(memory.board.run[0]["instance_number"]), incarnation)
         takeover.take_over(gateway)
         child.ready()

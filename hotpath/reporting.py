@@ -133,6 +133,10 @@ class Reporting:
             return
         at = seq % l.MAX_GATEWAY_ORDERS
         row = self.g.rows[at]
+        if item.kind == l.REJECTED and int(row["purpose"]) == l.EXIT:  # its position is without protection until the next try
+            text = f"exit order {seq} was rejected: {l.REJECTS[item.code]}"
+            self.child.log.error("%s; it is tried again with growing pauses", text)
+            self.safe(text)
         row["cum_lots"], row["cum_quote"] = order.cum_lots, order.cum_quote
         k.set_state(self.g, at, order.state)
         if order.state in TERMINAL:

@@ -53,6 +53,7 @@ def take_over(gateway: Gateway) -> None:
         if gateway.breathe(0.005):
             return
     wait.ring_bells(g.processes, 1 << l.SNIPER | 1 << l.RECORDER)
+    gateway.compare_at = int(g.report_ring[0]["head"]) if first and ledger.positions else 0
     gateway.child.log.info("incarnation %d: %s at tick %d, %d open orders, %d reports published before", reporting.incarnation,
                            "first start" if first else "goes on", int(g.words[k.NEXT]), gateway.venue.count, len(published))
 
@@ -79,7 +80,7 @@ def _first_of_incarnation(gateway: Gateway) -> None:
         venue.state_balance(venue.now_ns)
     # the journal alone says what is known: what was published and not journaled was lost with the shared memory
     gateway.g.header[0]["venue_seq"] = int(gateway.g.cursors[0]["journaled_venue_seq"])
-    ledger.meta.incarnation, ledger.meta.tick_seq = gateway.reporting.incarnation, 0
+    ledger.meta.incarnation, ledger.meta.run_id, ledger.meta.tick_seq = gateway.reporting.incarnation, gateway.child.boot.run_id, 0
     ledger.touch()
     while ledger.commit() is None:  # its events are read back from the ledger, with whatever else was not published
         gateway.reporting.ledger_fails(ledger.fault)
@@ -116,7 +117,7 @@ def _rows_from_reports(gateway: Gateway, published: np.ndarray[tuple[int], np.dt
         row["cum_lots"], row["cum_quote"] = order.cum_lots, order.cum_quote
         k.set_state(g, at, order.state)
     gateway.reporting.ended = frozenset(ended)
-    for row in g.rows[g.rows["order_seq"] > 0]:
+    for row in np.sort(g.rows[g.rows["order_seq"] > 0], order="order_seq"):  # as they were made, which is the order of a CANCEL_ALL
         if int(row["state"]) != l.ORD_NONE and int(row["state"]) not in TERMINAL:
             gateway.reporting.orders[int(row["order_seq"])] = _order_of(row)
 

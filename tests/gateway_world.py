@@ -71,6 +71,7 @@ class World:
         self.process: Any = None
         self.restarts = self.deaths = 0
         self.incarnation = 0
+        self.run_id = "run"
         self.records: list[Any] = []
         self.intents: dict[int, Any] = {}
         compile_kernels()
@@ -100,7 +101,7 @@ class World:
     def start(self, crash_at: str = "", file_limit: int = -1, ready: bool = True) -> None:
         """A life of the gateway; with `crash_at` it ends at that point."""
         os.environ["TRADER_CRASH_AT"] = crash_at
-        boot = Boot(role="gateway", instance=self.instance, mode="replay", market="replay", run_id="run", run_dir=str(self.folder),
+        boot = Boot(role="gateway", instance=self.instance, mode="replay", market="replay", run_id=self.run_id, run_dir=str(self.folder),
                     state_dir=str(self.folder / "state"), socket_dir=self.sockets, lockstep=self.lockstep, restarts=self.restarts,
                     sections={name: messages.encode(section) for name, section in self.sections.items()})  # type: ignore[misc]
         self.process = multiprocessing.get_context("fork").Process(target=live, args=(boot, file_limit), daemon=True)

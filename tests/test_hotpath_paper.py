@@ -349,6 +349,26 @@ def test_a_reducing_order_never_reaches_beyond_its_position(market: Market) -> N
     assert market.position(PERPETUAL) == (0, 0)
 
 
+def test_an_exit_larger_than_an_order_may_be_by_now_is_taken(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100)
+    market.send(300)
+    market.clock()
+    market.venue._facts["BTC/USDT"]["max_lots"] = 100
+    assert market.send(300, side=l.SELL, reduce_only=True) == l.REJ_NONE
+    assert market.send(300) == l.REJ_MAX_SIZE
+
+
+def test_what_happens_to_an_order_is_never_before_its_acceptance(market: Market) -> None:
+    """A sniper ahead of the venue's ticks; then the next run cancels at the time of the last tick."""
+    market.quote(6_000_000, 6_000_100)
+    market.now += 10**9
+    assert market.send(30, limit=5_000_000) == l.REJ_NONE
+    (order,) = market.venue.open_orders()
+    market.venue.cancel(order.client_id, 0)
+    accepted, cancelled = market.commit()
+    assert cancelled.event_ns >= accepted.event_ns
+
+
 def test_an_exit_below_the_minimum_notional_is_taken(market: Market) -> None:
     market.quote(6_000_000, 6_000_100)
     market.send(9)

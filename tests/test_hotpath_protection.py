@@ -10,7 +10,7 @@ from hotpath.arming import NotArmed
 from hotpath.config import Limits
 from ipc import board, messages, ring
 from ipc import layout as l
-from tests.test_hotpath_sniper import World
+from tests.test_hotpath_sniper import SECOND, World
 
 
 @pytest.fixture
@@ -159,6 +159,20 @@ def test_a_plan_that_is_armed_twice_fires_once(world: World) -> None:
     world.trade(10_000)
     world.trade(10_010)
     assert len(world.orders()) == 1
+
+
+def test_an_exit_that_is_rejected_is_tried_again_with_growing_pauses_for_ever(world: World) -> None:
+    world.arm("100.05")
+    world.trade(10_010)
+    world.fill(world.orders()[0], 10_010)
+    pauses, last = [], 0
+    for attempt in range(7):
+        while len(world.orders()) < 2 + attempt:
+            world.quote(9_000, 9_002, after_s=0.1)
+        pauses.append(round((world.now - last) / SECOND, 1))
+        world.report(kind=l.REJECTED, order_seq=world.orders()[-1]["seq"])
+        last = world.now
+    assert pauses[1:] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
 def test_an_older_plan_is_refused(world: World) -> None:

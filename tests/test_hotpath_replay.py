@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from hotpath.kernel import clock
@@ -252,6 +253,61 @@ def test_parquet_floats_are_taken_as_the_decimals_that_they_mean(tmp_path: Path)
     assert records[:, LOTS].tolist() == [10000, 1, 200000, 300000]
     assert records[:, FLAGS].tolist() == [l.FLAG_BUYER_IS_MAKER, 0, 0, l.FLAG_BUYER_IS_MAKER]
     assert (records[:, EVENT] - T0).tolist() == [0, 10**9, 2 * 10**9, 3 * 10**9]
+
+
+def table(folder: Path, *rows: bytes, header: bytes = b"timestamp,price,amount,side") -> Source:
+    path = folder / "odd.csv"
+    path.write_bytes(b"\n".join([header, *rows]))
+    return Source(path=str(path), symbol="BTC/USDT")
+
+
+GOOD = b"1700000000000,61250.10,0.5,buy"
+
+
+@pytest.mark.parametrize(("odd", "records", "count"), [
+    (b"1700000000000,612", 2, "bad_price"),  # cut off in the middle, as a killed recorder leaves it
+    (b"17000000", 2, "frames_bad"),
+    (GOOD + b",more,and more", 3, ""),
+    (b'1700000000000,"61250.10,0.5,buy', 2, "bad_price"),  # a stray quotation mark damages its own row
+    (b"1700000000000,61250.10,0.5,b\xffy", 3, ""),
+    (b"17000\x0000000000,61250.10,0.5,buy", 2, "frames_bad"),
+    (b"x" * 200_000, 2, "frames_bad"),
+    (b"9999-12-31T00:00:00,61250.10,0.5,buy", 2, "frames_bad"),
+    (b"1960-01-01T00:00:00,61250.10,0.5,buy", 2, "frames_bad"),
+    (b"3900000000000,61250.10,0.5,buy", 2, "frames_bad"),  # one row in the year 2093
+], ids=["cut", "cut time", "long", "quote", "utf8", "nul", "huge", "far", "old", "leap"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_odd_row_damages_nothing_but_itself(odd: bytes, records: int, count: str, place: int, tmp_path: Path) -> None:
+    rows = [GOOD, GOOD]
+    rows.insert(place, odd)
+    got, recording = record_all(table(tmp_path, *rows))
+    if count == "frames_bad" and odd.startswith(b"39") and place == 0:
+        return  # with nothing before it, nothing says that it is wrong
+    assert len(got) == records
+    assert recording.errors() == []
+    if count:
+        assert recording.counts()[count] == 1
+    assert len(set(got[:, 0].tolist())) == 1
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    _, recording = record_all(table(tmp_path, GOOD, header=b"timestamp,price,price,amount"))
+    assert "names a column twice" in recording.errors()[0]
+
+
+def test_a_long_pause_in_a_file_costs_one_record_and_is_told(tmp_path: Path) -> None:
+    later = [b"17000%05d000,61250.10,0.5,buy" % second for second in (0, 1, 90_000, 90_001, 90_002)]
+    got, recording = record_all(table(tmp_path, *later))
+    assert (got[:, 0] // 10**9 % 100_000).tolist() == [0, 1, 90_001, 90_002]
+    assert "more than a day after" in recording.faults()[0]
+
+
+def test_parquet_of_single_floats_and_bytes(tmp_path: Path) -> None:
+    pl.DataFrame({"timestamp": [1_700_000_000_000] * 2, "price": pl.Series([61250.1, 61250.2], dtype=pl.Float32), "amount": [0.5, 0.25],
+                  "side": [b"buy", b"s\xff"]}).write_parquet(tmp_path / "t.parquet")
+    got, recording = record_all(Source(path=str(tmp_path / "t.parquet"), symbol="BTC/USDT"))
+    assert got[:, 6].tolist() == [6_125_010, 6_125_020]
+    assert recording.counts()["bad_price"] == 0
 
 
 def test_damaged_parquet_names_the_file(tmp_path: Path) -> None:

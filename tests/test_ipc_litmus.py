@@ -165,6 +165,9 @@ def test_no_wake_up_is_lost_when_both_sides_sleep(partners: tuple[Partner, Partn
 
 @needs_two_cores
 def test_the_litmus_catches_a_writer_that_looks_at_the_bell_before_it_publishes(partners: tuple[Partner, Partner], shared: Any) -> None:
-    _, got = ping_pong(partners, shared, 100_000, spins=1 << 18, way=LOOKED_BEFORE, jitter=(50, 20), timeout_ns=20_000_000)
+    for _ in range(5):  # on a machine with other work the two may miss each other for a while
+        _, got = ping_pong(partners, shared, 100_000, spins=1 << 18, way=LOOKED_BEFORE, jitter=(50, 20), timeout_ns=20_000_000)
+        if got["lost"]:
+            break
     assert got["lost"] > 0
     assert in_bound(got), "even a lost wake-up costs no more than the longest sleep"

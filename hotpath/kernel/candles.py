@@ -159,7 +159,7 @@ def run(f: Any, due_ns: int, batch: int, sleep_ns: int) -> int:
             if state.next % _CURSOR_EVERY == 0:
                 _advance(f, state.next - 1)
         elif found == ring.LAPPED:
-            oldest = max(ring.oldest(f.ring), state.next + 1)
+            oldest = max(ring.oldest(f.ring), state.next)  # else it was only being written again: look once more
             state.lost += oldest - state.next
             state.next = oldest
         else:

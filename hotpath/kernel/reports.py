@@ -16,6 +16,8 @@ from ipc.jit import kernel
 
 #: keys of working orders from here on are of an earlier incarnation: incarnation << 40 | sequence; an order of this one has its sequence alone
 EARLIER = 1 << 40
+#: doublings of the pause before a rejected exit is tried again: 500 ms become 8 s
+_MOST_DOUBLINGS = 4
 
 
 @kernel
@@ -238,6 +240,8 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
     if report.cum_lots > order.cum_lots or kind == l.FILL:
         _apply_fill(s, order, report, event_ns)
     if kind != l.FILL or order.cum_lots >= order.lots:
+        if kind == l.REJECTED:  # the venue has a reason that may last
+            exit_retry_ns <<= min(s.positions[position_row].attempt, _MOST_DOUBLINGS)
         _finish_order(s, row, instrument_id, event_ns, exit_retry_ns)
     return position_row
 

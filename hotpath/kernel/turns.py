@@ -181,7 +181,7 @@ def _poll_tick(g: Any) -> bool:
     if g.words[HAVE] == 0:
         result = ring.poll(g.tick_ring, g.tick_slots, g.words[NEXT], g.tick, 0)
         if result == ring.LAPPED:
-            g.words[NEXT] = ring.oldest(g.tick_ring)
+            g.words[NEXT] = max(g.words[NEXT], ring.oldest(g.tick_ring))  # else it was only being written again: look once more
             result = ring.poll(g.tick_ring, g.tick_slots, g.words[NEXT], g.tick, 0)
         g.words[HAVE] = 1 if result == ring.OK else 0
     return g.words[HAVE] != 0

@@ -166,11 +166,13 @@ class PaperVenue:
         limit = order.order_type == l.LIMIT
         if lots <= 0 or (limit and price <= 0):
             return l.REJ_PRECISION
-        if lots > facts["max_lots"] or price > facts["max_price"] or len(self.ledger.open) >= m.MAX_OPEN:
+        if price > facts["max_price"] or len(self.ledger.open) >= m.MAX_OPEN:
             return l.REJ_MAX_SIZE
         held = self.ledger.accounts.get(f"{order.account}|{order.symbol}", 0)
-        if order.reduce_only:
+        if order.reduce_only:  # bounded by what is held, whatever the largest order is by now
             return l.REJ_NONE if held * order.side < 0 and lots <= abs(held) else l.REJ_REDUCE_ONLY
+        if lots > facts["max_lots"]:
+            return l.REJ_MAX_SIZE
         if facts["kind"] == l.KIND_SPOT and order.side < 0 and lots > self._sellable(order.symbol):
             return l.REJ_NO_FUNDS
         price = price or self._touch(order.symbol, order.side)
@@ -259,6 +261,8 @@ class PaperVenue:
         self._event(order, kind, event_ns, code=code)
 
     def _event(self, order: VenueOrder, kind: int, event_ns: int, **fields: Any) -> None:
+        # an order may be accepted at its own time while the venue still matches older ticks: what follows is not before that
+        order.event_ns = event_ns = max(event_ns, order.event_ns)
         self.ledger.event(kind=kind, client_id=order.client_id, symbol=order.symbol, event_ns=event_ns, tick_seq=self.tick_seq,
                           side=order.side, cum_lots=order.cum_lots, cum_quote=order.cum_quote,
                           venue_order_id=order.venue_order_id, **fields)

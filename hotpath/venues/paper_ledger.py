@@ -49,6 +49,8 @@ class Meta(Struct, kw_only=True):
     realised: int = 0
     venue_seq: int = 0
     incarnation: int = 0
+    #: the run of that incarnation; "" in ledgers of before it was noted
+    run_id: str = ""
     tick_seq: int = 0
     event_ns: int = 0
 

@@ -18,6 +18,8 @@ Record = tuple[int, int, int, int, int, int, int, int, int, int]
 FIELDS = 10
 #: texts that a scale remembers; prices repeat, so nine of ten are found
 _REMEMBERED = 1 << 15
+#: a record whose time is so far ahead of the one before it in its file waits for its successor to agree
+_LEAP_NS = 86_400 * 10**9
 #: largest size in lots that is taken as real
 _MOST_LOTS = 1 << 53
 #: exchange offsets are stored in 32 bits of µs
@@ -88,7 +90,7 @@ class Sink:
         self.counts = {"frames": 0, "frames_passed_over": 0, "frames_bad": 0, "bad_price": 0, "crossed": 0, "time_back": 0}
         self.records = 0
         self.error = ""
-        self._last_ns = 0
+        self._last_ns = self._leap_ns = 0
         #: the first fault of each kind, in words, by the name of its count
         self.first_faults: dict[str, str] = {}
 
@@ -101,7 +103,14 @@ class Sink:
                              self.path, self.symbol, self.counts["frames"], text, count)
 
     def in_order(self, received_ns: int) -> int:
-        """The time made non-decreasing; one that goes back is counted and clamped."""
+        """The time made non-decreasing; one that goes back is counted and clamped. 0 for one that leaps ahead where its successor does not."""
+        if self._last_ns and received_ns > self._last_ns + _LEAP_NS:
+            agrees = self._leap_ns <= received_ns <= self._leap_ns + _LEAP_NS
+            self._leap_ns = received_ns
+            if not agrees:
+                self.tell("frames_bad", f"its time {received_ns} is more than a day after {self._last_ns}, the one before it; left out, and believed "
+                                        "from the next record on if that agrees")
+                return 0
         if received_ns < self._last_ns:
             self.tell("time_back", f"its time {received_ns} is before {self._last_ns}, the one before it; taken as that")
             return self._last_ns
@@ -115,6 +124,8 @@ class Sink:
             self._bad_price((price_text, price, "price"), (size_text, lots, "size"))
             return None
         event_ns = self.in_order(received_ns)
+        if not event_ns:
+            return None
         self.records += 1
         return (event_ns, self.source, self.number, 1, flags, _offset_us(exchange_ns, event_ns), price, lots, 0, 0)
 
@@ -128,6 +139,8 @@ class Sink:
             self.tell("crossed", f"bid {bid} is above ask {ask}")
             return None
         event_ns = self.in_order(received_ns)
+        if not event_ns:
+            return None
         self.records += 1
         return (event_ns, self.source, self.number, 2, 0, _offset_us(exchange_ns, event_ns), price, lots, ask_price, ask_lots)
 

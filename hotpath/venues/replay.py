@@ -122,5 +122,5 @@ class Recording:
     def faults(self) -> list[str]:
         """What was wrong inside sources that were read on: how often, and the first of each kind."""
         return [f"{sink.path} ({sink.symbol}): {name} {sink.counts[name]}; the first is {text}; "
-                "such records are passed over; fetch the file again if they are many"
+                + ("" if name == "time_back" else "such records are passed over; ") + "fetch the file again if they are many"
                 for sink in self.sinks for name, text in sink.first_faults.items()]

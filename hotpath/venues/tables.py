@@ -7,10 +7,13 @@ means it. polars is imported where it is used: no other process than the feed pa
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hotpath.venues import frames
 from hotpath.venues.record import Record, Sink, SourceError
@@ -79,8 +82,9 @@ def read(sink: Sink) -> Iterator[Record]:
     tables = _parquet(sink.path) if sink.path.lower().endswith(PARQUET_ENDINGS) else _csv(sink.path)
     for table in tables:
         sink.pulse()
-        columns = columns_of(sink.path, table.columns)
-        take = [_texts(table, columns.get(column, "")) for column in _NAMES]
+        columns = columns_of(sink.path, list(table))
+        height = len(next(iter(table.values())))
+        take = [table[columns[column]] if column in columns else [None] * height for column in _NAMES]
         for time, exchange, price, size, bid, bid_size, ask, ask_size, side, maker in zip(*take, strict=True):
             sink.counts["frames"] += 1
             received_ns = nanoseconds(time)
@@ -97,11 +101,12 @@ def read(sink: Sink) -> Iterator[Record]:
                 yield record
 
 
-def _csv(path: str) -> Iterator[pl.DataFrame]:
-    import polars as pl
-
+def _csv(path: str) -> Iterator[dict[str, list[str | None]]]:
+    """A CSV file's columns in pieces, as texts: a float would lose what the file says. A damaged row damages nothing but itself."""
     names = header_of(path)
     columns_of(path, names)
+    if len(set(names)) < len(names):
+        raise SourceError(f"{path}: its first line names a column twice ({', '.join(names)[:200]}); give each a name of its own")
     first = True
     for block in frames.lines(path):
         body = block
@@ -109,37 +114,48 @@ def _csv(path: str) -> Iterator[pl.DataFrame]:
             start = next((at for at, line in enumerate(block) if line.strip()), -1)
             first = start < 0
             body = block[start + 1 :] if start >= 0 else []
-        body = [line for line in body if line.strip()]
-        if body:
-            # as text only: a float would lose what the file says
-            yield pl.read_csv(b"\n".join(body), has_header=False, new_columns=names, infer_schema=False, truncate_ragged_lines=True)
+        rows = [_row(line, len(names)) for line in body if line.strip()]
+        if rows:
+            yield dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def _parquet(path: str) -> Iterator[pl.DataFrame]:
+def _row(line: bytes, columns: int) -> list[str | None]:
+    """A line's fields, one for each column: what a short line lacks is None."""
+    try:
+        found = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    except csv.Error:
+        found = []
+    return [*found[:columns], *[None] * (columns - len(found))]
+
+
+def _parquet(path: str) -> Iterator[dict[str, list[str | None]]]:
     import polars as pl
 
     try:
         table = pl.scan_parquet(path)
+        columns = columns_of(path, table.collect_schema().names())
+        table = table.select(list(dict.fromkeys(columns.values())))
         rows = int(table.select(pl.len()).collect().item())
         for start in range(0, rows, _ROWS):
-            yield table.slice(start, _ROWS).collect()
+            yield {series.name: _texts(series) for series in table.slice(start, _ROWS).collect()}
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{path}: no readable Parquet ({str(error)[:200]}); fetch or write the file again") from None
 
 
-def _texts(table: pl.DataFrame, column: str) -> Any:
-    """A column as texts, or as many None; timestamps become ns."""
+def _texts(series: pl.Series) -> list[str | None]:
+    """A Parquet column as texts; timestamps become ns."""
     import polars as pl
 
-    if not column:
-        return [None] * table.height
-    series = table[column]
     if isinstance(series.dtype, pl.Datetime):
         if series.dtype.time_zone is None:
             series = series.dt.replace_time_zone("UTC")
         return [None if value is None else str(value) for value in series.dt.timestamp("ns").to_list()]
+    if series.dtype == pl.Float32:
+        return [None if value is None else str(np.float32(value)) for value in series.to_list()]
     if series.dtype.is_float():
         return [None if value is None else repr(value) for value in series.to_list()]  # shortest text that means this float
+    if series.dtype == pl.Binary:
+        return [None if value is None else value.decode("utf-8", "replace") for value in series.to_list()]
     return series.cast(pl.String).to_list()
 
 
@@ -162,4 +178,4 @@ def nanoseconds(text: str | None) -> int:
     except ValueError:
         return 0
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (int(moment.timestamp()) * 1_000_000 + moment.microsecond) * 1000
+    return frames.nanoseconds((int(moment.timestamp()) * 1_000_000 + moment.microsecond) * 1000)

@@ -46,6 +46,8 @@ class VenueOrder(Struct, kw_only=True):
     state: int = 0
     cum_lots: int = 0
     cum_quote: int = 0
+    #: event time of the last thing that happened to it
+    event_ns: int = 0
 
 
 class VenueEvent(Struct, frozen=True, kw_only=True, array_like=True):
