@@ -8,7 +8,7 @@ the loop has committed the second, since only then is the first buffer free. Wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,7 @@ from ipc.segment import Memory
 
 #: a condition id is plan_seq << PLAN_SHIFT | index in the plan
 PLAN_SHIFT = 16
+_SECOND_NS = 1_000_000_000
 
 
 class NotArmed(Exception):
@@ -42,8 +43,9 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
         raise NotArmed(f"{at}.symbol: {condition.symbol!r} is not traded here; known are {', '.join(sorted(symbols))}")
     number = symbols[condition.symbol]
     instrument = instruments[number]
-    if not (condition.stop_bps or condition.time_stop_s or (condition.trail_distance_bps and not condition.trail_activation_bps)):
-        raise NotArmed(f"{at}: no position may be without protection from its first fill on; give stop_bps, time_stop_s, or a "
+    if not (condition.stop_bps or condition.stop_price or condition.time_stop_s
+            or (condition.trail_distance_bps and not condition.trail_activation_bps)):
+        raise NotArmed(f"{at}: no position may be without protection from its first fill on; give stop_bps, stop_price, time_stop_s, or a "
                        "trail_distance_bps with trail_activation_bps = 0")
     if condition.side == "buy" and condition.stop_bps >= 10_000:
         raise NotArmed(f"{at}.stop_bps: {condition.stop_bps} is at or below a price of zero; give fewer than 10000 bps")
@@ -55,11 +57,13 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
     if not 0 < level <= int(instrument["max_price"]):
         raise NotArmed(f"{at}.level: {condition.level} is outside the prices of {condition.symbol}")
     row["level"] = level * 2 if condition.price == "mid" else level
-    row["valid_from_ns"] = plan.due_ns
-    row["valid_until_ns"] = plan.due_ns + condition.valid_for_s * 1_000_000_000
+    row["valid_from_ns"] = plan.due_ns + condition.valid_after_s * _SECOND_NS
+    row["valid_until_ns"] = plan.due_ns + (condition.valid_after_s + condition.valid_for_s) * _SECOND_NS
     row["cooldown_ns"] = condition.cooldown_s * 1_000_000_000
     row["time_stop_ns"] = condition.time_stop_s * 1_000_000_000
     row["size_kind"], row["size_value"] = _size(condition, at, instrument)
+    _protection(row, condition, at, instrument, level)
+    _clauses(row, condition, at, instrument)
     if condition.limit_price is not None:
         row["limit_price"] = ticks_of(condition.limit_price, instrument, f"{at}.limit_price", "tick_mantissa", "tick_exponent")
         if not 0 < row["limit_price"] <= int(instrument["max_price"]):
@@ -78,6 +82,50 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
     return row
 
 
+def _protection(row: Any, condition: Condition, at: str, instrument: Any, level: int) -> None:
+    """Stop and target as prices: on their side of the level, and not as distances as well."""
+    sign = 1 if condition.side == "buy" else -1
+    for name, side in (("stop", -sign), ("target", sign)):
+        text = getattr(condition, f"{name}_price")
+        if text is None:
+            continue
+        field = f"{at}.{name}_price"
+        if getattr(condition, f"{name}_bps"):
+            raise NotArmed(f"{field}: {name}_bps is there, too; give one of them")
+        price = ticks_of(text, instrument, field, "tick_mantissa", "tick_exponent")
+        if not 0 < price <= int(instrument["max_price"]) or side * (price - level) <= 0:
+            raise NotArmed(f"{field}: {text} is not {'above' if side > 0 else 'below'} the level {condition.level}, where the {name} of a "
+                           f"{condition.side} belongs")
+        row[f"{name}_price"] = price
+
+
+def _clauses(row: Any, condition: Condition, at: str, instrument: Any) -> None:
+    row["clauses"] = len(condition.clauses)
+    tick = float(Decimal(int(instrument["tick_mantissa"])).scaleb(int(instrument["tick_exponent"])))
+    for k, clause in enumerate(condition.clauses):
+        price, other = clause.feature in l.PRICE_FEATURES, clause.other in l.PRICE_FEATURES
+        if clause.other is not None and price != other:
+            raise NotArmed(f"{at}.clauses[{k}]: {clause.feature} and {clause.other} are not of one kind: one is a price; compare like with like")
+        row["clause_feature"][k] = l.FEATURES.index(clause.feature)
+        row["clause_op"][k] = l.OPERATORS.index(clause.op)
+        row["clause_other"][k] = l.NO_FEATURE if clause.other is None else l.FEATURES.index(clause.other)
+        row["clause_value"][k] = clause.value / tick if price and clause.other is None else clause.value
+
+
+def clauses_of(row: Any, instrument: Any) -> list[str]:
+    """The clauses of a CONDITION row in words: `spread_bps < 2`, `last > 0.9995 × high_60s`; prices in the quote currency."""
+    tick = float(Decimal(int(instrument["tick_mantissa"])).scaleb(int(instrument["tick_exponent"])))
+    texts = []
+    for k in range(int(row["clauses"])):
+        feature, value, other = l.FEATURES[int(row["clause_feature"][k])], float(row["clause_value"][k]), int(row["clause_other"][k])
+        if other != l.NO_FEATURE:
+            right = ("" if value == 1 else f"{value:g} × ") + l.FEATURES[other]
+        else:
+            right = f"{value * tick if feature in l.PRICE_FEATURES else value:.10g}"
+        texts.append(f"{feature} {l.OPERATORS[int(row['clause_op'][k])]} {right}")
+    return texts
+
+
 def _size(condition: Condition, at: str, instrument: Any) -> tuple[int, int]:
     value = Decimal(condition.size.value)
     if value <= 0:
@@ -89,6 +137,15 @@ def _size(condition: Condition, at: str, instrument: Any) -> tuple[int, int]:
             raise NotArmed(f"{at}.size.value: {condition.size.value} is no whole number of basis points up to 10000")
         return l.SIZE_EQUITY_BPS, int(value)
     return l.SIZE_BASE, ticks_of(condition.size.value, instrument, f"{at}.size.value", "lot_mantissa", "lot_exponent")
+
+
+def _join_groups(rows: Any, conditions: Sequence[Condition]) -> None:
+    """Name in each member of a group the group's first member, in whose state it stands whether one of them has fired."""
+    first: dict[str, int] = {}
+    for index, condition in enumerate(conditions):
+        if condition.group is not None:
+            leader = first.setdefault(condition.group, index)
+            rows["group_id"][index], rows["group_slot"][index] = rows["condition_id"][leader], rows["state_slot"][leader]
 
 
 class Armoury:
@@ -140,6 +197,7 @@ class Armoury:
             raise NotArmed(f"conditions: {count} are more than hotpath.condition_capacity = {self._capacity}; raise it or plan fewer")
         rows["arming"] = np.arange(self._arming + 1, self._arming + 1 + len(rows))
         rows["state_slot"] = self._slots(len(rows))
+        _join_groups(rows, plan.conditions)
         self._arming += len(rows)
         armed = self._publish(np.concatenate([*others, rows]), plan.plan_seq)
         self._rows[strategy], self._last_plans[strategy] = rows, plan.plan_seq

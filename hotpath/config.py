@@ -23,6 +23,18 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_entries_per_day: Annotated[int, Meta(ge=1, le=1_000_000, description="entries from 00:00 UTC of event time on")] | None = 20
     min_confidence: Annotated[float, Meta(ge=0.0, le=1.0, description="conditions with less are refused")] | None = 0.7
     max_quote_age_ms: Annotated[int, Meta(ge=1, le=3_600_000, description="no entry is made on an older quote")] | None = 10_000
+    max_order_value: Annotated[float, Meta(gt=0, le=1e12, description="largest entry order, in USDT")] | None = 25_000.0
+    price_collar_bps: Annotated[Bps, _about("how much worse than the last trade an entry's price may be, in bps")] | None = 200
+    window_collar_bps: Annotated[Bps, _about("the same against the average price of the last minute")] | None = 500
+    max_gross_exposure_bps: Annotated[int, Meta(ge=0, le=1_000_000, description="positions and working entries of all symbols, both sides added, "
+                                                "in bps of equity")] | None = 10_000
+    min_equity: Annotated[float, Meta(ge=0, le=1e12, description="with less equity nothing is opened, in USDT")] | None = 100.0
+    duplicate_window_ms: Annotated[int, Meta(ge=0, le=3_600_000, description="an entry that repeats the last one of its strategy and symbol (side, "
+                                             "size, price) so soon is refused")] | None = 1_000
+    max_messages_per_s: Annotated[float, Meta(gt=0, le=1e6, description="orders and cancels a second of event time, and as many at once; exits "
+                                              "pass, and count")] | None = 20.0
+    restricted_symbols: Annotated[tuple[str, ...], _about("nothing is opened in these")] = ()
+    permissions: Annotated[dict[str, tuple[str, ...]], _about("symbols that a strategy may open positions in; one that is not named may in all")] = {}
 
 
 class Paper(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

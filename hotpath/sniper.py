@@ -12,7 +12,7 @@ import time
 from decimal import Decimal
 from typing import Any
 
-from hotpath.arming import Armoury, NotArmed
+from hotpath.arming import Armoury, NotArmed, clauses_of
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
@@ -39,6 +39,14 @@ def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
     row["max_entries_per_day"] = number(limits.max_entries_per_day)
     row["min_confidence_e4"] = number(limits.min_confidence, 10_000)
     row["max_quote_age_ns"] = number(limits.max_quote_age_ms, 1_000_000)
+    quanta = 10 ** -int(memory.instruments.instruments[0]["quantum_exponent"])
+    row["max_order_value"] = number(limits.max_order_value, quanta)
+    row["min_equity"] = number(limits.min_equity, quanta)
+    for name in ("price_collar_bps", "window_collar_bps", "max_gross_exposure_bps"):
+        row[name] = number(getattr(limits, name))
+    row["duplicate_window_ns"] = number(limits.duplicate_window_ms, 1_000_000)
+    row["message_interval_ns"] = -1 if limits.max_messages_per_s is None else math.ceil(1e9 / limits.max_messages_per_s)
+    row["message_burst_ns"] = 1_000_000_000
     row["ring_reserve"] = l.RING_SLOTS // 4
     row["exit_retry_ns"] = hotpath.exit_retry_ms * 1_000_000
     row["session_gap_ns"] = hotpath.session_gap_s * 1_000_000_000
@@ -180,6 +188,7 @@ class Control:
                 "side": "buy" if c["side"] > 0 else "sell", "price": kind, "direction": l.DIRECTIONS[int(c["direction"])],
                 "level": self._decimal(number, int(c["level"]) // (2 if kind == "mid" else 1), "tick"),
                 "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
+                "clauses": clauses_of(c, self._memory.instruments.instruments[number]),
                 "confidence": int(c["confidence_e4"]) / 10_000, "valid_until_ns": int(c["valid_until_ns"]),
                 "fired": int(memory["fired"]) if known else 0, "max_fires": int(c["max_fires"]),
                 "last_refusal": l.REFUSALS[int(memory["last_refusal"])] if known else "none",

@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -99,10 +99,13 @@ POSITION_STATES: Final = ("flat", "opening", "open", "closing")
 #: refusal codes of the risk gate; a code is an index into `sniper.refusals`
 (REF_NONE, REF_NO_LIMIT, REF_MODE, REF_CONFIDENCE, REF_OPEN_POSITIONS, REF_POSITION_OPEN, REF_SYMBOL_EXPOSURE, REF_DAILY_LOSS,
  REF_DAILY_ENTRIES, REF_NO_QUOTE, REF_STALE, REF_CROSSED, REF_SPOT_SHORT, REF_SIZE_ZERO, REF_MIN_NOTIONAL, REF_MAX_LOTS, REF_CASH,
- REF_RING_RESERVE, REF_SLIPPAGE, REF_WORKING_FULL, REF_SYMBOL_CLOSED) = range(21)
+ REF_RING_RESERVE, REF_SLIPPAGE, REF_WORKING_FULL, REF_SYMBOL_CLOSED, REF_CLAUSE, REF_ORDER_VALUE, REF_COLLAR, REF_WINDOW_COLLAR,
+ REF_GROSS_EXPOSURE, REF_EQUITY, REF_EMPTY_BOOK, REF_SELF_MATCH, REF_DUPLICATE, REF_MESSAGE_RATE, REF_PERMISSION) = range(32)
 REFUSALS: Final = ("none", "no_limit_configured", "mode", "confidence", "open_positions", "position_open", "symbol_exposure",
                    "daily_loss", "daily_entries", "no_quote", "stale", "crossed_book", "spot_short", "size_zero", "min_notional",
-                   "max_lots", "no_funds", "ring_reserve", "slippage", "working_orders_full", "symbol_closed")
+                   "max_lots", "no_funds", "ring_reserve", "slippage", "working_orders_full", "symbol_closed",
+                   "clause", "order_value", "price_collar", "window_collar", "gross_exposure", "equity", "empty_book", "self_match",
+                   "duplicate_order", "message_rate", "permission")
 #: reject codes of a venue, in `REPORT.code`
 REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY = range(9)
 REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symbol", "max_size", "duplicate_id", "no_liquidity",
@@ -112,6 +115,25 @@ REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symb
  ORD_LOST) = range(10)
 ORDER_STATES: Final = ("NONE", "SENDING", "ACCEPTED", "PARTLY_FILLED", "FILLED", "CANCELLED", "REJECTED", "EXPIRED", "UNKNOWN",
                        "LOST")
+#: features by number; kernel/features.py has their formulas
+(FEATURE_LAST, FEATURE_BID, FEATURE_ASK, FEATURE_MID, FEATURE_MICROPRICE, FEATURE_SPREAD, FEATURE_IMBALANCE, FEATURE_EMA_1, FEATURE_EMA_2,
+ FEATURE_EMA_3, FEATURE_RETURN_1S, FEATURE_RETURN_10S, FEATURE_RETURN_60S, FEATURE_RETURN_300S, FEATURE_VOLATILITY_60S,
+ FEATURE_VOLATILITY_300S, FEATURE_VOLUME_BURST, FEATURE_FLOW_IMBALANCE, FEATURE_HIGH_60S, FEATURE_LOW_60S, FEATURE_HIGH_300S,
+ FEATURE_LOW_300S, FEATURE_HIGH_900S, FEATURE_LOW_900S, FEATURE_VWAP_DISTANCE, FEATURE_TRADES_PER_S, FEATURE_TRADE_AGE,
+ FEATURE_QUOTE_AGE) = range(28)
+FEATURES: Final = (
+    "last", "bid", "ask", "mid", "microprice", "spread_bps", "imbalance", "ema_10s", "ema_60s", "ema_300s", "return_1s_bps", "return_10s_bps",
+    "return_60s_bps", "return_300s_bps", "volatility_60s_bps", "volatility_300s_bps", "volume_burst", "flow_imbalance", "high_60s", "low_60s",
+    "high_300s", "low_300s", "high_900s", "low_900s", "vwap_distance_bps", "trades_per_s", "trade_age_s", "quote_age_s")
+#: operators of a clause, in `CONDITION.clause_op`; most clauses that a condition may have
+OP_ABOVE, OP_BELOW = range(2)
+OPERATORS: Final = (">", "<")
+MAX_CLAUSES: Final = 6
+#: `CONDITION.clause_other` of a clause that compares with a value
+NO_FEATURE: Final = 255
+#: those that are prices, in ticks
+PRICE_FEATURES: Final = frozenset({"last", "bid", "ask", "mid", "microprice", "ema_10s", "ema_60s", "ema_300s", "high_60s", "low_60s",
+                                   "high_300s", "low_300s", "high_900s", "low_900s"})
 #: liquidity of a fill
 LIQUIDITY_NONE, TAKER, MAKER = range(3)
 #: `MISSED.code`: ticks were lapped; a tick was skipped because the sniper died of it
@@ -194,7 +216,8 @@ INSTRUMENT = _record(
     ("kind", "<i8"), ("tick_mantissa", "<i8"), ("tick_exponent", "<i8"), ("lot_mantissa", "<i8"), ("lot_exponent", "<i8"),
     ("multiplier", "<i8"), ("value_quanta", "<i8"), ("min_notional", "<i8"), ("max_lots", "<i8"), ("max_price", "<i8"),
     ("maker_fee_e8", "<i8"), ("taker_fee_e8", "<i8"), ("leverage", "<i8"), ("quantum_exponent", "<i8"), ("admitted", "<i8"),
-    ("_pad", "S24"),
+    # bit s: strategy s may open positions here
+    ("permitted", "<i8"), ("_pad", "S16"),
 )
 #: strategy names by id
 STRATEGY = _record(("name", "S64"))
@@ -262,6 +285,8 @@ ACCOUNT = _record(
     ("day", "<i8"), ("day_start_equity", "<i8"), ("entries_today", "<i8"),
     ("open_positions", "<i8"), ("trades_closed", "<i8"), ("realised_pnl", "<i8"), ("fees", "<i8"), ("event_ns", "<i8"),
     ("wins", "<i8"), ("working_orders", "<i8"), ("initial_equity", "<i8"),
+    # when the messages sent so far would have been sent at the permitted rate (event ns)
+    ("messages_due_ns", "<i8"), ("_pad", "S56"),
 )
 #: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
 INSTRUMENT_STATE = _record(
@@ -270,6 +295,25 @@ INSTRUMENT_STATE = _record(
     ("prev_last", "<i8"), ("prev_bid", "<i8"), ("prev_ask", "<i8"), ("prev_mid", "<i8"), ("open_mask", "<i8"),
     ("exposure_lots", "<i8"), ("working_lots", "<i8"), ("closed_to_entries", "<i8"),
 )
+#: an instrument's features: what has traded in the bucket under way of each window, and sums over its closed buckets; 0 = no price
+FEATURE = _record(
+    # line 0
+    ("bucket", "<i8"), ("since", "<i8"), ("close", "<i8"), ("ema_ns", "<i8"), ("ema_1", "<f8"), ("ema_2", "<f8"), ("ema_3", "<f8"), ("_pad", "S8"),
+    # line 1
+    ("lots_10", "<i8"), ("signed_10", "<i8"), ("notional_10", "<i8"), ("trades_10", "<i8"), ("high_10", "<i8"), ("low_10", "<i8"), ("_pad1", "S16"),
+    # lines 2–5
+    ("lots_60", "<i8"), ("signed_60", "<i8"), ("notional_60", "<i8"), ("high_60", "<i8"), ("low_60", "<i8"),
+    ("lots_300", "<i8"), ("notional_300", "<i8"), ("high_300", "<i8"), ("low_300", "<i8"), ("high_900", "<i8"), ("low_900", "<i8"),
+    ("lots_in_10", "<i8"), ("trades_in_10", "<i8"),
+    ("squares_in_60", "<i8"), ("lots_in_60", "<i8"), ("signed_in_60", "<i8"), ("high_in_60", "<i8"), ("low_in_60", "<i8"),
+    ("squares_in_300", "<i8"), ("lots_in_300", "<i8"), ("notional_in_300", "<i8"), ("high_in_300", "<i8"), ("low_in_300", "<i8"),
+    ("high_in_900", "<i8"), ("low_in_900", "<i8"), ("_pad2", "S56"),
+)
+#: closed buckets of the windows of 1, 10, 60, 300 and 900 s, int64[instruments, rings × buckets]
+FEATURE_BUCKETS: Final = 64
+(RING_CLOSE_1, RING_CLOSE_10, RING_LOTS_10, RING_TRADES_10, RING_CLOSE_60, RING_SQUARE_60, RING_LOTS_60, RING_SIGNED_60, RING_HIGH_60,
+ RING_LOW_60, RING_CLOSE_300, RING_SQUARE_300, RING_LOTS_300, RING_NOTIONAL_300, RING_HIGH_300, RING_LOW_300, RING_HIGH_900, RING_LOW_900,
+ FEATURE_RINGS) = range(19)
 #: a position of (instrument, strategy), row = instrument × MAX_STRATEGIES + strategy
 POSITION = _record(
     ("position_id", "<i8"), ("state", "<i8"), ("side", "<i8"), ("lots", "<i8"), ("entry_lots", "<i8"), ("entry_quote", "<i8"),
@@ -280,7 +324,9 @@ POSITION = _record(
     ("time_stop_ns", "<i8"), ("entry_seq", "<i8"), ("exit_seq", "<i8"), ("exit_working_lots", "<i8"), ("condition_id", "<i8"),
     ("retry_ns", "<i8"),
     ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
-    ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"), ("_pad", "S32"),
+    ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"),
+    # the last entry order, which outlives its position: when, how much, at which reference price
+    ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"), ("_pad", "S8"),
 )
 #: an order that has no terminal report yet; order_seq 0 = free
 WORKING = _record(
@@ -289,9 +335,10 @@ WORKING = _record(
     ("last_trade_id", "<i8"), ("limit_price", "<i8"), ("condition_id", "<i8"), ("position_id", "<i8"), ("cancel_seq", "<i8"),
     ("valid_until_ns", "<i8"), ("_pad2", "S16"),
 )
-#: what a condition has done, kept apart from its row; valid while condition_id equals the row's
+#: what a condition has done, kept apart from its row; valid while condition_id equals the row's. `group_done` names the group that has fired, in the
+#: state of its first member
 CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), ("fired", "<i4"), ("refused", "<i4"),
-                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("spare", "<i8", (4,)))
+                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("group_done", "<i8"), ("spare", "<i8", (3,)))
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 #: the table's header; writer: sniper's main thread. Buffer of generation g is g & 1; of params epoch e is e & 1.
@@ -304,7 +351,11 @@ CONDITION = _record(
     ("instrument", "<u2"), ("strategy", "<u2"), ("price_kind", "u1"), ("direction", "u1"), ("side", "i1"), ("order_type", "u1"),
     ("size_kind", "<i4"), ("max_fires", "<i4"), ("confidence_e4", "<i4"), ("stop_bps", "<i4"), ("target_bps", "<i4"),
     ("trail_activation_bps", "<i4"), ("trail_distance_bps", "<i4"), ("max_slippage_bps", "<i4"), ("plan_seq", "<i4"),
-    ("state_slot", "<i4"), ("arming", "<i4"), ("_pad", "S12"),
+    ("state_slot", "<i4"), ("arming", "<i4"), ("group_slot", "<i4"), ("clauses", "<i4"), ("_pad", "S4"),
+    # the group of which one fires: condition id of its first member, 0 = none; absolute protection, 0 = none
+    ("group_id", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"),
+    # clause k: feature op value, or feature op other feature (`clause_other` < NO_FEATURE)
+    ("clause_value", "<f8", (6,)), ("clause_feature", "u1", (6,)), ("clause_op", "u1", (6,)), ("clause_other", "u1", (6,)), ("_pad2", "S38"),
 )
 #: first row of (instrument, price kind, direction); the next entry is its end
 INDEX = np.dtype("<i8")
@@ -312,7 +363,9 @@ INDEX = np.dtype("<i8")
 PARAMS = _record(
     ("max_open_positions", "<i8"), ("max_symbol_exposure_bps", "<i8"), ("daily_loss_bps", "<i8"), ("max_entries_per_day", "<i8"),
     ("min_confidence_e4", "<i8"), ("ring_reserve", "<i8"), ("max_quote_age_ns", "<i8"), ("exit_retry_ns", "<i8"),
-    ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"), ("spare", "<i8", (6,)),
+    ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"),
+    ("max_order_value", "<i8"), ("price_collar_bps", "<i8"), ("window_collar_bps", "<i8"), ("max_gross_exposure_bps", "<i8"),
+    ("min_equity", "<i8"), ("duplicate_window_ns", "<i8"), ("message_interval_ns", "<i8"), ("message_burst_ns", "<i8"), ("spare", "<i8", (6,)),
 )
 #: an operator command for the hot loop, slot = seq % MAX_COMMANDS; writer: sniper's main thread
 COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("_pad", "S32"))
@@ -361,7 +414,8 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    # transactional: every write is preceded by its line in the undo log
                    Region("account", ACCOUNT, 1), Region("instrument_states", INSTRUMENT_STATE, instruments),
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
-                   Region("condition_states", CONDITION_STATE, conditions),
+                   Region("condition_states", CONDITION_STATE, conditions), Region("features", FEATURE, instruments),
+                   Region("feature_rings", np.dtype("<i8"), instruments * FEATURE_RINGS * FEATURE_BUCKETS),
                    # not transactional: statistics
                    Region("refusals", np.dtype("<i8"), 64), Region("decision_hist", np.dtype("<i8"), HIST_BUCKETS),
                    Region("tick_to_intent_hist", np.dtype("<i8"), HIST_BUCKETS)),
@@ -374,7 +428,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
 
 
 #: regions of the sniper's segment that belong to the step's transaction
-TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states")
+TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings")
 #: bytes before the first region of a segment: magic, version, layout hash, size, capacities
 HEADER_BYTES: Final = 256
 
@@ -388,8 +442,8 @@ def offset(dtype: np.dtype[Any], field: str) -> int:
 def _check() -> None:
     words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
              INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
-             UNDO_LINE: 72, ACCOUNT: 128, INSTRUMENT_STATE: 128, POSITION: 256, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
-             CONDITION: 128, PARAMS: 128, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
+             UNDO_LINE: 72, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 256, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
+             CONDITION: 256, FEATURE: 384, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
     for dtype, size in words.items():
         assert dtype.itemsize == size, f"{dtype.names} takes {dtype.itemsize} bytes, not {size}"
         assert dtype.fields is not None
@@ -404,7 +458,7 @@ def _check() -> None:
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
     assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
-    assert len(REFUSALS) == REF_SYMBOL_CLOSED + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
+    assert len(REFUSALS) == REF_PERMISSION + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
     assert all(len(names) <= 16 for names in METRICS.values())
 
 

@@ -35,10 +35,32 @@ class Size(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     value: DecimalText
 
 
-class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One entry that the strategist asks for: enter when `price` crosses `level` in `direction`.
+#: what the sniper knows of an instrument at each tick; formulas and units are in hotpath/kernel/features.py
+FeatureName = Literal[
+    "last", "bid", "ask", "mid", "microprice", "spread_bps", "imbalance", "ema_10s", "ema_60s", "ema_300s", "return_1s_bps",
+    "return_10s_bps", "return_60s_bps", "return_300s_bps", "volatility_60s_bps", "volatility_300s_bps", "volume_burst", "flow_imbalance",
+    "high_60s", "low_60s", "high_300s", "low_300s", "high_900s", "low_900s", "vwap_distance_bps", "trades_per_s", "trade_age_s",
+    "quote_age_s"]
 
-    Stops and targets are distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there.
+
+class Clause(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold besides, at the tick that fires: feature op value, or feature op value × other.
+
+    A price is in the quote currency, everything else in the unit that its name says. A feature without a value (its window is not full yet)
+    makes its clause false.
+    """
+
+    feature: FeatureName
+    op: Literal[">", "<"]
+    value: Annotated[float, Meta(ge=-1e12, le=1e12)] = 1.0
+    other: FeatureName | None = None
+
+
+class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry that the strategist asks for: enter when `price` crosses `level` in `direction` while every clause holds.
+
+    Stop and target are prices, or distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there. Of the
+    conditions of a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
     """
 
     symbol: Symbol
@@ -60,6 +82,11 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_fires: Annotated[int, Meta(ge=1, le=1000)] = 1
     cooldown_s: Annotated[int, Meta(ge=0, le=86_400)] = 0
     max_slippage_bps: Bps = 0
+    clauses: Annotated[list[Clause], Meta(max_length=6)] = []
+    group: Name | None = None
+    valid_after_s: Annotated[int, Meta(ge=0, le=7 * 86_400)] = 0
+    stop_price: DecimalText | None = None
+    target_price: DecimalText | None = None
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

@@ -351,6 +351,7 @@ def test_the_golden_journal_of_schema_1_is_read(tmp_path: Path) -> None:
     book = journal.last_snapshot()
     assert book is not None
     assert (book.report_seq, book.positions[0].lots) == (17, 250)
+    assert (book.account.messages_due_ns, book.positions[0].last_entry_ns) == (0, 0), "what schema 1 did not know"
     journal.close()
 
 
@@ -366,6 +367,7 @@ def test_a_newer_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_an_older_schema_is_upcast_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "SCHEMA", 1)
     value = records.encode(records.EVENT, 1, 2, 3, 4, 5, b"one")
     monkeypatch.setattr(records, "SCHEMA", 3)
     monkeypatch.setattr(records, "UPCASTS", {

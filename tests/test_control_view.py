@@ -121,6 +121,7 @@ def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
     ({}, "the nearest of 4 conditions: buy BTC/USDT when last goes up 12.3 bps to 61250"),
     ({"nearest": [NEAR, NEAR | {"symbol": "ETH/USDT"}]}, "then buy ETH/USDT when"),
     ({"nearest": [NEAR | {"distance_bps": -2.0}]}, "crosses 61250 anew, 2.0 bps back"),
+    ({"nearest": [NEAR | {"clauses": ["spread_bps < 2"]}]}, "to 61250 and spread_bps < 2"),
     ({"nearest": [NEAR | {"confidence": 0.6999}]}, "(confidence 0.69, needs 0.7)"),
     ({"entries_today": 20, "event_ns": DAY_NS + 23 * 3600 * 10**9}, "of event time, in 2 min at 30 ×"),
     ({"phase": "stopping"}, "the instance is stopping"),

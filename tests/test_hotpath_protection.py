@@ -113,7 +113,7 @@ def test_closing_a_position_that_is_not_filled_yet_cancels_its_entry(world: Worl
 
 
 def test_margin_of_open_perpetuals_is_not_spent_twice(memory: Any) -> None:
-    world = World(memory, Limits(max_symbol_exposure_bps=10_000))
+    world = World(memory, Limits(max_symbol_exposure_bps=10_000, max_gross_exposure_bps=20_000))
     for number, name in enumerate((b"BTC/USDT:USDT", b"ETH/USDT:USDT")):
         memory.instruments.instruments[number] = memory.instruments.instruments[0]
         row = memory.instruments.instruments[number]

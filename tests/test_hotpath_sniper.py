@@ -32,6 +32,7 @@ class World:
         row = memory.instruments.instruments[0]
         row["symbol"], row["kind"], row["value_quanta"] = b"BTC/USDT", l.KIND_SPOT, 1000
         row["tick_mantissa"], row["tick_exponent"], row["lot_mantissa"], row["lot_exponent"] = 1, -2, 1, -3
+        row["permitted"] = -1
         row["max_lots"], row["max_price"], row["leverage"], row["quantum_exponent"] = 10**6, 10**9, 1, -8
         memory.instruments.strategies[0]["name"] = b"probe"
         memory.board.run[0]["instruments"] = memory.board.run[0]["strategies"] = 1

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from ipc import layout as l
 
 #: schema of what is written; older ones are upcast on reading, newer ones refused
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 #: record kinds in the header
 ORDER, REPORT, TRADE, PLAN, EVENT, SNAPSHOT = range(1, 7)
 KIND_NAMES: Final = {ORDER: "order", REPORT: "report", TRADE: "trade", PLAN: "plan", EVENT: "event", SNAPSHOT: "snapshot"}
@@ -45,8 +46,17 @@ RING_RECORD: Final = np.dtype([("header", HEADER), ("payload", np.dtype("V128"))
 #: payload dtype of each kind of ring record
 ROWS: Final = {ORDER: l.INTENT, REPORT: l.REPORT, TRADE: l.TRADE}
 
-#: (kind, schema) → payload of schema + 1; empty while there is only one schema
-UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {}
+def _snapshot_2(payload: bytes) -> bytes:
+    """Schema 2 knows when the messages so far were due, and each position's last entry order."""
+    tree = msgspec.json.decode(payload)
+    tree["account"]["messages_due_ns"] = 0
+    for position in tree["positions"]:
+        position.update(last_entry_ns=0, last_entry_lots=0, last_entry_price=0)
+    return msgspec.json.encode(tree)
+
+
+#: (kind, schema) → payload of schema + 1; a kind that is not here has not changed
+UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {(SNAPSHOT, 1): _snapshot_2}
 
 
 class JournalError(Exception):

@@ -40,6 +40,7 @@ class Account(Struct, frozen=True, kw_only=True):
     wins: int
     working_orders: int
     initial_equity: int
+    messages_due_ns: int
 
 
 class Position(Struct, frozen=True, kw_only=True):
@@ -79,6 +80,9 @@ class Position(Struct, frozen=True, kw_only=True):
     attempt: int
     exit_reason: int
     trail_activation_price: int = 0
+    last_entry_ns: int
+    last_entry_lots: int
+    last_entry_price: int
 
 
 class Working(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hotpath.arming import clauses_of
 from ipc import layout as l
 
 #: a healthy heart beats at least this often, in ms; the watchdog's limits, which lead to a replacement, are wider
@@ -92,7 +93,7 @@ def nearest_conditions(memory: Any, limit: int = 3) -> list[dict[str, Any]]:
             "strategy": memory.instruments.strategies[int(row["strategy"])]["name"].decode(),
             "side": "buy" if int(row["side"]) == l.BUY else "sell", "price": named, "direction": l.DIRECTIONS[int(row["direction"])],
             "level": decimal_text(level, int(facts["tick_mantissa"]), exponent), "distance_bps": round(float(distance[place]), 1),
-            "confidence": int(row["confidence_e4"]) / 10_000,
+            "clauses": clauses_of(row, facts), "confidence": int(row["confidence_e4"]) / 10_000,
         })
     return found
 
@@ -154,7 +155,8 @@ def condition_text(near: dict[str, Any], least_confidence: float | None = None) 
            f"when {near['price']} crosses {level or 'its level'} anew, {-distance:.1f} bps back")
     weak = least_confidence is not None and near["confidence"] < least_confidence
     doubt = f" (confidence {two_places(near['confidence'])}, needs {least_confidence:g})" if weak else ""
-    return f"{near['side']} {near['symbol']} {way}{doubt}"
+    also = "".join(f" and {clause}" for clause in near.get("clauses", ()))
+    return f"{near['side']} {near['symbol']} {way}{also}{doubt}"
 
 
 # ── answers to operators ─────────────────────────────────────────────────────────────────────────────────────────────

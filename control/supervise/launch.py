@@ -34,6 +34,7 @@ from control.supervise.instance import (
     EXIT_USAGE,
     LaunchError,
 )
+from control.supervise.permission import permit
 from control.supervise.session import STOP_SIGNALS, Plan, Session, hold_signals, open_log
 from control.supervise.sources import parse_sources, symbols_of
 from control.think.strategy import StrategyError, look_over, name_of
@@ -176,6 +177,7 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
         hold_signals(STOP_SIGNALS)  # an end between the segments' making and the session's run would leave them
         try:
             plan = take_along(plan, places.state_dir)
+            permit(plan)
             session = Session(plan, places, instance.identify(places, plan.mode, plan.seed), say=lambda text: print(text, file=sys.stderr))
         except BaseException:
             instance.remove_all(places)

@@ -24,8 +24,10 @@ _STATE_LINES = l.INSTRUMENT_STATE.itemsize // l.CACHE_LINE
 _POSITION_LINES = l.POSITION.itemsize // l.CACHE_LINE
 _WORKING_LINES = l.WORKING.itemsize // l.CACHE_LINE
 _CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
+_FEATURE_LINES = l.FEATURE.itemsize // l.CACHE_LINE
+_RING_LINES = l.FEATURE_BUCKETS * 8 // l.CACHE_LINE
 #: undo lines that the largest single action of a step may need
-_ACTION_LINES = 64
+_ACTION_LINES = 384
 #: outbox rows that the largest single action of a step may need
 _ACTION_INTENTS = 4
 
@@ -101,6 +103,22 @@ def touch_working(s: Any, row: int) -> None:
 def touch_condition(s: Any, slot: int) -> None:
     """Save a condition's state before it is written."""
     _save(s, s.bases[4] + slot * _CONDITION_LINES, _CONDITION_LINES)
+
+
+@kernel
+def touch_feature(s: Any, instrument: int, lines: int) -> None:
+    """Save the first lines of an instrument's feature row before they are written."""
+    _save(s, s.bases[5] + instrument * _FEATURE_LINES, lines)
+
+
+@kernel
+def touch_ring(s: Any, instrument: int, ring: int, first: int, end: int) -> None:
+    """Save the lines of the buckets [first, end), 64 at most, of one of an instrument's feature rings before they are written."""
+    line = s.bases[6] + (instrument * l.FEATURE_RINGS + ring) * _RING_LINES
+    bucket = first
+    while bucket < end:
+        _save(s, line + (bucket >> 3) % _RING_LINES, 1)
+        bucket = (bucket | 7) + 1
 
 
 @kernel

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotpath.kernel.clauses import clauses_hold
 from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_condition, touch_position, touch_state, touch_working
 from hotpath.kernel.intents import emit_entry, emit_refused, open_working
 from hotpath.kernel.money import equity, reserve_of
@@ -50,6 +51,32 @@ def crossed_range(rows: Any, index: Any, instrument: int, kind: int, direction: 
 
 
 @kernel
+def is_quiet(s: Any, bound: int, previous: int, new: int) -> bool:
+    """Whether a move cannot pass any level: both prices are in the interval around the price that was looked up last."""
+    b = s.bounds[bound]
+    return b.generation == s.line[0].generation and b.low <= new and new <= b.high and b.low <= previous and previous <= b.high
+
+
+@kernel
+def look_around(s: Any, rows: Any, index: Any, bound: int, price: int) -> None:
+    """Note the widest interval around `price` in which no move passes a level of (instrument, kind) = `bound`, in either direction."""
+    key = bound * _DIRECTIONS
+    b = s.bounds[bound]
+    b.low, b.high = 1, 1 << 62
+    up = first_beyond(rows, index[key], index[key + 1], 1, price)  # the first level above the price: reached, it fires
+    if up < index[key + 1]:
+        b.high = rows[up].level - 1
+    if up > index[key]:
+        b.low = rows[up - 1].level  # below it, it would be armed again
+    down = first_beyond(rows, index[key + 1], index[key + 2], -1, price)
+    if down < index[key + 2]:
+        b.low = max(b.low, rows[down].level + 1)
+    if down > index[key + 1]:
+        b.high = min(b.high, rows[down - 1].level)
+    b.generation = s.line[0].generation
+
+
+@kernel
 def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
     """One crossed condition: skipped, refused, or an intent. False: no room in this sub-step, nothing was done."""
     slot = condition.state_slot
@@ -59,16 +86,18 @@ def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
         return True
     if event_ns < condition.valid_from_ns or event_ns >= condition.valid_until_ns:
         return True
+    if condition.group_id != 0 and s.condition_states[condition.group_slot].group_done == condition.group_id:
+        return True
     if not has_room(s):
         return False
     state = s.states[condition.instrument]
     price = reference_price(state, condition.side)
     lots = 0
-    code = gate_state(s, condition, params, event_ns)
+    code = gate_state(s, condition, params, event_ns) if clauses_hold(s, condition, event_ns) else l.REF_CLAUSE
     if code == l.REF_NONE:
         equity_now = equity(s)
         lots = size_lots(condition, s.instruments[condition.instrument], price, equity_now)
-        code = gate_size(s, condition, params, price, lots, equity_now)
+        code = gate_size(s, condition, params, price, lots, equity_now, event_ns)
     if code != l.REF_NONE:
         _refuse(s, condition, known, code, price, params.ring_reserve, event_ns)
         return True
@@ -83,6 +112,9 @@ def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
     memory.fired += 1
     memory.next_allowed_ns = event_ns + condition.cooldown_ns
     memory.last_refusal = 0
+    if condition.group_id != 0:
+        touch_condition(s, condition.group_slot)
+        s.condition_states[condition.group_slot].group_done = condition.group_id
     emit_entry(s, condition, lots, price, fire_index, event_ns)
     book_entry(s, condition, s.outbox[s.line[0].outbox_len - 1], working,
                reserve_of(s.instruments[condition.instrument], price, lots, params.taker_slippage_bps))
@@ -130,9 +162,14 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     state.working_lots += order.lots
     s.positions[row] = s.blank_position[0]
     p = s.positions[row]
+    p.last_entry_ns = order.event_ns
+    p.last_entry_lots = order.lots
+    p.last_entry_price = order.limit_price if order.order_type == l.LIMIT else order.reference_price
     p.position_id = order.position_id
     p.state = l.POS_OPENING
     p.side = condition.side
+    p.stop_price = condition.stop_price
+    p.target_price = condition.target_price
     p.stop_bps = condition.stop_bps
     p.target_bps = condition.target_bps
     p.trail_activation_bps = condition.trail_activation_bps

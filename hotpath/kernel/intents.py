@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotpath.kernel.commit import touch_account
 from ipc import layout as l
 from ipc.jit import kernel
+
+
+@kernel
+def count_message(s: Any, event_ns: int) -> None:
+    """A message to the venue takes its place in the permitted rate (GCRA: ATM Forum TM 4.0, as a virtual schedule)."""
+    touch_account(s)
+    account = s.account[0]
+    interval = s.params[s.line[0].params_epoch & 1].message_interval_ns
+    account.messages_due_ns = max(account.messages_due_ns, event_ns) + max(0, interval)
 
 
 @kernel
@@ -26,6 +36,8 @@ def claim(s: Any, kind: int, event_ns: int) -> int:
     out.params_epoch = s.line[0].params_epoch
     if kind == l.NEW:
         s.own[0].orders_made += 1
+    if kind == l.NEW or kind == l.CANCEL:
+        count_message(s, event_ns)
     return row
 
 

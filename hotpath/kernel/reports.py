@@ -31,11 +31,13 @@ def find_working(s: Any, order_seq: int) -> int:
 
 @kernel
 def protect(position: Any, value_quanta: int) -> None:
-    """Set stop and target from the average entry price; a distance of 0 bps means none."""
+    """Set stop and target from the average entry price, where they are distances."""
     average = position.entry_quote // value_quanta // position.entry_lots
     side = position.side
-    position.stop_price = average - side * bps_of(average, position.stop_bps) if position.stop_bps > 0 else 0
-    position.target_price = average + side * bps_of(average, position.target_bps) if position.target_bps > 0 else 0
+    if position.stop_bps > 0:
+        position.stop_price = average - side * bps_of(average, position.stop_bps)
+    if position.target_bps > 0:
+        position.target_price = average + side * bps_of(average, position.target_bps)
     activation = average + side * bps_of(average, position.trail_activation_bps)
     position.trail_activation_price = activation if position.trail_distance_bps > 0 else 0
     if position.best_price == 0 or side * (average - position.best_price) > 0:

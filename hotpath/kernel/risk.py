@@ -36,10 +36,14 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
     if heartbeat.severest_mode(s.modes) != l.MODE_RUNNING:
         return l.REF_MODE
     if (params.max_open_positions < 0 or params.max_symbol_exposure_bps < 0 or params.daily_loss_bps < 0
-            or params.max_entries_per_day < 0 or params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0):
+            or params.max_entries_per_day < 0 or params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0
+            or params.max_order_value < 0 or params.price_collar_bps < 0 or params.window_collar_bps < 0 or params.max_gross_exposure_bps < 0
+            or params.min_equity < 0 or params.duplicate_window_ns < 0 or params.message_interval_ns < 0):
         return l.REF_NO_LIMIT
     if condition.confidence_e4 < params.min_confidence_e4:
         return l.REF_CONFIDENCE
+    if s.instruments[condition.instrument].permitted >> condition.strategy & 1 == 0:
+        return l.REF_PERMISSION
     state = s.states[condition.instrument]
     if state.closed_to_entries != 0:
         return l.REF_SYMBOL_CLOSED
@@ -49,6 +53,8 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_STALE
     if state.quote_ns != 0 and event_ns - state.quote_ns > params.max_quote_age_ns:
         return l.REF_STALE
+    if state.quote_ns != 0 and (state.bid == 0 or state.ask == 0):
+        return l.REF_EMPTY_BOOK
     if state.bid > 0 and state.ask > 0 and state.bid > state.ask:
         return l.REF_CROSSED
     if s.positions[condition.instrument * l.MAX_STRATEGIES + condition.strategy].state != l.POS_FLAT:
@@ -60,6 +66,8 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_OPEN_POSITIONS
     if account.entries_today >= params.max_entries_per_day:
         return l.REF_DAILY_ENTRIES
+    if max(account.messages_due_ns, event_ns) + params.message_interval_ns - event_ns > params.message_burst_ns:
+        return l.REF_MESSAGE_RATE
     if account.working_orders >= l.MAX_WORKING - _WORKING_RESERVE:
         return l.REF_WORKING_FULL
     if ring_room(s) <= params.ring_reserve:
@@ -68,7 +76,7 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 
 
 @kernel
-def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int) -> int:
+def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int, event_ns: int) -> int:
     """Controls over a sized order at its reference price."""
     level = condition.level >> 1 if condition.price_kind == l.PRICE_MID else condition.level  # mid is held in half ticks
     if (condition.max_slippage_bps > 0 and condition.order_type == l.MARKET
@@ -82,20 +90,63 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity
     day_start = account.day_start_equity
     if day_start <= 0 or equity_now <= 0 or day_start - equity_now >= bps_of(day_start, params.daily_loss_bps):
         return l.REF_DAILY_LOSS
+    if equity_now < params.min_equity:
+        return l.REF_EQUITY
     if lots <= 0:
         return l.REF_SIZE_ZERO
     if lots > instrument.max_lots:
         return l.REF_MAX_LOTS
     if quote_of(instrument, price, lots) < instrument.min_notional:
         return l.REF_MIN_NOTIONAL
+    if quote_of(instrument, price, lots) > params.max_order_value:
+        return l.REF_ORDER_VALUE
+    at = condition.limit_price if condition.order_type == l.LIMIT else price
+    # a price that is worse than the market's: a limit far on the better side only waits
+    if state.last > 0 and condition.side * (at - state.last) > bps_of(state.last, params.price_collar_bps):
+        return l.REF_COLLAR
+    f = s.features[condition.instrument]
+    if f.bucket != 0 and condition.side * (at - f.ema_2) > f.ema_2 * params.window_collar_bps / 10_000.0:
+        return l.REF_WINDOW_COLLAR
+    p = s.positions[condition.instrument * l.MAX_STRATEGIES + condition.strategy]
+    if (p.last_entry_ns != 0 and event_ns - p.last_entry_ns < params.duplicate_window_ns and p.side == condition.side
+            and p.last_entry_lots == lots and p.last_entry_price == at):
+        return l.REF_DUPLICATE
+    if state.working_lots > 0 and meets_own_order(s, condition, at):
+        return l.REF_SELF_MATCH
     held = state.exposure_lots + state.working_lots
     if held + lots > instrument.max_lots:
         return l.REF_MAX_LOTS
     if quote_of(instrument, price, held + lots) > bps_of(equity_now, params.max_symbol_exposure_bps):
         return l.REF_SYMBOL_EXPOSURE
+    if gross_value(s) + quote_of(instrument, price, lots) > bps_of(equity_now, params.max_gross_exposure_bps):
+        return l.REF_GROSS_EXPOSURE
     if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved - margin(s):
         return l.REF_CASH
     return l.REF_NONE
+
+
+@kernel
+def meets_own_order(s: Any, condition: Any, price: int) -> bool:
+    """Whether an entry could trade with an own entry that waits on the other side. Exits are market orders, which never wait."""
+    for row in range(l.MAX_WORKING):
+        order = s.working[row]
+        if (order.order_seq != 0 and order.purpose == l.ENTRY and order.side == -condition.side
+                and s.positions[order.position_row].instrument == condition.instrument
+                and (order.order_type == l.MARKET or condition.side * (price - order.limit_price) >= 0)):
+            return True
+    return False
+
+
+@kernel
+def gross_value(s: Any) -> int:
+    """Value of everything open or working, both sides added, at the prices of now; without a price it counts as cost elsewhere."""
+    total = 0
+    for instrument in range(s.states.shape[0]):
+        state = s.states[instrument]
+        if state.open_mask != 0:
+            price = state.last if state.last > 0 else max(state.bid, state.ask)
+            total += quote_of(s.instruments[instrument], price, state.exposure_lots + state.working_lots)
+    return total
 
 
 @kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ipc import layout as l
@@ -11,6 +13,16 @@ from ipc.segment import Memory
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free at the step's start, its own stop word,
 #: orders made so far, and the tick that is to be skipped because two predecessors died of it
 OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8")])
+
+
+#: prices between which nothing of an (instrument, price kind) can fire, as of a generation; found again whenever it is not known
+BOUND = np.dtype([("low", "<i8"), ("high", "<i8"), ("generation", "<i8"), ("spare", "<i8")])
+
+
+def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
+    bounds = np.zeros(instruments * len(l.PRICE_KINDS), BOUND)
+    bounds["generation"] = -1
+    return bounds
 
 
 def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
@@ -25,6 +37,7 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         tx=tx,  # the transactional region as lines of 8 words
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
         account=s.account, states=s.instrument_states, positions=s.positions, working=s.working, condition_states=s.condition_states,
+        features=s.features, feature_rings=s.feature_rings.reshape(len(s.features), -1),
         refusals=s.refusals, decision_hist=s.decision_hist, tick_to_intent_hist=s.tick_to_intent_hist,
         # rings
         tick_ring=t.ring, tick_readers=t.readers, tick_slots=t.slots, intervals=t.intervals,
@@ -37,6 +50,7 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         line=np.zeros(1, l.COMMIT_LINE),  # the line that the running step will commit
         tick=np.zeros(1, l.TICK), report=np.zeros(1, l.REPORT),
         crash=np.array(crash, np.int64),  # crash point, passes left (tests)
-        own=np.zeros(1, OWN),
+        own=np.zeros(1, OWN), bounds=_no_bounds(len(s.instrument_states)),
         blank_intent=np.zeros(1, l.INTENT), blank_working=np.zeros(1, l.WORKING), blank_position=np.zeros(1, l.POSITION),
+        blank_feature=np.zeros(1, l.FEATURE),
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
-from hotpath.kernel.entries import crossed_range, fire
+from hotpath.kernel.entries import crossed_range, fire, is_quiet, look_around
 from hotpath.kernel.exits import cancel_overdue, exits_everywhere, exits_of
+from hotpath.kernel.features import forget, trade
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_swapped
 from hotpath.kernel.money import all_marked, equity
 from hotpath.kernel.reports import apply_report
@@ -20,6 +21,7 @@ from ipc.jit import kernel
 
 #: nanoseconds of a UTC day
 _DAY_NS = 86_400_000_000_000
+_KINDS = len(l.PRICE_KINDS)
 #: reports that one sub-step applies
 _REPORTS = 64
 #: undo lines that a statement may need: it may end every working order
@@ -102,10 +104,12 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
         return
     if state.last_event_ns > 0 and tick.event_ns - state.last_event_ns > session_gap_ns:
         state.prev_last = state.prev_bid = state.prev_ask = state.prev_mid = 0
+        forget(s, tick.instrument)
     state.last_event_ns = tick.event_ns
     if tick.kind == l.TICK_TRADE:
         state.last = tick.price
         state.trade_ns = tick.event_ns
+        trade(s, tick.instrument, tick.event_ns, tick.price, tick.lots, tick.flags & l.FLAG_BUYER_IS_MAKER != 0)
     else:
         state.bid = tick.price
         state.bid_lots = tick.lots
@@ -165,6 +169,9 @@ def entries_of(s: Any, tick: Any, params: Any) -> bool:
             previous, new = state.prev_ask, state.ask
         else:
             previous, new = state.prev_mid, (state.bid + state.ask if state.prev_mid > 0 else 0)
+        bound = tick.instrument * _KINDS + kind
+        if previous <= 0 or new <= 0 or is_quiet(s, bound, previous, new):
+            continue
         for direction in range(2):
             first, end = crossed_range(rows, index, tick.instrument, kind, direction, previous, new)
             for row in range(first, end):
@@ -174,6 +181,7 @@ def entries_of(s: Any, tick: Any, params: Any) -> bool:
                 if not fire(s, rows[row], params, tick.event_ns):
                     return False
                 s.line[0].resume_index = 1 + examined
+        look_around(s, rows, index, bound, new)
     return True
 
 
@@ -193,6 +201,8 @@ def substep(s: Any) -> bool:
         apply_commands(s, tick.event_ns)
         new_day(s, tick.event_ns)
         if tick.kind <= l.TICK_QUOTE:
+            if not tx.has_room(s):
+                return False  # before anything of the tick is applied: the next sub-step begins anew
             observe(s, tick, params.session_gap_ns)
         line.resume_index = 1
     s.undo[0].tick_seq = tick.seq  # from here on a death is this tick's
