@@ -44,9 +44,9 @@ import numpy as np
 import numpy.typing as npt
 
 from control.think import config
-from ipc.messages import Condition, Size
+from ipc.messages import Clause, Condition, Size
 
-__all__ = ["Candles", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Size", "Strategy",
+__all__ = ["Candles", "Clause", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Size", "Strategy",
            "StrategyError", "equity_bps", "load", "look_over", "name_of"]
 
 #: built-in strategies by name: module and class

@@ -129,8 +129,12 @@ def has_room(s: Any) -> bool:
 
 @kernel
 def ring_room(s: Any) -> int:
-    """Order-ring slots that this step may still fill."""
-    return s.own[0].ring_room - s.line[0].outbox_len
+    """Order-ring slots that this step may still fill; looked up once a step, since readers only make more of it while we work."""
+    room = s.own[0].ring_room
+    if room < 0:
+        room = ring.free_slots(s.order_ring, s.order_readers)
+        s.own[0].ring_room = room
+    return room - s.line[0].outbox_len
 
 
 @kernel

@@ -70,10 +70,12 @@ def trade(s: Any, instrument: int, event_ns: int, price: int, lots: int, sold: b
         f.bucket = f.since = event_ns // FINEST_NS
         f.ema_1 = f.ema_2 = f.ema_3 = price
     else:
-        elapsed = event_ns - f.ema_ns
-        f.ema_1 = _average(f.ema_1, f.close, elapsed, _HORIZON_1_NS)
-        f.ema_2 = _average(f.ema_2, f.close, elapsed, _HORIZON_2_NS)
-        f.ema_3 = _average(f.ema_3, f.close, elapsed, _HORIZON_3_NS)
+        left = math.exp((f.ema_ns - event_ns) / _HORIZON_3_NS)  # of the distance; 300 s are five times 60 s, and these six times 10 s
+        f.ema_3 = f.close + (f.ema_3 - f.close) * left
+        left = left * left * left * left * left
+        f.ema_2 = f.close + (f.ema_2 - f.close) * left
+        left = left * left * left
+        f.ema_1 = f.close + (f.ema_1 - f.close) * left * left
     f.ema_ns = event_ns
     f.close = price
     f.lots_10 += lots

@@ -10,8 +10,8 @@ from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.segment import Memory
 
-#: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free at the step's start, its own stop word,
-#: orders made so far, and the tick that is to be skipped because two predecessors died of it
+#: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
+#: stop word, orders made so far, and the tick that is to be skipped because two predecessors died of it
 OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8")])
 
 

@@ -30,9 +30,9 @@ _STATEMENT_LINES = 12 * l.MAX_WORKING
 
 @kernel
 def open_step(s: Any) -> None:
-    """Begin, and take note of the order ring's room: readers only make more of it while we work."""
+    """Begin; the order ring's room is not known yet."""
     tx.begin(s)
-    s.own[0].ring_room = ring.free_slots(s.order_ring, s.order_readers)
+    s.own[0].ring_room = -1
 
 
 @kernel
@@ -51,12 +51,12 @@ def adopt(s: Any) -> None:
 def apply_reports(s: Any, exit_retry_ns: int) -> bool:
     """Apply what the gateway has published; False when there is more than this sub-step has room for."""
     for _ in range(_REPORTS):
+        if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
+            return True
         if tx.ring_room(s) < 2:
             return True  # the journal is far behind: reports wait in their ring, ticks go on
         if not tx.has_room(s):
             return False
-        if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
-            return True
         if s.report[0].kind == l.BALANCE and s.undo[0].count + _STATEMENT_LINES > l.UNDO_LINES:
             return False
         s.line[0].report_seq += 1
@@ -249,7 +249,8 @@ def finish(s: Any) -> int:
     tx.commit(s)
     made = tx.copy_outbox(s)
     tx.crash_at(s, tx.CRASH_COPIED)
-    ring.advance(s.report_readers, l.SNIPER, s.line[0].report_seq)
+    if s.report_readers[l.SNIPER].cursor != s.line[0].report_seq:
+        ring.advance(s.report_readers, l.SNIPER, s.line[0].report_seq)
     return made
 
 
