@@ -48,7 +48,7 @@ def module_names() -> list[str]:
     names = [f"ipc.{entry.name}" for entry in pkgutil.iter_modules(ipc.__path__)]
     names += [f"hotpath.kernel.{entry.name}" for entry in pkgutil.iter_modules(hotpath.kernel.__path__)]
     names += [f"hotpath.venues.{entry.name}" for entry in pkgutil.iter_modules(hotpath.venues.__path__)]
-    return names + [f"hotpath.{name}" for name in ("feed", "gateway", "sniper") if _exists(f"hotpath.{name}")]
+    return names + [f"hotpath.{name}" for name in ("armoury", "feed", "gateway", "sniper") if _exists(f"hotpath.{name}")]
 
 
 def _exists(name: str) -> bool:

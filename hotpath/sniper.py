@@ -12,7 +12,8 @@ import time
 from decimal import Decimal
 from typing import Any
 
-from hotpath.arming import Armoury, NotArmed, clauses_of
+from hotpath.arming import NotArmed, armed_slots, clauses_of, level_of, trigger_of
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
@@ -172,23 +173,23 @@ class Control:
 
     def conditions(self, limit: int) -> list[dict[str, Any]]:
         """Armed conditions with their distance from the price, nearest first."""
-        table = self._memory.conditions.table[0]
-        second = int(table["generation"]) & 1
-        armed = (self._memory.conditions.rows_b if second else self._memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
+        conditions = self._memory.conditions
         rows: list[dict[str, Any]] = []
-        for c in armed:
+        for slot in armed_slots(conditions).tolist():
+            c = conditions.rows[slot]
             number = int(c["instrument"])
-            state = self._memory.sniper.instrument_states[number]
-            kind = l.PRICE_KINDS[int(c["price_kind"])]
-            now = int(state["bid"] + state["ask"]) if kind == "mid" else int(state[kind])
-            memory = self._memory.sniper.condition_states[int(c["state_slot"])]
+            instrument, state = self._memory.instruments.instruments[number], self._memory.sniper.instrument_states[number]
+            trigger = int(c["trigger"])
+            now = 0
+            if trigger < len(l.PRICE_KINDS):
+                now = int(state["bid"] + state["ask"]) if trigger == l.PRICE_MID else int(state[l.PRICE_KINDS[trigger]])
+            memory = self._memory.sniper.condition_states[slot]
             known = memory["condition_id"] == c["condition_id"]
             rows.append({
                 "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._strategy(int(c["strategy"])),
-                "side": "buy" if c["side"] > 0 else "sell", "price": kind, "direction": l.DIRECTIONS[int(c["direction"])],
-                "level": self._decimal(number, int(c["level"]) // (2 if kind == "mid" else 1), "tick"),
-                "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
-                "clauses": clauses_of(c, self._memory.instruments.instruments[number]),
+                "side": "buy" if c["side"] > 0 else "sell", "trigger": trigger_of(c, instrument), "direction": l.DIRECTIONS[int(c["direction"])],
+                "level": level_of(c, instrument), "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
+                "clauses": clauses_of(c, instrument),
                 "confidence": int(c["confidence_e4"]) / 10_000, "valid_until_ns": int(c["valid_until_ns"]),
                 "fired": int(memory["fired"]) if known else 0, "max_fires": int(c["max_fires"]),
                 "last_refusal": l.REFUSALS[int(memory["last_refusal"])] if known else "none",

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hotpath.arming import Armoury, NotArmed
+from hotpath.arming import NotArmed
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.commit import begin as begin_step

@@ -138,10 +138,9 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
     """What each entry was armed with, by the plan that its order names."""
-    from hotpath.arming import PLAN_SHIFT, NotArmed, row_of
+    from hotpath.arming import PLAN_SHIFT, NotArmed, facts_by_symbol, row_of
 
-    instruments = memory.instruments.instruments
-    symbols = {row["symbol"].decode(): number for number, row in enumerate(instruments) if row["symbol"]}
+    known = facts_by_symbol(memory.instruments.instruments)
     rows = np.zeros(len(tail.orders), l.CONDITION)
     plans: dict[int, messages.Plan | None] = {}
     for number in np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY)).tolist():
@@ -152,8 +151,8 @@ def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
             raise JournalError(f"{journal.path}: plan {plan_seq}, which says how an open position is protected, is missing; restore the journal "
                                "from a backup, or use --fresh")
         try:
-            rows[number] = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan, index, int(order["strategy"]),
-                                  symbols, instruments)
+            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan, index, int(order["strategy"]), known)
+            rows[number] = np.frombuffer(row, l.CONDITION)[0]
         except NotArmed as error:
             raise JournalError(f"{journal.path}: {error}") from error
     return rows

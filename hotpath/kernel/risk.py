@@ -78,7 +78,9 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 @kernel
 def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int, event_ns: int) -> int:
     """Controls over a sized order at its reference price."""
-    level = condition.level >> 1 if condition.price_kind == l.PRICE_MID else condition.level  # mid is held in half ticks
+    level = s.states[condition.instrument].last  # of a trigger that is no level
+    if condition.trigger <= l.PRICE_MID:
+        level = condition.level >> 1 if condition.trigger == l.PRICE_MID else condition.level  # mid is held in half ticks
     if (condition.max_slippage_bps > 0 and condition.order_type == l.MARKET
             and condition.side * (price - level) > bps_of(level, condition.max_slippage_bps)):
         return l.REF_SLIPPAGE
