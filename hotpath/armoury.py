@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hotpath.arming import NotArmed, armed_slots, facts_by_symbol, row_of
+from hotpath.arming import Facts, NotArmed, armed_slots, facts_by_symbol, row_of
 from hotpath.kernel import merge
 from ipc import layout as l
 from ipc.bundle import Bundle
@@ -39,6 +39,10 @@ class Armoury:
         self._capacity = len(c.thresholds) // 2
         self._last_plans: dict[int, int] = {}
         self._reload()
+
+    def facts(self, symbol: str) -> Facts:
+        """What is known of a symbol."""
+        return self._known[symbol]
 
     # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
     def _reload(self) -> None:

@@ -188,7 +188,9 @@ ACCOUNT = _record(
     ("wins", "<i8"), ("working_orders", "<i8"), ("initial_equity", "<i8"),
     # when the messages sent so far would have been sent at the permitted rate (event ns)
     # bit s: strategy s has repeated itself too often, and makes no entry until a person releases it
-    ("messages_due_ns", "<i8"), ("latched", "<i8"), ("_pad", "S48"),
+    ("messages_due_ns", "<i8"), ("latched", "<i8"),
+    # when the entries of each strategy so far would have been made at the permitted rate (event ns)
+    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("_pad", "S16"),
 )
 #: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
 INSTRUMENT_STATE = _record(
@@ -229,8 +231,7 @@ POSITION = _record(
     ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
     ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"),
     # the last entry order, which outlives its position: when, how much, at which reference price
-    # and how often in a row the same was entered
-    ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"), ("last_entry_side", "<i4"), ("repeats", "<i4"),
+    ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"), ("_pad", "S8"),
     # line 4: ladder (distance from the entry, share of it), the rung that is being sold, what was moved, and at which tick
     ("rung_bps", "<i4", (MAX_RUNGS,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)), ("rung_seq", "<i8"), ("adjusted_tick", "<i8"),
     ("rungs", "<i4"), ("rungs_done", "<i4"), ("break_even_bps", "<i4"), ("adjustments", "<i4"),
@@ -285,7 +286,7 @@ PARAMS = _record(
     ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"),
     ("max_order_value", "<i8"), ("price_collar_bps", "<i8"), ("window_collar_bps", "<i8"), ("max_gross_exposure_bps", "<i8"),
     ("min_equity", "<i8"), ("duplicate_window_ns", "<i8"), ("message_interval_ns", "<i8"), ("message_burst_ns", "<i8"),
-    ("max_repeats", "<i8"), ("repeat_window_ns", "<i8"), ("max_adjustments", "<i8"), ("exit_collar_bps", "<i8"), ("spare", "<i8", (2,)),
+    ("repeat_interval_ns", "<i8"), ("repeat_window_ns", "<i8"), ("max_adjustments", "<i8"), ("exit_collar_bps", "<i8"), ("spare", "<i8", (2,)),
 )
 #: an operator command for the hot loop, slot = seq % MAX_COMMANDS; writer: sniper's main thread
 COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"),

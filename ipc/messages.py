@@ -150,10 +150,14 @@ class Query(Message, frozen=True):
 
 
 class Operate(Message, frozen=True):
-    """An operator's command for the sniper: close one position, flatten all, cancel working entries."""
+    """An operator's command for the sniper: close one position, flatten all, cancel working entries, move stop or target of a position, let a
+    strategy make entries again."""
 
-    action: Literal["close", "flatten", "cancel_entries"]
+    action: Literal["close", "flatten", "cancel_entries", "adjust", "release"]
     position: str = ""
+    strategy: str = ""
+    stop: DecimalText | None = None
+    target: DecimalText | None = None
     cause: str = "operator"
 
 
@@ -204,6 +208,20 @@ class Close(Message, frozen=True):
     """Close one position by its id (or by SYMBOL)."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Adjust(Message, frozen=True):
+    """Move stop or target of one position, given by its id (or SYMBOL)."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    stop: DecimalText | None = None
+    target: DecimalText | None = None
+
+
+class Release(Message, frozen=True):
+    """Let a strategy make entries again that has repeated itself too often."""
+
+    strategy: Name
 
 
 class Flatten(Message, frozen=True):
@@ -263,7 +281,8 @@ class Unavailable(Message, frozen=True):
 #: what a child accepts on its own socket
 ChildRequest = Ping | Plan | Event | Query | Operate
 #: what the control socket accepts
-ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Flatten | Stop)
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Adjust | Release | Flatten |
+                  Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 encode = msgspec.json.Encoder().encode

@@ -127,13 +127,14 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
             table["instrument"][mine] = numbers[table["instrument"][mine]]
         mine = tail.order_incarnations == incarnation
         tail.orders["strategy"][mine] = [rows.get(old, l.MAX_STRATEGIES) for old in tail.orders["strategy"][mine]]
-    trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED))
+    trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
     lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
     if lost.any():
         first = int(np.flatnonzero(lost)[0])
         raise JournalError(f"{journal.path}: order {tail.order_incarnations[first]}/{tail.orders['seq'][first]} is of a symbol or strategy that "
                            "this run does not have; name it with --symbols and --strategy, or use --fresh")
-    tail.orders["instrument"][~trading] = tail.orders["strategy"][~trading] = 0
+    tail.orders["instrument"][~trading] = 0
+    tail.orders["strategy"][~trading & ~np.isin(tail.orders["kind"], (l.REFUSED, l.RELEASED))] = 0
 
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:

@@ -85,6 +85,9 @@ def fresh(memory: Any, condition_id: int) -> None:
 def _refuse(s: Any, slot: int, known: bool, code: int, price: int, ring_reserve: int, event_ns: int) -> None:
     """Count a refusal; journal it when this condition's last answer was another one. The level is not consumed."""
     s.refusals[code] += 1
+    if code == l.REF_REPEATED:
+        touch_account(s)
+        s.account[0].latched |= 1 << s.rows[slot].strategy
     condition, memory = s.rows[slot], s.condition_states[slot]
     touch_condition(s, slot)
     if not known:
@@ -108,6 +111,8 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     account.working_orders += 1
     account.open_positions += 1
     account.entries_today += 1
+    interval = s.params[s.line[0].params_epoch & 1].repeat_interval_ns
+    account.entries_due_ns[condition.strategy] = max(account.entries_due_ns[condition.strategy], order.event_ns) + max(0, interval)
     state = s.states[condition.instrument]
     state.open_mask |= 1 << condition.strategy
     state.working_lots += order.lots
@@ -126,6 +131,11 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     p.trail_activation_bps = condition.trail_activation_bps
     p.trail_distance_bps = condition.trail_distance_bps
     p.time_stop_ns = condition.time_stop_ns
+    p.break_even_bps = condition.break_even_bps
+    p.rungs = condition.rungs
+    for k in range(l.MAX_RUNGS):
+        p.rung_bps[k] = condition.rung_bps[k]
+        p.rung_share_e4[k] = condition.rung_share_e4[k]
     p.entry_seq = order.seq
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq

@@ -38,7 +38,7 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
     if (params.max_open_positions < 0 or params.max_symbol_exposure_bps < 0 or params.daily_loss_bps < 0
             or params.max_entries_per_day < 0 or params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0
             or params.max_order_value < 0 or params.price_collar_bps < 0 or params.window_collar_bps < 0 or params.max_gross_exposure_bps < 0
-            or params.min_equity < 0 or params.duplicate_window_ns < 0 or params.message_interval_ns < 0):
+            or params.min_equity < 0 or params.duplicate_window_ns < 0 or params.message_interval_ns < 0 or params.repeat_interval_ns < 0):
         return l.REF_NO_LIMIT
     if condition.confidence_e4 < params.min_confidence_e4:
         return l.REF_CONFIDENCE
@@ -68,6 +68,9 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_DAILY_ENTRIES
     if max(account.messages_due_ns, event_ns) + params.message_interval_ns - event_ns > params.message_burst_ns:
         return l.REF_MESSAGE_RATE
+    if (account.latched >> condition.strategy & 1
+            or max(account.entries_due_ns[condition.strategy], event_ns) + params.repeat_interval_ns - event_ns > params.repeat_window_ns):
+        return l.REF_REPEATED
     if account.working_orders >= l.MAX_WORKING - _WORKING_RESERVE:
         return l.REF_WORKING_FULL
     if ring_room(s) <= params.ring_reserve:

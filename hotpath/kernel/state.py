@@ -11,8 +11,9 @@ from ipc.bundle import Bundle
 from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
-#: stop word, orders made so far, and the tick that is to be skipped because two predecessors died of it
-OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8")])
+#: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, and the state that a report's position was in
+OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
+                ("state_before", "<i8")])
 
 
 #: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known

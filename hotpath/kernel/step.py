@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
-from hotpath.kernel.exits import cancel_overdue, exits_everywhere, exits_of
+from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of
 from hotpath.kernel.features import forget, trade
-from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_swapped
+from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
 from hotpath.kernel.money import all_marked, equity
 from hotpath.kernel.reports import apply_report
 from hotpath.kernel.triggers import anchor, lose_anchors, set_off
@@ -50,7 +50,7 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
     for _ in range(_REPORTS):
         if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
             return True
-        if tx.ring_room(s) < 2:
+        if tx.ring_room(s) < 4:
             return True  # the journal is far behind: reports wait in their ring, ticks go on
         if not tx.has_room(s):
             return False
@@ -64,11 +64,20 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
 @kernel
 def apply_commands(s: Any, event_ns: int) -> None:
     """Operator commands: mark positions for their exit, cancel what is working. The exits themselves go the usual way."""
-    lines = 4 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
-    while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 1
+    lines = 5 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
+    while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 3
            and s.undo[0].count + lines <= l.UNDO_LINES):
         command = s.commands[(s.line[0].command_seq + 1) % l.MAX_COMMANDS]
         s.line[0].command_seq += 1
+        if command.command == l.CMD_RELEASE:
+            tx.touch_account(s)
+            s.account[0].latched &= ~(1 << command.argument)
+            s.account[0].entries_due_ns[command.argument] = 0
+            emit_released(s, command.argument, event_ns)
+            continue
+        if command.command == l.CMD_ADJUST:
+            adjust(s, command.argument, command.stop_price, command.target_price, event_ns)
+            continue
         if command.command != l.CMD_CLOSE_POSITION:
             emit_cancel_all(s, command.argument, event_ns)
         if command.command == l.CMD_CANCEL_ENTRIES:
