@@ -16,7 +16,7 @@ from ipc import layout as l
 from ipc.messages import Clause, Condition, Plan
 
 #: a condition id is plan_seq << PLAN_SHIFT | index in the plan
-PLAN_SHIFT = 16
+PLAN_SHIFT = 20
 _SECOND_NS = 1_000_000_000
 _ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iB3x 6d 4i 6B6B6B46x")
 _FEATURE_NUMBERS = {name: number for number, name in enumerate(l.FEATURES)}

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from hotpath.arming import Facts, NotArmed, armed_slots, facts_by_symbol, row_of
+from hotpath.arming import PLAN_SHIFT, Facts, NotArmed, armed_slots, facts_by_symbol, row_of
 from hotpath.kernel import merge
+from hotpath.kernel.rows import FAULTS, first_fault
 from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.messages import Condition, Plan
@@ -78,14 +79,9 @@ class Armoury:
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def arm(self, plan: Plan) -> tuple[int, int]:
         """What a plan says of its strategy's conditions; gives (generation, conditions armed in all). Raises NotArmed; then nothing has changed."""
-        if plan.strategy not in self.strategies:
-            raise NotArmed(f"strategy: {plan.strategy!r} does not run here; running are {', '.join(self.strategies)}")
-        strategy = self.strategies.index(plan.strategy)
-        last = self._last_plans.get(strategy, 0)
-        if plan.plan_seq == last:  # asked twice: armed anew its conditions would have forgotten what they fired
+        strategy = self._strategy(plan.strategy)
+        if not self._is_new(strategy, plan.plan_seq):
             return int(self._c.table[0]["generation"]), len(self._armed)
-        if plan.plan_seq < last:
-            raise NotArmed(f"plan_seq: {plan.plan_seq} is older than {last}, which is armed; send the newest plan")
         made = b"".join([row_of(condition, f"conditions[{index}]", plan, index, strategy, self._known)
                          for index, condition in enumerate(plan.conditions)])
         rows = np.frombuffer(bytearray(made), l.CONDITION)
@@ -100,6 +96,37 @@ class Armoury:
         changed = self._change(rows, plan.conditions, removed, plan.plan_seq)
         self._last_plans[strategy] = plan.plan_seq
         return changed
+
+    def arm_rows(self, strategy_name: str, plan_seq: int, rows: Any) -> tuple[int, int]:
+        """As `arm`, for a plan that was compiled into CONDITION rows by its maker: all of the strategy's conditions are replaced by these.
+
+        The rows are written to: they get the strategy, the plan and their ids. Raises NotArmed with the first row that may not be armed.
+        """
+        strategy = self._strategy(strategy_name)
+        if not self._is_new(strategy, plan_seq):
+            return int(self._c.table[0]["generation"]), len(self._armed)
+        if len(rows) > 1 << PLAN_SHIFT:
+            raise NotArmed(f"rows: {len(rows)} are more than the {1 << PLAN_SHIFT} of a plan; plan fewer")
+        row, code = first_fault(rows, self._memory.instruments.instruments, int(self._memory.board.run[0]["instruments"]))
+        if code:
+            raise NotArmed(f"rows[{row}].{FAULTS[code]}; nothing of the plan is armed, compile it anew")
+        rows["strategy"], rows["plan_seq"], rows["removed"] = strategy, plan_seq, 0
+        rows["condition_id"] = (plan_seq << PLAN_SHIFT) + np.arange(len(rows))
+        changed = self._change(rows, (), self._armed[self._c.rows["strategy"][self._armed] == strategy], plan_seq)
+        self._last_plans[strategy] = plan_seq
+        return changed
+
+    def _strategy(self, name: str) -> int:
+        if name not in self.strategies:
+            raise NotArmed(f"strategy: {name!r} does not run here; running are {', '.join(self.strategies)}")
+        return self.strategies.index(name)
+
+    def _is_new(self, strategy: int, plan_seq: int) -> bool:
+        """False: it is armed; asked twice, its conditions would have forgotten what they fired. Raises NotArmed for an older one."""
+        last = self._last_plans.get(strategy, 0)
+        if plan_seq < last:
+            raise NotArmed(f"plan_seq: {plan_seq} is older than {last}, which is armed; send the newest plan")
+        return plan_seq != last
 
     def _change(self, rows: Any, conditions: Sequence[Condition], removed: Any, plan_seq: int) -> tuple[int, int]:
         """Add `rows` (in words: `conditions`), remove the slots `removed`, publish. Raises NotArmed before anything is written."""
@@ -188,8 +215,9 @@ def _join_groups(rows: Any, slots: Any, conditions: Sequence[Condition]) -> None
 
 
 def warm_up(memory: Memory) -> None:
-    """Compile the merge."""
+    """Compile the merge and the look at rows."""
     c = memory.conditions
     kernel = Bundle(table=c.table, rows=c.rows, thresholds=c.thresholds, index=c.index)
     merge.merge(kernel, 0, np.zeros(1, l.ADDED), 0)
+    first_fault(np.zeros(1, l.CONDITION), memory.instruments.instruments, 1)
     merge.publish(kernel, int(c.table[0]["generation"]))

@@ -50,7 +50,7 @@ MAX_STRATEGIES: Final = 4
 #: sniper's working orders
 MAX_WORKING: Final = 256
 #: rows that one step may touch
-UNDO_LINES: Final = 4096
+UNDO_LINES: Final = 8192
 #: conditions added since the last merge of the thresholds
 MAX_ADDED: Final = 4096
 #: trailing entries of one instrument: each is looked at with every tick of its price
@@ -231,7 +231,8 @@ POSITION = _record(
     ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
     ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"),
     # the last entry order, which outlives its position: when, how much, at which reference price
-    ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"), ("_pad", "S8"),
+    ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"),
+    ("open_index", "<i8"),  # where the row is in `open_rows`
     # line 4: ladder (distance from the entry, share of it), the rung that is being sold, what was moved, and at which tick
     ("rung_bps", "<i4", (MAX_RUNGS,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)), ("rung_seq", "<i8"), ("adjusted_tick", "<i8"),
     ("rungs", "<i4"), ("rungs_done", "<i4"), ("break_even_bps", "<i4"), ("adjustments", "<i4"),
@@ -337,6 +338,8 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    # transactional: every write is preceded by its line in the undo log
                    Region("account", ACCOUNT, 1), Region("instrument_states", INSTRUMENT_STATE, instruments),
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
+                   # rows of the positions that are not flat, ACCOUNT.open_positions of them
+                   Region("open_rows", np.dtype("<i8"), positions),
                    Region("condition_states", CONDITION_STATE, 2 * conditions), Region("features", FEATURE, instruments),
                    Region("feature_rings", np.dtype("<i8"), instruments * FEATURE_RINGS * FEATURE_BUCKETS),
                    Region("feature_before", np.dtype("<f8"), instruments * TRIGGERS),
@@ -353,7 +356,8 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
 
 
 #: regions of the sniper's segment that belong to the step's transaction
-TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings", "feature_before")
+TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings", "feature_before",
+                         "open_rows")
 #: bytes before the first region of a segment: magic, version, layout hash, size, capacities
 HEADER_BYTES: Final = 256
 

@@ -153,14 +153,14 @@ def market_day() -> tuple[Scene, LedgerState]:
     day.deposit(DEPOSIT)
     day.swapped(1)
     # spot: buy 0.01 BTC in two fills at 60,000.00 and 60,006.01, sell all at 60,500.03
-    a = day.enter(SPOT, l.BUY, 1000, condition=1 << 16)
+    a = day.enter(SPOT, l.BUY, 1000, condition=1 << 20)
     day.fill(a, 400, 6_000_000, cash=-(24_000_000_000 + 24_000_000))
     day.fill(a, 600, 6_000_601, cash=-(36_003_606_000 + 36_003_606))
     x = day.leave(a, 1000, l.EXIT_TARGET)
     day.fill(x, 1000, 6_050_003, cash=60_500_030_000 - 60_500_030)
     day.closed(a, 1000, 6_000_361, 6_050_003, pnl=60_500_030_000 - 60_003_606_000 - 120_503_636, fees=120_503_636, reason=l.EXIT_TARGET)
     # perpetual: short 0.011 ETH in two fills (7 at 3,000.00, 4 at 2,999.90); at the venue a long of 20 by another strategy crosses zero
-    b = day.enter(PERPETUAL, l.SELL, 11, condition=1 << 16 | 1)
+    b = day.enter(PERPETUAL, l.SELL, 11, condition=1 << 20 | 1)
     day.fill(b, 7, 300_000, cash=-1_050_000)
     day.fill(b, 4, 299_990, cash=-599_980, liquidity=l.TAKER)
     # venue: cost 2,100,000,000 + 1,199,960,000 = 3,299,960,000 for −11 lots

@@ -120,7 +120,7 @@ def test_the_words_behind_many_trades_are_found_quickly(tmp_path: Path) -> None:
     writer = many_plans(tmp_path, 40, 1000)
     closed = np.zeros(40, l.TRADE)
     closed["seq"], closed["kind"], closed["event_ns"] = np.arange(1, 41), l.CLOSED, NOON_NS
-    closed["condition_id"] = closed["seq"] << 16 | 5
+    closed["condition_id"] = closed["seq"] << 20 | 5
     writer.append(closed.view(l.INTENT))
     queries = Queries(writer)
     began = time.perf_counter()

@@ -86,7 +86,7 @@ def test_all_clauses_must_hold_and_six_is_the_most(world: World) -> None:
         condition(clauses=[true] * 7)
     arm(world, condition(clauses=[true] * 5 + [false]), condition(clauses=[true] * 6))
     assert cross(world) == 1
-    assert int(world.orders()[0]["condition_id"]) & 0xFFFF == 1
+    assert int(world.orders()[0]["condition_id"]) & 0xFFFFF == 1
 
 
 def test_a_window_that_is_full_makes_its_clause_true(world: World) -> None:
@@ -121,7 +121,7 @@ def test_a_price_is_compared_with_a_price_only(world: World) -> None:
 def test_of_a_group_one_fires(world: World) -> None:
     arm(world, condition(group="a", level="101.00"), condition(group="a", level="101.05"), condition(level="101.20"))
     cross(world, 10_110)
-    assert [int(row["condition_id"]) & 0xFFFF for row in world.orders()] == [0]
+    assert [int(row["condition_id"]) & 0xFFFFF for row in world.orders()] == [0]
     assert not world.s.refusals.any(), "the other one did not even try"
 
 
@@ -156,7 +156,7 @@ def test_a_group_that_has_fired_stays_so_for_a_successor_and_a_new_plans_group_i
 def test_a_refused_member_leaves_the_group_to_the_others(world: World) -> None:
     arm(world, condition(group="a", level="101", confidence=0.1), condition(group="a", level="101.05"))
     assert cross(world, 10_110) == 1
-    assert int(world.orders()[0]["condition_id"]) & 0xFFFF == 1
+    assert int(world.orders()[0]["condition_id"]) & 0xFFFFF == 1
 
 
 # ── time and protection ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -143,6 +143,7 @@ def test_nothing_is_entered_while_an_open_position_has_no_price(world: World) ->
     other = world.s.positions[l.MAX_STRATEGIES]  # of instrument 1, as a restart leaves it
     other["state"], other["side"], other["lots"], other["cost"], other["instrument"] = l.POS_OPEN, l.BUY, 5, 5_000_000, 1
     world.s.states[1]["open_mask"] = 1
+    world.s.account[0]["open_positions"], world.s.open_rows[0] = 1, l.MAX_STRATEGIES
     world.arm("100.05")
     world.trade(10_010)
     assert world.orders() == []

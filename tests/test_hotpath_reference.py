@@ -132,7 +132,8 @@ class Pair:
         text = f"{level / 100:.2f}"
         words: dict[str, Any] = {
             "symbol": SYMBOLS[number], "side": "buy" if side > 0 else "sell", "direction": "up" if up else "down", "price": l.PRICE_KINDS[kind],
-            "confidence": r.choice((0.4, 0.5, 0.9, 0.9, 0.9, 0.9)), "why": "random", "valid_for_s": r.choice((2, 60, 3600, 3600)), "max_fires": r.choice((1, 3)),
+            "confidence": r.choice((0.4, 0.5, 0.9, 0.9, 0.9, 0.9)), "why": "random", "valid_for_s": r.choice((2, 60, 3600, 3600)),
+            "max_fires": r.choice((1, 3)),
             "cooldown_s": r.choice((0, 0, 2)), "stop_bps": r.choice((0, 40, 100)), "target_bps": r.choice((0, 0, 60, 200)),
             "time_stop_s": r.choice((5, 600, 600, 600)), "max_slippage_bps": r.choice((0, 0, 5)), "break_even_bps": r.choice((0, 0, 25, 40))}
         trigger = kind
@@ -172,7 +173,8 @@ class Pair:
             shares = r.choice(((0.5, 0.5), (0.3, 0.3), (0.0003,)))
             words["ladder"] = [{"bps": 10 + 15 * k, "share": share} for k, share in enumerate(shares)]
             more["ladder"] = [(10 + 15 * k, round(share * 10_000)) for k, share in enumerate(shares)]
-        size = r.choice((("base", "5"), ("base", "1"), ("base", "0.001"), ("quote", "1000"), ("quote", "1000"), ("quote", "0.01"), ("equity_bps", "2000"),
+        size = r.choice((("base", "5"), ("base", "1"), ("base", "0.001"), ("quote", "1000"), ("quote", "1000"), ("quote", "0.01"),
+                         ("equity_bps", "2000"),
                          ("equity_bps", "1000"), ("equity_bps", "6000")))
         words["size"] = {"kind": size[0], "value": size[1]}
         more["size"] = {"base": (l.SIZE_BASE, round(float(size[1]) * 1000)), "quote": (l.SIZE_QUOTE, round(float(size[1]) * 10**8)),
@@ -182,7 +184,7 @@ class Pair:
                  "confidence_e4": round(words["confidence"] * 10_000)}
         more |= {name: words.get(name, 0) for name in ("stop_bps", "target_bps", "trail_distance_bps", "trail_activation_bps", "max_slippage_bps",
                                                        "break_even_bps")}
-        return words, slow.Condition(self.plan_seq << 16 | index, 0, number, strategy, trigger, 1 if up else -1, held, side, more)
+        return words, slow.Condition(self.plan_seq << 20 | index, 0, number, strategy, trigger, 1 if up else -1, held, side, more)
 
     def report(self) -> None:
         r = self.random

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotpath.arming import NotArmed, armed_slots, ordered, trigger_of, value_of
+from hotpath.arming import NotArmed, armed_slots, facts_by_symbol, ordered, row_of, trigger_of, value_of
 from hotpath.armoury import Armoury
 from hotpath.kernel import thresholds
 from ipc import layout as l
@@ -42,7 +42,7 @@ def change(world: World, *conditions: messages.Condition, plan_seq: int, withdra
 def fired(world: World) -> list[int]:
     """Conditions that were fired or refused, in that order, by their index in their plan."""
     records = sorted([*world.orders(), *world.orders(l.REFUSED)], key=lambda row: int(row["seq"]))
-    return [int(row["condition_id"]) & 0xFFFF for row in records]
+    return [int(row["condition_id"]) & 0xFFFFF for row in records]
 
 
 # ── percent moves ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,9 +195,9 @@ def test_triggers_are_told_as_they_were_given(world: World) -> None:
 # ── adds, removals, swaps ────────────────────────────────────────────────────────────────────────────────────────────
 def test_what_is_added_fires_beside_what_is_there_and_what_is_withdrawn_does_not(world: World) -> None:
     arm(world, condition(level="101", confidence=0.1), condition(level="102", confidence=0.1), condition(level="103", confidence=0.1))
-    change(world, condition(level="101.5", confidence=0.1), condition(level="102", confidence=0.1), plan_seq=2, withdraw=(1 << 16 | 2,))
+    change(world, condition(level="101.5", confidence=0.1), condition(level="102", confidence=0.1), plan_seq=2, withdraw=(1 << 20 | 2,))
     world.trade(10_500)
-    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFF) for row in world.orders(l.REFUSED)] == [(1, 0), (2, 0), (1, 1), (2, 1)]
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [(1, 0), (2, 0), (1, 1), (2, 1)]
     (swapped,) = [row for row in world.orders(l.SWAPPED) if row["plan_seq"] == 2]
     assert int(swapped["value"]) == 4
 
@@ -216,7 +216,7 @@ def test_what_a_condition_did_is_kept_while_others_come_and_go(world: World) -> 
     world.trade(10_100)
     for plan_seq in range(2, 60):  # merges many times: the capacity is 64
         change(world, *[condition(level=f"{140 + k}") for k in range(9)], plan_seq=plan_seq,
-               withdraw=tuple((plan_seq - 1) << 16 | k for k in range(9)) if plan_seq > 2 else ())
+               withdraw=tuple((plan_seq - 1) << 20 | k for k in range(9)) if plan_seq > 2 else ())
     world.trade(10_000)
     world.trade(10_100)
     assert len(world.orders(l.REFUSED)) == 1, "the same refusal is journaled once"
@@ -230,7 +230,7 @@ def test_a_groups_first_member_keeps_the_groups_state_when_it_is_withdrawn(world
     assert len(world.orders()) == 1
     for plan_seq in range(2, 30):
         change(world, *[condition(level="150", group="b") for _ in range(20)], plan_seq=plan_seq,
-               withdraw=(1 << 16,) if plan_seq == 2 else tuple((plan_seq - 1) << 16 | k for k in range(20)))
+               withdraw=(1 << 20,) if plan_seq == 2 else tuple((plan_seq - 1) << 20 | k for k in range(20)))
     world.trade(9_900)
     assert len(world.orders()) == 1, "the group had fired"
 
@@ -269,7 +269,7 @@ def test_the_table_finds_what_a_list_finds_whatever_was_added_and_removed(data: 
             alive = [entry for entry in alive if entry not in gone]
             for index, (level, direction) in enumerate(levels):
                 arming += 1
-                alive.append((arming, plan_seq << 16 | index, level, direction))
+                alive.append((arming, plan_seq << 20 | index, level, direction))
             if data.draw(st.booleans()):
                 world.successor()
                 world.armoury = Armoury(memory, world.run)
@@ -298,3 +298,50 @@ def test_levels_of_features_are_in_the_order_of_their_floats(a: float, b: float)
 @kernel
 def _ordered(value: float) -> int:
     return thresholds.ordered(value)
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def compiled(world: World, *conditions: messages.Condition) -> Any:
+    """CONDITION rows as a strategist compiles them."""
+    known = facts_by_symbol(world.memory.instruments.instruments)
+    given = messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now)
+    return np.frombuffer(bytearray(b"".join(row_of(one, "", given, k, 0, known) for k, one in enumerate(conditions))), l.CONDITION)
+
+
+def test_rows_are_armed_like_the_conditions_that_they_were_made_of(world: World) -> None:
+    rows = compiled(world, condition(level="101", confidence=0.1), other(feature="spread_bps", value=5.0, confidence=0.1), condition(level="102"))
+    assert world.armoury.arm_rows("probe", 3, rows) == (1, 3)
+    world.run()
+    world.quote(10_000, 10_002)
+    world.quote(10_000, 10_008)
+    world.trade(10_100)
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [(3, 1), (3, 0)]
+    assert world.armoury.arm_rows("probe", 3, rows)[1] == 3, "asked twice"
+    with pytest.raises(NotArmed, match="plan_seq: 2 is older than 3"):
+        world.armoury.arm_rows("probe", 2, rows)
+
+
+@pytest.mark.parametrize(("field", "value", "says"), [
+    ("instrument", 1, "instrument: is not one of this run"), ("trigger", 29, "trigger"), ("direction", 2, "direction"),
+    ("side", 0, "side: is neither"),
+    ("side", -1, "side: spot cannot be sold short"), ("order_type", l.IOC, "order_type"), ("level", 0, "level"), ("level", 10**9 + 1, "level"),
+    ("limit_price", 1, "limit_price"), ("order_type", l.LIMIT, "limit_price"), ("size_kind", 4, "size_kind"), ("size_value", 0, "size_value"),
+    ("size_value", 10_001, "size_value"), ("max_fires", 0, "max_fires"), ("confidence_e4", 10_001, "confidence"), ("target_bps", -1, "bps"),
+    ("break_even_bps", 10_001, "bps"), ("stop_bps", 0, "protection"), ("stop_bps", 10_000, "protection"), ("stop_price", -1, "stop_price"),
+    ("valid_until_ns", 0, "valid_until_ns"), ("cooldown_ns", -1, "cooldown_ns"), ("clauses", 7, "clauses"), ("clauses", -1, "clauses"),
+    ("rungs", 5, "rungs"), ("rungs", 1, "rungs"), ("group_id", 5, "group_id"),
+])
+def test_a_row_that_may_not_be_armed_is_named_and_then_nothing_is(field: str, value: int, says: str, world: World) -> None:
+    rows = compiled(world, condition(), condition())
+    rows[field][1] = value
+    with pytest.raises(NotArmed, match=rf"rows\[1\].*{says}"):
+        world.armoury.arm_rows("probe", 1, rows)
+    assert not len(armed_slots(world.memory.conditions))
+
+
+@pytest.mark.parametrize(("field", "value"), [("clause_feature", 28), ("clause_op", 2), ("clause_other", 28), ("clause_value", float("nan"))])
+def test_a_row_with_a_clause_that_is_none_is_refused(field: str, value: float, world: World) -> None:
+    rows = compiled(world, condition(clauses=[{"feature": "spread_bps", "op": "<", "value": 2}]))
+    rows[field][0, 0] = value
+    with pytest.raises(NotArmed, match="clauses"):
+        world.armoury.arm_rows("probe", 1, rows)

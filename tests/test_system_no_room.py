@@ -75,11 +75,11 @@ def test_with_a_journal_that_cannot_grow_entries_stop_and_exits_go_on_until_it_c
     running = Running(tmp_path, BUSY.replace("time_stop_s = 60", "time_stop_s = 240"))  # so that positions are open when entries stop
     try:
         running.start()
-        until(lambda: len([row for row in running.ctl("positions")[1]["rows"] if row["state"] == "open"]) >= 3, 60, "some positions")
+        until(lambda: len([row for row in running.ctl("positions")[1]["rows"] if row["state"] in ("open", "monitoring")]) >= 3, 60, "some positions")
         recorder = int(running.row("recorder")["pid"])
         resource.prlimit(recorder, resource.RLIMIT_FSIZE, (1 << 14, resource.RLIM_INFINITY))  # not even a freed page of the journal can be used
         stuck = until(lambda: (now := running.status())["trading"] == "safe" and now, 30, "safe mode")
-        held = [row for row in running.ctl("positions")[1]["rows"] if row["state"] == "open"]
+        held = [row for row in running.ctl("positions")[1]["rows"] if row["state"] in ("open", "monitoring")]
         assert held
         assert stuck["trading_cause"] == "journal cannot write"
         until(lambda: running.status()["open_positions"] == 0, 60, "every position is closed")

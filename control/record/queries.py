@@ -21,7 +21,7 @@ from ipc import messages
 from ipc.messages import Answer, Message, Query, Refused
 
 #: a condition's id = its plan's number × this + its place in the plan (hotpath/arming.py)
-CONDITIONS_PER_PLAN: Final = 1 << 16
+CONDITIONS_PER_PLAN: Final = 1 << 20
 #: report kind → order state, in words of the order state machine; FILL depends on what is left
 _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.REJECTED: l.ORD_REJECTED, l.EXPIRED: l.ORD_EXPIRED,
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}

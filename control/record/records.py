@@ -55,9 +55,22 @@ def _snapshot_2(payload: bytes) -> bytes:
     return msgspec.json.encode(tree)
 
 
+def _condition_id_3(number: Any) -> Any:
+    """Schema 3 has 20 bits for the index of a condition in its plan, not 16."""
+    return number >> 16 << 20 | number & 0xFFFF
+
+
+def _ring_3(payload: bytes) -> bytes:
+    row = np.frombuffer(bytearray(payload), l.INTENT)
+    row["condition_id"] = _condition_id_3(row["condition_id"])
+    return row.tobytes()
+
+
 def _snapshot_3(payload: bytes) -> bytes:
     """Schema 3 knows ladders, moved stops, and how often each strategy has made entries."""
     tree = msgspec.json.decode(payload)
+    for row in (*tree["positions"], *tree["working"]):
+        row["condition_id"] = _condition_id_3(row["condition_id"])
     tree["latched"], tree["entries_due_ns"] = [], {}
     for position in tree["positions"]:
         position.update(rung_seq=0, rungs=0, rungs_done=0, rung_bps=[0] * l.MAX_RUNGS, rung_share_e4=[0] * l.MAX_RUNGS, break_even_bps=0,
@@ -66,7 +79,8 @@ def _snapshot_3(payload: bytes) -> bytes:
 
 
 #: (kind, schema) → payload of schema + 1; a kind that is not here has not changed
-UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {(SNAPSHOT, 1): _snapshot_2, (SNAPSHOT, 2): _snapshot_3}
+UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {
+    (SNAPSHOT, 1): _snapshot_2, (SNAPSHOT, 2): _snapshot_3, (ORDER, 2): _ring_3, (TRADE, 2): _ring_3}
 
 
 class JournalError(Exception):

@@ -214,7 +214,7 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
     for name, number in strategies.items():
         account["latched"] |= int(name in snapshot.latched) << number
         account["entries_due_ns"][number] = snapshot.entries_due_ns.get(name, 0)
-    for position in snapshot.positions:
+    for at, position in enumerate(snapshot.positions):
         instrument, number = place(position.symbol, position.strategy)
         row, state = memory.sniper.positions[number], memory.sniper.instrument_states[instrument]
         for name in Position.__struct_fields__[2:]:
@@ -222,6 +222,7 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
         row["instrument"], row["strategy"] = instrument, number % l.MAX_STRATEGIES
         for name in ("entry_seq", "exit_seq", "rung_seq"):
             row[name] = key(getattr(position, name))
+        row["open_index"], memory.sniper.open_rows[at] = at, number
         state["open_mask"] |= 1 << (number % l.MAX_STRATEGIES)
         state["exposure_lots"] += position.lots
     for at, order in enumerate(snapshot.working):

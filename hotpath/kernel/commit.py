@@ -129,6 +129,12 @@ def touch_before(s: Any, instrument: int) -> None:
 
 
 @kernel
+def touch_open_row(s: Any, index: int) -> None:
+    """Save the line of an entry of `open_rows` before it is written."""
+    _save(s, s.bases[8] + (index >> 3), 1)
+
+
+@kernel
 def has_room(s: Any) -> bool:
     """Whether undo log and outbox can take one more action; if not, the sub-step ends and the next goes on at its resume index."""
     return s.undo[0].count + _ACTION_LINES <= l.UNDO_LINES and s.line[0].outbox_len + _ACTION_INTENTS <= l.OUTBOX_SLOTS

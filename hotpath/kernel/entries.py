@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.clauses import clauses_hold
-from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_condition, touch_position, touch_state, touch_working
+from hotpath.kernel.commit import (
+    has_room,
+    ring_room,
+    touch_account,
+    touch_condition,
+    touch_open_row,
+    touch_position,
+    touch_state,
+    touch_working,
+)
 from hotpath.kernel.intents import emit_entry, emit_refused, open_working
-from hotpath.kernel.money import equity, reserve_of
+from hotpath.kernel.money import reserve_of, survey
 from hotpath.kernel.reports import find_working
 from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
 from ipc import layout as l
@@ -44,9 +53,9 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
     lots = 0
     code = gate_state(s, condition, params, event_ns) if clauses_hold(s, condition, event_ns) else l.REF_CLAUSE
     if code == l.REF_NONE:
-        equity_now = equity(s)
-        lots = size_lots(condition, s.instruments[condition.instrument], price, equity_now)
-        code = gate_size(s, condition, params, price, lots, equity_now, event_ns)
+        survey(s)
+        lots = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
+        code = gate_size(s, condition, params, price, lots, event_ns)
     if code != l.REF_NONE:
         _refuse(s, slot, known, code, price, params.ring_reserve, event_ns)
         return True
@@ -109,7 +118,10 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     account = s.account[0]
     account.reserved += reserved
     account.working_orders += 1
-    account.open_positions += 1
+    touch_open_row(s, account.open_positions)
+    index = account.open_positions
+    s.open_rows[index] = row
+    account.open_positions = index + 1
     account.entries_today += 1
     interval = s.params[s.line[0].params_epoch & 1].repeat_interval_ns
     account.entries_due_ns[condition.strategy] = max(account.entries_due_ns[condition.strategy], order.event_ns) + max(0, interval)
@@ -118,6 +130,7 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     state.working_lots += order.lots
     s.positions[row] = s.blank_position[0]
     p = s.positions[row]
+    p.open_index = index
     p.last_entry_ns = order.event_ns
     p.last_entry_lots = order.lots
     p.last_entry_price = order.limit_price if order.order_type == l.LIMIT else order.reference_price

@@ -307,6 +307,8 @@ def exits_of(s: Any, instrument: int, price_long: int, price_short: int, event_n
 @kernel
 def exits_everywhere(s: Any, event_ns: int, forced: int) -> bool:
     """Deadlines, retries and forced exits of all open positions, without testing levels."""
+    if s.account[0].open_positions == 0:
+        return True
     for instrument in range(s.states.shape[0]):
         if s.states[instrument].open_mask != 0 and not exits_of(s, instrument, 0, 0, event_ns, forced):
             return False

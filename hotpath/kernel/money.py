@@ -1,4 +1,7 @@
-"""Integer money: value of a fill, cost removed by a reduction, reserve of an order, equity. All in quanta; nothing rounds in our favour."""
+"""Integer money: value of a fill, cost removed by a reduction, reserve of an order, and the survey of all positions.
+
+All in quanta; nothing rounds in our favour.
+"""
 
 from __future__ import annotations
 
@@ -54,45 +57,28 @@ def position_value(instrument: Any, state: Any, position: Any) -> int:
 
 
 @kernel
-def equity(s: Any) -> int:
-    """Cash plus what every open position is worth now."""
-    total = s.account[0].cash
-    for instrument in range(s.states.shape[0]):
-        mask = s.states[instrument].open_mask
-        if mask != 0:
-            for strategy in range(l.MAX_STRATEGIES):
-                row = instrument * l.MAX_STRATEGIES + strategy
-                if mask >> strategy & 1 and s.positions[row].lots > 0:
-                    total += position_value(s.instruments[instrument], s.states[instrument], s.positions[row])
-    return total
+def survey(s: Any) -> None:
+    """What all open positions come to at the prices of now, into `s.own`, in one walk:
 
-
-@kernel
-def all_marked(s: Any) -> bool:
-    """Whether every open position has a price; without one equity is a guess at cost."""
-    for instrument in range(s.states.shape[0]):
-        mask = s.states[instrument].open_mask
-        if mask != 0:
-            for strategy in range(l.MAX_STRATEGIES):
-                p = s.positions[instrument * l.MAX_STRATEGIES + strategy]
-                if mask >> strategy & 1 and p.lots > 0 and mark_price(s.states[instrument], p.side) <= 0:
-                    return False
-    return True
-
-
-@kernel
-def margin(s: Any) -> int:
-    """Cash that open perpetuals bind: cost over leverage, and what they have lost so far."""
-    bound = 0
-    for instrument in range(s.states.shape[0]):
-        mask = s.states[instrument].open_mask
-        if mask != 0 and s.instruments[instrument].kind != l.KIND_SPOT:
-            for strategy in range(l.MAX_STRATEGIES):
-                p = s.positions[instrument * l.MAX_STRATEGIES + strategy]
-                if mask >> strategy & 1 and p.lots > 0:
-                    bound += p.cost // max(1, s.instruments[instrument].leverage) + 1
-                    bound += max(0, -position_value(s.instruments[instrument], s.states[instrument], p))
-    return bound
+    equity: cash and what they are worth; unmarked: how many of them have no price, so that equity is a guess at cost; margin: cash that perpetuals
+    bind, cost over leverage and what they have lost so far; gross: value of everything open or working, both sides added.
+    """
+    own = s.own[0]
+    own.equity = s.account[0].cash
+    own.unmarked = own.margin = own.gross = 0
+    for k in range(s.account[0].open_positions):
+        p = s.positions[s.open_rows[k]]
+        instrument, state = s.instruments[p.instrument], s.states[p.instrument]
+        if state.open_mask & ((1 << p.strategy) - 1) == 0:  # once for an instrument, whose positions share its exposure
+            price = state.last if state.last > 0 else max(state.bid, state.ask)
+            own.gross += quote_of(instrument, price, state.exposure_lots + state.working_lots)
+        if p.lots > 0:
+            value = position_value(instrument, state, p)
+            own.equity += value
+            if mark_price(state, p.side) <= 0:
+                own.unmarked += 1
+            if instrument.kind != l.KIND_SPOT:
+                own.margin += p.cost // max(1, instrument.leverage) + 1 + max(0, -value)
 
 
 @kernel

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotpath.kernel.commit import touch_account, touch_position, touch_state, touch_working
+from hotpath.kernel.commit import touch_account, touch_open_row, touch_position, touch_state, touch_working
 from hotpath.kernel.intents import emit_closed, emit_lifecycle
-from hotpath.kernel.money import bps_of, cost_removed, equity
+from hotpath.kernel.money import bps_of, cost_removed, survey
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -130,7 +130,14 @@ def clear_position(s: Any, row: int) -> None:
     """Free a position's row; it and its instrument's state have been saved."""
     position = s.positions[row]
     s.states[position.instrument].open_mask &= ~(1 << position.strategy)
-    s.account[0].open_positions -= 1
+    left = s.account[0].open_positions - 1
+    s.account[0].open_positions = left
+    if position.open_index != left:  # the last of the list takes its place
+        last = s.open_rows[left]
+        touch_open_row(s, position.open_index)
+        touch_position(s, last)
+        s.open_rows[position.open_index] = last
+        s.positions[last].open_index = position.open_index
     position.state = l.POS_FLAT
     position.exit_working_lots = 0
     position.position_id = 0
@@ -221,7 +228,8 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
             account = s.account[0]
             account.cash += report.balance
             account.initial_equity += report.balance
-            account.equity = equity(s)
+            survey(s)
+            account.equity = s.own[0].equity
             account.peak_equity = max(account.peak_equity, account.equity)
             account.day_start_equity += report.balance
         else:  # a statement: the venue has told everything that is behind it

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import ring_room
-from hotpath.kernel.money import all_marked, bps_of, margin, quote_of, reserve_of
+from hotpath.kernel.money import bps_of, quote_of, reserve_of
 from ipc import heartbeat
 from ipc import layout as l
 from ipc.jit import kernel
@@ -79,8 +79,8 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 
 
 @kernel
-def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int, event_ns: int) -> int:
-    """Controls over a sized order at its reference price."""
+def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_ns: int) -> int:
+    """Controls over a sized order at its reference price; `survey` was taken before."""
     level = s.states[condition.instrument].last  # of a trigger that is no level
     if condition.trigger <= l.PRICE_MID:
         level = condition.level >> 1 if condition.trigger == l.PRICE_MID else condition.level  # mid is held in half ticks
@@ -89,8 +89,9 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity
         return l.REF_SLIPPAGE
     instrument = s.instruments[condition.instrument]
     state = s.states[condition.instrument]
-    account = s.account[0]
-    if not all_marked(s):
+    account, own = s.account[0], s.own[0]
+    equity_now = own.equity
+    if own.unmarked > 0:
         return l.REF_NO_QUOTE
     day_start = account.day_start_equity
     if day_start <= 0 or equity_now <= 0 or day_start - equity_now >= bps_of(day_start, params.daily_loss_bps):
@@ -123,9 +124,9 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity
         return l.REF_MAX_LOTS
     if quote_of(instrument, price, held + lots) > bps_of(equity_now, params.max_symbol_exposure_bps):
         return l.REF_SYMBOL_EXPOSURE
-    if gross_value(s) + quote_of(instrument, price, lots) > bps_of(equity_now, params.max_gross_exposure_bps):
+    if own.gross + quote_of(instrument, price, lots) > bps_of(equity_now, params.max_gross_exposure_bps):
         return l.REF_GROSS_EXPOSURE
-    if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved - margin(s):
+    if reserve_of(instrument, price, lots, params.taker_slippage_bps) > account.cash - account.reserved - own.margin:
         return l.REF_CASH
     return l.REF_NONE
 
@@ -140,18 +141,6 @@ def meets_own_order(s: Any, condition: Any, price: int) -> bool:
                 and (order.order_type == l.MARKET or condition.side * (price - order.limit_price) >= 0)):
             return True
     return False
-
-
-@kernel
-def gross_value(s: Any) -> int:
-    """Value of everything open or working, both sides added, at the prices of now; without a price it counts as cost elsewhere."""
-    total = 0
-    for instrument in range(s.states.shape[0]):
-        state = s.states[instrument]
-        if state.open_mask != 0:
-            price = state.last if state.last > 0 else max(state.bid, state.ask)
-            total += quote_of(s.instruments[instrument], price, state.exposure_lots + state.working_lots)
-    return total
 
 
 @kernel

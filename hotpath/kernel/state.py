@@ -11,9 +11,10 @@ from ipc.bundle import Bundle
 from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
-#: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, and the state that a report's position was in
+#: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, the state that a report's position was in,
+#: and the last survey of money.py
 OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
-                ("state_before", "<i8")])
+                ("state_before", "<i8"), ("equity", "<i8"), ("unmarked", "<i8"), ("margin", "<i8"), ("gross", "<i8")])
 
 
 #: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known
@@ -37,7 +38,8 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         outbox=s.outbox,
         tx=tx,  # the transactional region as lines of 8 words
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
-        account=s.account, states=s.instrument_states, positions=s.positions, working=s.working, condition_states=s.condition_states,
+        account=s.account, states=s.instrument_states, positions=s.positions, open_rows=s.open_rows,
+        working=s.working, condition_states=s.condition_states,
         features=s.features, feature_rings=s.feature_rings.reshape(len(s.features), -1), feature_before=s.feature_before,
         refusals=s.refusals, decision_hist=s.decision_hist, tick_to_intent_hist=s.tick_to_intent_hist,
         # rings

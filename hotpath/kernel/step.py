@@ -12,7 +12,7 @@ from hotpath.kernel import commit as tx
 from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of
 from hotpath.kernel.features import forget, trade
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
-from hotpath.kernel.money import all_marked, equity
+from hotpath.kernel.money import survey
 from hotpath.kernel.reports import apply_report
 from hotpath.kernel.triggers import anchor, lose_anchors, set_off
 from ipc import layout as l
@@ -24,7 +24,7 @@ _DAY_NS = 86_400_000_000_000
 #: reports that one sub-step applies
 _REPORTS = 64
 #: undo lines that a statement may need: it may end every working order
-_STATEMENT_LINES = 12 * l.MAX_WORKING
+_STATEMENT_LINES = 20 * l.MAX_WORKING
 
 
 @kernel
@@ -94,11 +94,14 @@ def apply_commands(s: Any, event_ns: int) -> None:
 def new_day(s: Any, event_ns: int) -> None:
     """At the first tick of a UTC event day the daily limits start anew; after a restart, once every open position has a price."""
     day = event_ns // _DAY_NS
-    if day != s.account[0].day and all_marked(s):
+    if day == s.account[0].day:
+        return
+    survey(s)
+    if s.own[0].unmarked == 0:
         tx.touch_account(s)
         s.account[0].day = day
         s.account[0].entries_today = 0
-        s.account[0].day_start_equity = equity(s)
+        s.account[0].day_start_equity = s.own[0].equity
 
 
 @kernel
@@ -136,7 +139,8 @@ def mark_account(s: Any, event_ns: int) -> None:
     tx.touch_account(s)
     account = s.account[0]
     account.event_ns = event_ns
-    account.equity = equity(s)
+    survey(s)
+    account.equity = s.own[0].equity
     account.peak_equity = max(account.peak_equity, account.equity)
     if account.peak_equity > 0:
         drawdown = (account.peak_equity - account.equity) * 1000 // (account.peak_equity // 1000 + 1)
