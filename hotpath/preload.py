@@ -31,6 +31,8 @@ ENVIRONMENT = "TRADER_PRELOAD"
 #: capacities of the throw-away instance: they are no part of any kernel's types
 TICKS, INSTRUMENTS, CONDITIONS = 1024, 8, 64
 
+#: kernels of commands that run alone: compiled with the others by `python -m hotpath.preload`, and loaded into no process of an instance
+ALONE = ("hotpath.kernel.backtest",)
 #: modules without a warm-up of their own some of whose kernels Python calls: see `_warm_up_shared`
 _SHARED = "ipc.wait, ipc.ring"
 _PR_SET_PDEATHSIG = 1
@@ -55,14 +57,17 @@ def _exists(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def warm_up_all(report: Report) -> int:
-    """Import every module and run its `warm_up`; gives the number of modules that have one. An exception in one is raised."""
-    modules = [importlib.import_module(name) for name in module_names()]
+def warm_up_all(report: Report, alone: bool = False) -> int:
+    """Import every module (those of ALONE only where `alone` says so) and run its `warm_up`; gives the number of modules that have one.
+
+    An exception in one is raised.
+    """
+    modules = [importlib.import_module(name) for name in module_names() if alone or name not in ALONE]
     warm: list[tuple[str, Callable[[Any], None]]] = [
         (_SHARED, _warm_up_shared), *((module.__name__, module.warm_up) for module in modules if hasattr(module, "warm_up"))]
     for done, (name, warm_up) in enumerate(warm):
         report(done, len(warm), name)
-        _run(warm_up)
+        over_throw_away(warm_up)
     report(len(warm), len(warm), "")
     stamp().touch()
     return len(warm)
@@ -97,7 +102,7 @@ def load(progress: str) -> None:
     warm_up_all(lambda *_: None)
 
 
-def _run(warm_up: Callable[[Any], None]) -> None:
+def over_throw_away(warm_up: Callable[[Any], None]) -> None:
     """One warm-up over a fresh instance of zeros, in a folder of its own that nobody else looks into."""
     before = os.environ.get("TRADER_SHM")
     with tempfile.TemporaryDirectory(prefix="trader-warm-up-") as folder:
@@ -155,7 +160,7 @@ def main(arguments: list[str] | None = None) -> Any:
         warm_up_all(_into(options.into))
         return 0
     began = time.monotonic()
-    count = warm_up_all(show if options.progress else lambda *_: None)
+    count = warm_up_all(show if options.progress else lambda *_: None, alone=True)
     if options.progress:
         print(f"{count} modules ready in {time.monotonic() - began:.1f} s; cache: {jit.cache_dir()}", file=sys.stderr)
     return 0
