@@ -7,7 +7,6 @@ stands between them: the turns (hotpath/kernel/backtest.py), and who is called w
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from hotpath.config import Hotpath, Limits
 from hotpath.gateway import Gateway
 from hotpath.kernel import backtest as k
 from hotpath.kernel import turns
-from hotpath.kernel.candles import Fold
 from hotpath.kernel.loop import drain, start
 from hotpath.kernel.state import sniper_arrays
 from hotpath.sniper import write_params
 from hotpath.venues.paper_ledger import Ledger
 from ipc import layout as l
+from ipc.bundle import Bundle
+from ipc.jit import cache_dir
 from ipc.messages import Plan
 from ipc.process import Boot, Child
 from ipc.segment import Memory
@@ -34,10 +34,14 @@ _SERVE = {k.INTENTS: turns.INTENTS, k.MATCHED: turns.MATCHED}
 
 
 class Nobody:
-    """Who asks a gateway that has no socket."""
+    """Who asks a gateway that has no socket. It is polled only where the gateway waits for somebody else, and here there is nobody."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def poll(self, timeout_s: float, handle: Any) -> None:
-        """No question waits."""
+        """Raises OSError: the ledger cannot be written, which a living gateway would wait for."""
+        raise OSError(f"the paper ledger cannot be written: {self._ledger.fault or 'its reports find no room'}")
 
 
 class Machine:
@@ -46,7 +50,7 @@ class Machine:
     `records` is called when the rings hold records: it takes them out and moves the recorder's cursors.
     """
 
-    def __init__(self, memory: Memory, boot: Boot, fold: Fold, records: Callable[[], None], log: logging.Logger) -> None:
+    def __init__(self, memory: Memory, boot: Boot, fold: Bundle, records: Callable[[], None], log: logging.Logger) -> None:
         self.memory, self._records = memory, records
         self.s = sniper_arrays(memory)
         start(self.s)
@@ -54,11 +58,11 @@ class Machine:
         self.ledger = Ledger(Path(boot.state_dir) / "paper", sync=False)
         run = memory.board.run[0]
         child = Child(boot, l.GATEWAY, memory, log)
-        self.gateway = Gateway(child, self.ledger, Nobody(), int(run["instance_number"]), int(memory.board.cursors[0]["incarnation"]))
+        self.gateway = Gateway(child, self.ledger, Nobody(self.ledger), int(run["instance_number"]), int(memory.board.cursors[0]["incarnation"]))
         takeover.take_over(self.gateway)
         self.armoury = Armoury(memory, self._take_table)
         self.tape = k.new_tape(int(run["instruments"]), SAMPLE_NS)
-        self._gate, self._fold = k.bundle_of(self.gateway.g), k.bundle_of(fold)
+        self._fold = fold
 
     def _take_table(self) -> None:
         k.take_table(self.s)
@@ -72,7 +76,7 @@ class Machine:
         """All of `ticks` (TICK, in event time), whose sequences are written. `due(event_ns)` plans before a tick of that time, and says when again."""
         words = self.tape.words
         words[k.ROW], words[k.END] = 0, len(ticks)
-        while (reason := int(k.run(self.s, self._gate, self._fold, self.tape, ticks))) != k.DONE:
+        while (reason := int(k.run(self.s, self.gateway.g, self._fold, self.tape, ticks))) != k.DONE:
             if reason == k.DUE:
                 words[k.DUE_NS] = due(int(ticks[words[k.ROW]]["event_ns"]))
             elif reason == k.RECORDS:
@@ -102,11 +106,6 @@ class Machine:
         self.ledger.close()
 
 
-def prepare_kernels(say: Callable[[str], None]) -> None:
-    """Compile the loop, or load it: about a minute once after an update. Over a throw-away instance, so that nothing of a run waits for it."""
-    from hotpath import preload
-
-    began = time.monotonic()
-    preload.over_throw_away(k.warm_up)
-    if time.monotonic() - began > 10:
-        say(f"kernels compiled in {time.monotonic() - began:.0f} s")
+def compiled() -> bool:
+    """Whether the loop is in the cache of kernels; else the first backtest waits for it."""
+    return any(Path(cache_dir()).rglob("backtest.run-*.nbi"))

@@ -139,11 +139,6 @@ def take_reports(s: Any) -> int:
     return step_without_tick(s)
 
 
-def bundle_of(arrays: Any) -> Bundle:
-    """A named tuple of arrays as a bundle: by value it would cost seven words an array in every call."""
-    return Bundle(**arrays._asdict())
-
-
 def warm_up(memory: Any) -> None:
     """Compile the loop."""
     from hotpath.kernel.candles import new_fold
@@ -153,6 +148,6 @@ def warm_up(memory: Any) -> None:
 
     s = sniper_arrays(memory)
     start(s)
-    run(s, bundle_of(gate_arrays(memory, 0, 0)), bundle_of(new_fold(memory, 2, 10, 8, 60)), new_tape(2, 1), np.zeros(0, l.TICK))
+    run(s, gate_arrays(memory, 0, 0), new_fold(memory, 2, 10, 8, 60), new_tape(2, 1), np.zeros(0, l.TICK))
     take_table(s)
     take_reports(s)
