@@ -73,7 +73,7 @@ class Machine:
         k.take_table(self.s)
 
     def run(self, ticks: Any, due: Callable[[int], int]) -> None:
-        """All of `ticks` (TICK, in event time), whose sequences are written. `due(event_ns)` plans before a tick of that time, and says when again."""
+        """All of `ticks` (TICK, in event time), whose sequences are written. `due(event_ns)` plans before a tick of that time; it says when again."""
         words = self.tape.words
         words[k.ROW], words[k.END] = 0, len(ticks)
         while (reason := int(k.run(self.s, self.gateway.g, self._fold, self.tape, ticks))) != k.DONE:

@@ -13,7 +13,6 @@ from ipc import board
 from ipc import layout as l
 from ipc.segment import Memory
 
-
 #: modes of runs that can be made again: nothing of theirs is worth an fsync
 REPEATABLE = ("replay", "backtest")
 

@@ -45,8 +45,17 @@ class Refused(Exception):
 
 def backtest(options: argparse.Namespace) -> int:
     """Run it, print what it says; gives the exit code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # an end by a signal unwinds, so that what is half written goes
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+              signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))}
+    try:
+        return _report(options)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(options: argparse.Namespace) -> int:
     log = logging.getLogger("backtest")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     try:

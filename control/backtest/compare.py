@@ -37,7 +37,8 @@ def show(parity: Parity) -> None:
     for letter in "ab":
         run = said[f"run_{letter}"]
         print(f"  {letter.upper()}  {run['mode']:9} {run['id']}: {run['decisions']:,} decisions, {run['fills']:,} fills, P&L {said[f'pnl_{letter}']}")
-    print(f"  {said['matched']:,} matched, {said['matched_unequal']:,} of them unequal; {said['missing']:,} missing in B, {said['extra']:,} extra in B")
+    print(f"  {said['matched']:,} matched, {said['matched_unequal']:,} of them unequal; {said['missing']:,} missing in B, "
+          f"{said['extra']:,} extra in B")
     print(f"  apart: time median {said['time_ms']['median']:g} ms, most {said['time_ms']['most']:g} ms; "
           f"price median {said['price_bps']['median']:g} bps, most {said['price_bps']['most']:g} bps")
     causes = ", ".join(f"{cause} {text}" for cause, text in said["pnl_by_cause"].items() if text != "0")

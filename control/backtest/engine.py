@@ -1,8 +1,8 @@
 """One backtest: strategies, sniper, paper venue, journal and knowledge in one process, over ticks that somebody else brings.
 
-What decides is the code of the processes (control/think/planning.py, hotpath/backtest.py, control/learn/reflection.py); what is recorded is a journal as
-any run's, in the run's folder, so that the summary, reconciliation and parity read it like any other. The lockstep replay is the measure: a plan that
-is due at t is journaled and armed before the first tick at or behind t, with every trade that closed before in the knowledge.
+What decides is the code of the processes (control/think/planning.py, hotpath/backtest.py, control/learn/reflection.py); what is recorded is a
+journal as any run's, in the run's folder, so that the summary, reconciliation and parity read it like any other. The lockstep replay is the measure:
+a plan that is due at t is journaled and armed before the first tick at or behind t, with every trade that closed before in the knowledge.
 """
 
 from __future__ import annotations

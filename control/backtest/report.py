@@ -1,4 +1,7 @@
-"""The report of a backtest: one HTML file that opens without a network, with charts (plotly, its JavaScript inside) and tables. Every text is escaped."""
+"""The report of a backtest: one HTML file that opens without a network, with charts (plotly, its JavaScript inside) and tables.
+
+Every text that is not this file's own is escaped.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,19 @@ td.wide { white-space: normal; min-width: 20rem; } .gain { color: #1a7f4b; } .lo
 
 def write_report(results: Results, path: Path) -> None:
     """Write it whole."""
-    from plotly.offline import get_plotlyjs
+    import importlib
+
+    javascript = importlib.import_module("plotly.offline").get_plotlyjs()
 
     body = [_head(results), _figures(results), "<h2>Equity</h2>", _equity(results), "<h2>By symbol</h2>", _symbols(results)]
     for symbol in results.prices:
         body += [f"<h2>{escape(symbol)}</h2>", _price(results, symbol)]
-    body += ["<h2>Exits and refusals</h2>", _counts(results), "<h2>Trades</h2>", _trips(results.trips), "<h2>How orders were filled</h2>", _model(results)]
+    body += ["<h2>Exits and refusals</h2>", _counts(results), "<h2>Trades</h2>", _trips(results.trips),
+             "<h2>How orders were filled</h2>", _model(results)]
     title = f"Backtest {results.run_id}"
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(body)}</body></html>",
+        f"<title>{escape(title)}</title><style>{_STYLE}</style><script>{javascript}</script></head><body>{''.join(body)}</body></html>",
         encoding="utf-8")
 
 
@@ -55,7 +61,8 @@ def _head(results: Results) -> str:
     files = ", ".join(escape(f"{name} ({symbol})") for name, symbol in results.sources)
     first, last = results.span_ns
     lines = [f"<h1>Backtest {escape(results.run_id)}</h1>",
-             f'<p class="facts">{_moment(first)} to {_moment(last)} UTC · {escape(", ".join(results.strategies))} · seed {results.seed}<br>{files}</p>']
+             f'<p class="facts">{_moment(first)} to {_moment(last)} UTC · {escape(", ".join(results.strategies))} · seed {results.seed}<br>'
+             f"{files}</p>"]
     for key, words in (("differences", "The books do not reconcile"), ("data_unread", "Not read to the end"), ("data_fault", "Faults in the data")):
         if texts := results.summary.get(key):
             lines.append(f'<p class="warn">{words}: {escape("; ".join(map(str, texts)))}</p>')
@@ -107,12 +114,12 @@ def _trips(trips: Sequence[Trip]) -> str:
 
 def _model(results: Results) -> str:
     paper = results.paper
-    return (f"<p>By the paper venue's own code. An order is matched {paper['order_latency_ms']} ms of event time after it was sent. A market order takes what "
-            f"is displayed at the touch, what is beyond it {paper['slippage_bps_per_touch']} bps worse for each displayed size; without quotes it is "
-            f"filled {paper['half_spread_bps']} bps off the last price. A limit order waits behind all that is displayed at its price, until trades there "
-            f"have consumed it, the price is traded through, or the other side comes to it. Fees: spot {paper['spot_maker_fee_bps']:g} / "
-            f"{paper['spot_taker_fee_bps']:g} bps, perpetuals {paper['perpetual_maker_fee_bps']:g} / {paper['perpetual_taker_fee_bps']:g} bps "
-            "(maker / taker).</p>")
+    return (f"<p>By the paper venue's own code. An order is matched {paper['order_latency_ms']} ms of event time after it was sent. A market order "
+            f"takes what is displayed at the touch, what is beyond it {paper['slippage_bps_per_touch']} bps worse for each displayed size; without "
+            f"quotes it is filled {paper['half_spread_bps']} bps off the last price. A limit order waits behind all that is displayed at its price, "
+            "until trades there have consumed it, the price is traded through, or the other side comes to it. Fees (maker / taker): spot "
+            f"{paper['spot_maker_fee_bps']:g} / {paper['spot_taker_fee_bps']:g} bps, perpetuals {paper['perpetual_maker_fee_bps']:g} / "
+            f"{paper['perpetual_taker_fee_bps']:g} bps.</p>")
 
 
 # ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,6 +130,13 @@ def _chart(figure: Any, height: int) -> str:
     return html
 
 
+def _plotly() -> Any:
+    """Half a second's import, and its types say nothing of what it exports."""
+    import importlib
+
+    return importlib.import_module("plotly.graph_objects")
+
+
 def _dates(times_ns: Any) -> Any:
     import numpy as np
 
@@ -130,7 +144,7 @@ def _dates(times_ns: Any) -> Any:
 
 
 def _equity(results: Results) -> str:
-    import plotly.graph_objects as go
+    go = _plotly()
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.04)
@@ -143,8 +157,7 @@ def _equity(results: Results) -> str:
 
 
 def _price(results: Results, symbol: str) -> str:
-    import plotly.graph_objects as go
-
+    go = _plotly()
     figure = go.Figure(go.Scatter(x=_dates(results.times), y=results.prices[symbol], name="price", line={"color": _GREY, "width": 1}, hoverinfo="y"))
     trips = [trip for trip in results.trips if trip.symbol == symbol]
     for side, mark, color in (("long", "triangle-up", _GREEN), ("short", "triangle-down", _RED)):

@@ -1,10 +1,11 @@
 """Two runs decision by decision: what both decided, what only one did, and what each difference costs. B is measured against A.
 
-Decisions of one symbol, strategy, purpose (entry, exit) and side are paired by nearest event time, at most PAIR_NS apart. What is left of A is *missing*,
-what is left of B is *extra*. A pair is *equal* when everything decided and every fill is: times, sizes, prices, fees, reasons.
+Decisions of one symbol, strategy, purpose (entry, exit) and side are paired by nearest event time, at most PAIR_NS apart. What is left of A is
+*missing*, what is left of B is *extra*. A pair is *equal* when everything decided and every fill is: times, sizes, prices, fees, reasons.
 
-P&L is made comparable by valuing every order at one price M of its symbol, the last fill in either run: side × (lots × M × value − quote) − fees. Summed
-over a run's orders that is its realised P&L after fees, and what is still open valued at M. So the difference of two runs is a sum over their orders:
+P&L is made comparable by valuing every order at one price M of its symbol, the last fill in either run: side × (lots × M × value − quote) − fees.
+Summed over a run's orders that is its realised P&L after fees, and what is still open valued at M. So the difference of two runs is a sum over
+their orders:
 
 | cause   | of                    | is                                                                                                |
 |---------|-----------------------|---------------------------------------------------------------------------------------------------|

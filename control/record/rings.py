@@ -1,4 +1,7 @@
-"""From both rings into the journal: what it does not have yet, and the cursors that say how far it is. The rings are gated: nothing is lost meanwhile."""
+"""From both rings into the journal: what it does not have yet, and the cursors that say how far it is.
+
+The rings are gated: nothing is lost meanwhile.
+"""
 
 from __future__ import annotations
 

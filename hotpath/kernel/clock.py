@@ -1,8 +1,8 @@
 """Weave CLOCK and SESSION ticks between the records of a recording.
 
-A CLOCK stands at every 100 ms of event time (1 s where all records come from candles), before the first record at or behind it. Where records are further apart than a session
-gap, one SESSION tick follows the last one by that gap, then CLOCKs for 2 s, so that what it closes is filled; then time jumps to the
-next record.
+A CLOCK stands at every 100 ms of event time (1 s where all records come from candles), before the first record at or behind it. Where records
+are further apart than a session gap, one SESSION tick follows the last one by that gap, then CLOCKs for 2 s, so that what it closes is filled; then
+time jumps to the next record.
 """
 
 from __future__ import annotations

@@ -8,14 +8,15 @@ A candle says where its price was, not in which order. It becomes four trades:
  falling   open       high             low              close
 ```
 
-So the price first goes against the candle's direction: whoever stands on the side that wins in the end is tested at the bad extreme before the good one,
-and a stop and a target within one candle are a stop. Each trade has a quarter of the candle's volume, rounded down to lots, the close what is left; the
-aggressor is a buyer where the path rises, a seller where it falls or stands. A candle without volume has trades of size 0: they move the price and fill
-nothing that waits.
+So the price first goes against the candle's direction. A position on the side that wins in the end meets its bad extreme before its good one: a stop
+and a target within that candle are a stop. One on the other side meets the good one first; no single path is the worse one for both. Each trade has a quarter of the candle's volume, rounded down to lots, the close what
+is left; the aggressor is a buyer where the path rises, a seller where it falls or stands. A candle without volume has trades of size 0: they move the
+price and fill nothing that waits.
 
-There are no quotes: no spread is invented. A market order is filled at the path's price worsened by `paper.half_spread_bps`, whatever its size; a limit
-order only by what trades strictly through it, up to that trade's size. Orders made at one point are filled at its price, since the clock stands at every
-second. Times are the candles' beginnings. The length of a candle is the commonest distance between two rows, a minute where there is one row only.
+There are no quotes: no spread is invented. A market order is filled at the path's price worsened by `paper.half_spread_bps`, whatever its size; a
+limit order only by what trades strictly through it, up to that trade's size. Orders made at one point are filled at its price, since the clock stands
+at every second. Times are the candles' beginnings. The length of a candle is the commonest distance between two rows, a minute where there is one
+row only.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def read(sink: Sink, texts: Sequence[list[str | None]], times: Sequence[int]) ->
             sink.tell("frames_bad", "its time is none")
             continue
         if min(prices) < 0 or lots < 0 or low > min(opened, close) or high < max(opened, close):
-            sink.tell("bad_price", f"open, high, low, close, volume {', '.join(str(word) for word in words)} are no candle of positive multiples of the "
+            sink.tell("bad_price", f"open, high, low, close, volume {', '.join(map(str, words))} are no candle of positive multiples of the "
                                    f'instrument\'s steps; if the venue\'s steps differ, state them under [instruments."{sink.symbol}"]')
             continue
         if begin < sink.last_ns:

@@ -78,6 +78,14 @@ def _check_frames(path: str) -> None:
                           "name raw frames, or a table ending in .csv, .csv.gz, .parquet, .feather")
 
 
+def _holds_candles(path: str) -> bool:
+    """Whether a file is a table of candles; one that cannot be read is found out when it is read."""
+    try:
+        return tables.holds_candles(path)
+    except SourceError:
+        return False
+
+
 class Recording:
     """All sources of a replay as one stream of records in receive time; ties are in the order of the sources.
 
@@ -103,7 +111,7 @@ class Recording:
             merged = takewhile(lambda record: record[0] < until_ns, merged)
         self._merged = merged
         #: event time between two CLOCK ticks: candles say nothing of what happens within a second
-        self.clock_ns = CANDLE_CLOCK_NS if sources and all(tables.holds_candles(source.path) for source in sources) else CLOCK_NS
+        self.clock_ns = CANDLE_CLOCK_NS if sources and all(_holds_candles(source.path) for source in sources) else CLOCK_NS
 
     def _guarded(self, sink: Sink) -> Iterator[Record]:
         """A source's records; damage ends it, is logged and kept in its `error`, and the other sources go on."""

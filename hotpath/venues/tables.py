@@ -1,8 +1,9 @@
 """Tables of trades, quotes or candles: CSV (plain or gz), Parquet and Feather, told apart by their columns.
 
-A table with open, high, low and close is one of candles (hotpath/venues/candle_tables.py), with a bid and an ask one of quotes, else one of trades. Times are Unix s, ms, µs or ns by magnitude, ISO 8601, or a Parquet
-timestamp; without a zone they are UTC. Prices are taken as the text that the file holds; a Parquet float as the shortest text that
-means it. polars is imported where it is used: no other process than the feed pays for it, and only with a table to read.
+A table with open, high, low and close is one of candles (hotpath/venues/candle_tables.py), with a bid and an ask one of quotes, else one of trades.
+Times are Unix s, ms, µs or ns by magnitude, ISO 8601, or a Parquet timestamp; without a zone they are UTC. Prices are taken as the text that the
+file holds; a Parquet float as the shortest text that means it. polars is imported where it is used: no other process than the feed pays for it, and
+only with a table to read.
 """
 
 from __future__ import annotations
@@ -134,12 +135,18 @@ def _candles(sink: Sink) -> Iterator[Record]:
     time, prices, volume = candle_tables.columns_of(sink.path, names_of(sink.path))
     wanted = [time, *prices, *([volume] if volume else [])]
     columns: dict[str, list[str | None]] = {name: [] for name in wanted}
-    for table in _csv(sink) if sink.path.lower().endswith(CSV_ENDINGS) else _arrow(sink, wanted):
-        for name, column in columns.items():
-            column += table[name]
+    damage: SourceError | None = None
+    try:
+        for table in _csv(sink) if sink.path.lower().endswith(CSV_ENDINGS) else _arrow(sink, wanted):
+            for name, column in columns.items():
+                column += table[name]
+    except SourceError as error:
+        damage = error  # what came before it is used
     height = len(columns[time])
     yield from candle_tables.read(sink, [*(columns[name] for name in prices), columns[volume] if volume else [None] * height],
                                   [nanoseconds(text) for text in columns[time]])
+    if damage is not None:
+        raise damage
 
 
 def _csv(sink: Sink) -> Iterator[dict[str, list[str | None]]]:
