@@ -154,10 +154,9 @@ class Maker(Strategy):
         for symbol, facts in market.facts.items():
             quote = market.quotes[symbol]
             if symbol not in portfolio.positions and quote.bid > 0:
-                for direction in ("up", "down"):
-                    made.append(Condition(symbol=symbol, side="buy", price="mid", level=facts.price_text(quote.bid), direction=direction,
-                                          order="limit", limit_price=facts.price_text(quote.bid), size=equity_bps(100), confidence=0.9, stop_bps=5,
-                                          target_bps=5, time_stop_s=20, valid_for_s=30, why="join the bid"))
+                made.append(Condition(symbol=symbol, side="buy", price="mid", level=facts.price_text(quote.ask), direction="up", order="limit",
+                                      limit_price=facts.price_text(quote.ask), size=equity_bps(100), confidence=0.9, stop_bps=5, target_bps=5,
+                                      time_stop_s=20, valid_for_s=30, why="what was the ask is the bid now: join it"))
         return made
 ''')
     config = tmp_path / "maker.toml"

@@ -63,9 +63,10 @@ def _report(options: argparse.Namespace) -> int:
     except Refused as error:
         return _refuse(options, str(error), error.code)
     if options.json:
-        import json
+        import msgspec
 
-        print(json.dumps({"type": "done", "data": {**summary, "run_dir": str(folder)}}, default=str))
+        reply = {"type": "done", "data": {**summary, "run_dir": str(folder)}}
+        print(msgspec.json.Encoder(decimal_format="number").encode(reply).decode())
     else:
         from control.supervise.front import print_summary
 

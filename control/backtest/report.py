@@ -126,7 +126,9 @@ def _model(results: Results) -> str:
 def _chart(figure: Any, height: int) -> str:
     figure.update_layout(template="plotly_white", height=height, margin={"l": 60, "r": 20, "t": 20, "b": 40}, hovermode="x unified",
                          legend={"orientation": "h", "y": 1.08})
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, config={
+        "displaylogo": False, "responsive": True,
+        "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]})
     return html
 
 
