@@ -6,11 +6,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from control.record.decisions import Decision, Filled, Run
+from control.record.decisions import Decision, Filled, NoSuchRun, Run, read_run
 from control.record.parity import PAIR_NS, NotComparable, compare_runs, report_of, rows_of
 from control.record.records import InstrumentFact
+from control.record.writer import JournalWriter
+from control.serve.ctl import main
 from ipc import layout as l
 
 MS = 1_000_000
@@ -102,8 +106,6 @@ def test_strategies_sides_and_purposes_are_never_mixed() -> None:
 
 
 def test_runs_of_other_instrument_steps_are_not_compared() -> None:
-    import msgspec
-
     with pytest.raises(NotComparable, match="BTC/USDT: its tick_mantissa is 1"):
         compare_runs(run(decision(0)), run(decision(0), fact=msgspec.structs.replace(FACT, tick_mantissa=5)))
 
@@ -128,3 +130,40 @@ def test_the_causes_add_up_for_random_runs(seed: int) -> None:
     assert len(found.pairs) + len(found.missing) == len(found.a.decisions)
     assert len(found.pairs) + len(found.extra) == len(found.b.decisions)
     assert report_of(found)["matched"] == len(found.pairs)
+
+
+# ── from journals ────────────────────────────────────────────────────────────────────────────────────────────────────
+def journaled(path: Path, run_id: str, at_ns: int, prices: list[int]) -> None:
+    """A run of entries of 10 lots, each filled at its price, into a journal that may hold others."""
+    writer = JournalWriter(path, sync=False)
+    writer.begin_run(run_id, {"run_id": run_id, "mode": "paper", "strategies": ["momentum"], "instruments": [msgspec.to_builtins(FACT)]})
+    orders, reports = np.zeros(len(prices), l.INTENT), np.zeros(len(prices), l.REPORT)
+    orders["seq"] = reports["seq"] = orders["order_seq"] = reports["order_seq"] = np.arange(1, len(prices) + 1)
+    orders["kind"], reports["kind"], orders["purpose"] = l.NEW, l.FILL, l.ENTRY
+    orders["side"] = reports["side"] = 1
+    orders["event_ns"] = reports["event_ns"] = at_ns + np.arange(len(prices)) * 1000 * MS
+    orders["lots"] = reports["last_lots"] = reports["cum_lots"] = 10
+    reports["last_price"], reports["liquidity"] = prices, l.TAKER
+    writer.append(orders, reports)
+    writer.close()
+
+
+def test_a_run_of_a_paper_instance_is_found_by_its_id_among_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The instance's journal holds all its runs; a replay's and a backtest's hold their own, whatever their folder is called."""
+    for name, prices in (("run-1", [100, 101]), ("run-2", [200, 201, 202])):
+        (tmp_path / "data" / "runs" / name).mkdir(parents=True)
+        journaled(tmp_path / "data" / "instances" / "night" / "journal", name, 10**18, prices)
+    journaled(tmp_path / "renamed" / "state" / "journal", "run-3", 10**18, [200, 201, 203])
+    assert [one.fills[0].price for one in read_run("run-1", tmp_path / "data").decisions] == [100, 101]
+    found = read_run(str(tmp_path / "data" / "runs" / "run-2"), Path("nowhere"))
+    assert (found.run_id, found.mode, [one.fills[0].price for one in found.decisions]) == ("run-2", "paper", [200, 201, 202])
+    assert read_run(str(tmp_path / "renamed"), Path("nowhere")).run_id == "run-3"
+    data = ["--data-dir", str(tmp_path / "data")]
+    assert main(["parity", "run-2", "run-2", *data]) == 0
+    assert main(["parity", "run-2", str(tmp_path / "renamed"), *data]) == 1
+    assert "3 matched, 1 of them unequal" in capsys.readouterr().out
+    assert main(["parity", "run-2", "run-9", *data]) == 2
+    assert "there is no run of that id" in capsys.readouterr().err
+    (tmp_path / "data" / "runs" / "run-4").mkdir()
+    with pytest.raises(NoSuchRun, match="there is no journal of it"):
+        read_run("run-4", tmp_path / "data")
