@@ -209,7 +209,8 @@ def test_a_backtest_that_is_interrupted_leaves_nothing(candles: Path, config: Pa
 
 def test_a_strategy_that_raises_is_journaled_and_the_run_goes_on(candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, out = tmp_path / "broken.py", tmp_path / "out"
-    broken.write_text("class Broken:\n    interval_s = 60\n\n    def plan(self, market, portfolio, knowledge):\n        raise RuntimeError('no idea')\n")
+    broken.write_text("class Broken:\n    interval_s = 60\n\n    def plan(self, market, portfolio, knowledge):\n"
+                      "        raise RuntimeError('no idea')\n")
     code, text, _ = told(capsys, "--data", f"{candles}=BTC/USDT:USDT", "--strategy", f"{broken}:Broken", "--out", out, "--json")
     assert (code, json.loads(text)["data"]["fills"]) == (0, 0)
     from control.record.journal import Journal

@@ -55,7 +55,7 @@ def test_a_rising_candle_goes_to_its_low_first_and_a_falling_one_to_its_high(tmp
 
 
 def test_the_volume_is_split_in_four_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
-    found = records(feather(tmp_path, table((100.0, 101.0, 99.0, 100.0, 0.0117), (100.0, 101.0, 99.0, 100.0, 0.0), (100.0, 101.0, 99.0, 100.0, 0.0004))))
+    found = records(feather(tmp_path, table(*((100.0, 101.0, 99.0, 100.0, volume) for volume in (0.0117, 0.0, 0.0004)))))
     assert found[:, LOTS].tolist() == [2, 2, 2, 5, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
@@ -69,8 +69,9 @@ def test_csv_parquet_and_feather_of_the_same_candles_are_the_same_records(tmp_pa
 
 
 @pytest.mark.parametrize(("row", "count"), [
-    ((100.0, 99.9, 99.0, 99.5, 1.0), "bad_price"), ((100.0, 101.0, 100.5, 100.8, 1.0), "bad_price"), ((100.05, 101.0, 99.0, 100.0, 1.0), "bad_price"),
-    ((0.0, 101.0, 0.0, 100.0, 1.0), "bad_price"), ((float("nan"), 101.0, 99.0, 100.0, 1.0), "bad_price"), ((100.0, 101.0, 99.0, 100.0, -1.0), "bad_price"),
+    ((100.0, 99.9, 99.0, 99.5, 1.0), "bad_price"), ((100.0, 101.0, 100.5, 100.8, 1.0), "bad_price"),
+    ((100.05, 101.0, 99.0, 100.0, 1.0), "bad_price"), ((0.0, 101.0, 0.0, 100.0, 1.0), "bad_price"),
+    ((float("nan"), 101.0, 99.0, 100.0, 1.0), "bad_price"), ((100.0, 101.0, 99.0, 100.0, -1.0), "bad_price"),
 ])
 def test_what_is_no_candle_is_counted_and_left_out(tmp_path: Path, row: Any, count: str) -> None:
     good = (100.0, 101.0, 99.0, 100.0, 1.0)

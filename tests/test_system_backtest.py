@@ -181,3 +181,34 @@ def test_a_part_of_the_data_by_time_is_what_the_whole_has_there(files: list[Path
     assert len(fills)
     assert fills["event_ns"].min() >= first
     assert fills["event_ns"].max() < first + (120 + 62) * 10**9  # the end of the data closes what is open a minute behind it
+
+
+def test_candles_are_one_path_in_both(real_data: Path, tmp_path: Path) -> None:
+    import polars as pl
+
+    config, files = tmp_path / "candles.toml", []
+    config.write_text("""
+[run]
+flatten_at_end = true
+[limits]
+max_entries_per_day = 1000
+min_confidence = 0.5
+[strategy]
+candle_s = 60
+interval_s = 300
+range_minutes = 30
+mean_minutes = 30
+stop_bps = 60
+target_bps = 80
+time_stop_s = 3600
+valid_for_s = 600
+""")
+    for name in ("BTC", "LAYER"):
+        (path,) = (real_data / "ohlcv_1m").glob(f"*_{name}USDT_*.feather")
+        files.append(tmp_path / f"um_{name.lower()}usdt_hours.feather")
+        pl.read_ipc(path).head(600).write_ipc(files[-1])
+    summary = backtest(tmp_path / "run", files, config)
+    replayed = replay(tmp_path / "replay", files, config)
+    assert summary["fills"] >= 50
+    assert (tmp_path / "run" / "fills.bin").read_bytes() == (replayed / "fills.bin").read_bytes()
+    assert ctl("parity", tmp_path / "run", replayed)[0] == 0

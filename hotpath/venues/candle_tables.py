@@ -9,9 +9,9 @@ A candle says where its price was, not in which order. It becomes four trades:
 ```
 
 So the price first goes against the candle's direction. A position on the side that wins in the end meets its bad extreme before its good one: a stop
-and a target within that candle are a stop. One on the other side meets the good one first; no single path is the worse one for both. Each trade has a quarter of the candle's volume, rounded down to lots, the close what
-is left; the aggressor is a buyer where the path rises, a seller where it falls or stands. A candle without volume has trades of size 0: they move the
-price and fill nothing that waits.
+and a target within that candle are a stop. One on the other side meets the good one first; no single path is the worse one for both. Each trade has
+a quarter of the candle's volume, rounded down to lots, the close what is left; the aggressor is a buyer where the path rises, a seller where it falls
+or stands. A candle without volume has trades of size 0: they move the price and fill nothing that waits.
 
 There are no quotes: no spread is invented. A market order is filled at the path's price worsened by `paper.half_spread_bps`, whatever its size; a
 limit order only by what trades strictly through it, up to that trade's size. Orders made at one point are filled at its price, since the clock stands
