@@ -1,115 +1,248 @@
-"""Arming: conditions in words become sorted rows in shared memory, swapped by generation while the hot loop runs.
+"""Conditions in words become rows, and rows words again. Imports no kernel: whoever shows conditions needs it, too.
 
-Two buffers; the buffer of generation g is g & 1. The other one is written, then the generation is published. A third generation waits until
-the loop has committed the second, since only then is the first buffer free. What a condition has done (fired, next allowed) lives in
-`condition_states` and is kept over swaps by its slot; a slot is given away only when no generation in use names its old condition.
+A row is packed in one go, since a plan of a thousand conditions is to be armed within milliseconds.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ipc import layout as l
-from ipc.messages import Condition, Plan
-from ipc.segment import Memory
+from ipc.messages import Clause, Condition, Plan
 
 #: a condition id is plan_seq << PLAN_SHIFT | index in the plan
 PLAN_SHIFT = 16
 _SECOND_NS = 1_000_000_000
+_ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iB3x 6d 4i 6B6B6B46x")
+_FEATURE_NUMBERS = {name: number for number, name in enumerate(l.FEATURES)}
+_NO_CLAUSE = Clause(feature="last", op=">", value=0.0)
 
 
 class NotArmed(Exception):
     """A plan cannot be armed as a whole; nothing has changed. The text names the field and the remedy."""
 
 
-def ticks_of(text: str, instrument: Any, field: str, mantissa: str, exponent: str) -> int:
+class Facts(NamedTuple):
+    """What arming needs to know of an instrument; `quantum_exponent` of its quote currency."""
+
+    number: int
+    symbol: str
+    tick: Decimal
+    lot: Decimal
+    max_price: int
+    quantum_exponent: int
+
+
+def facts_by_symbol(instruments: Any) -> dict[str, Facts]:
+    """Facts of INSTRUMENT rows."""
+    found = {}
+    for number, row in enumerate(instruments):
+        if symbol := row["symbol"].decode():
+            found[symbol] = Facts(number, symbol, Decimal(int(row["tick_mantissa"])).scaleb(int(row["tick_exponent"])),
+                                  Decimal(int(row["lot_mantissa"])).scaleb(int(row["lot_exponent"])), int(row["max_price"]),
+                                  int(row["quantum_exponent"]))
+    return found
+
+
+def whole(text: str, unit: Decimal, symbol: str, field: str) -> int:
     """A decimal string in whole ticks (or lots). Raises NotArmed where it is no whole number of them."""
-    unit = Decimal(int(instrument[mantissa])).scaleb(int(instrument[exponent]))
     count = Decimal(text) / unit
-    if count != count.to_integral_value() or count >= 1 << 53:
-        symbol = instrument["symbol"].decode()
+    number = int(count)
+    if number != count or number >= 1 << 53:
         raise NotArmed(f"{field}: {text} is no whole number of {unit} of {symbol}; round it to a multiple of {unit}")
-    return int(count)
+    return number
 
 
-def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int, symbols: dict[str, int], instruments: Any) -> Any:
-    """One condition as a CONDITION row, still without state slot. Raises NotArmed with the path of the field."""
-    if condition.symbol not in symbols:
-        raise NotArmed(f"{at}.symbol: {condition.symbol!r} is not traded here; known are {', '.join(sorted(symbols))}")
-    number = symbols[condition.symbol]
-    instrument = instruments[number]
-    if not (condition.stop_bps or condition.stop_price or condition.time_stop_s
-            or (condition.trail_distance_bps and not condition.trail_activation_bps)):
-        raise NotArmed(f"{at}: no position may be without protection from its first fill on; give stop_bps, stop_price, time_stop_s, or a "
+def price_in(text: str, facts: Facts, field: str) -> int:
+    """A price in ticks. Raises NotArmed where it is none of the instrument's."""
+    ticks = whole(text, facts.tick, facts.symbol, field)
+    if not 0 < ticks <= facts.max_price:
+        raise NotArmed(f"{field}: {text} is outside the prices of {facts.symbol}")
+    return ticks
+
+
+def ordered(value: float) -> int:
+    """An integer for each float, in the same order; as hotpath/kernel/thresholds.py has it."""
+    bits: int = struct.unpack("<q", struct.pack("<d", value + 0.0))[0]
+    return bits if bits >= 0 else bits ^ 0x7FFF_FFFF_FFFF_FFFF
+
+
+def value_of(level: int) -> float:
+    """The float of such an integer."""
+    value: float = struct.unpack("<d", struct.pack("<q", level if level >= 0 else level ^ 0x7FFF_FFFF_FFFF_FFFF))[0]
+    return value
+
+
+# ── words → row ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int, known: Mapping[str, Facts]) -> bytes:
+    """One condition as the bytes of a CONDITION row, still without slot and arming. Raises NotArmed with the path of the field."""
+    c = condition
+    facts = known.get(c.symbol)
+    if facts is None:
+        raise NotArmed(f"{at}.symbol: {c.symbol!r} is not traded here; known are {', '.join(sorted(known))}")
+    if not (c.stop_bps or c.stop_price or c.time_stop_s or (c.trail_distance_bps and not c.trail_activation_bps)):
+        raise NotArmed(f"{at}.stop_bps: no position may be without protection from its first fill on; give stop_bps, stop_price, time_stop_s, or a "
                        "trail_distance_bps with trail_activation_bps = 0")
-    if condition.side == "buy" and condition.stop_bps >= 10_000:
-        raise NotArmed(f"{at}.stop_bps: {condition.stop_bps} is at or below a price of zero; give fewer than 10000 bps")
-    if condition.order == "limit" and condition.limit_price is None:
+    if c.side == "buy" and c.stop_bps >= 10_000:
+        raise NotArmed(f"{at}.stop_bps: {c.stop_bps} is at or below a price of zero; give fewer than 10000 bps")
+    if c.order == "limit" and c.limit_price is None:
         raise NotArmed(f"{at}.limit_price: a limit order needs one; give it, or use order = \"market\"")
-    row = np.zeros((), l.CONDITION)
-    row["condition_id"] = plan.plan_seq << PLAN_SHIFT | index
-    level = ticks_of(condition.level, instrument, f"{at}.level", "tick_mantissa", "tick_exponent")
-    if not 0 < level <= int(instrument["max_price"]):
-        raise NotArmed(f"{at}.level: {condition.level} is outside the prices of {condition.symbol}")
-    row["level"] = level * 2 if condition.price == "mid" else level
-    row["valid_from_ns"] = plan.due_ns + condition.valid_after_s * _SECOND_NS
-    row["valid_until_ns"] = plan.due_ns + (condition.valid_after_s + condition.valid_for_s) * _SECOND_NS
-    row["cooldown_ns"] = condition.cooldown_s * 1_000_000_000
-    row["time_stop_ns"] = condition.time_stop_s * 1_000_000_000
-    row["size_kind"], row["size_value"] = _size(condition, at, instrument)
-    _protection(row, condition, at, instrument, level)
-    _clauses(row, condition, at, instrument)
-    if condition.limit_price is not None:
-        row["limit_price"] = ticks_of(condition.limit_price, instrument, f"{at}.limit_price", "tick_mantissa", "tick_exponent")
-        if not 0 < row["limit_price"] <= int(instrument["max_price"]):
-            raise NotArmed(f"{at}.limit_price: {condition.limit_price} is outside the prices of {condition.symbol}")
-    row["instrument"] = number
-    row["strategy"] = strategy
-    row["price_kind"] = l.PRICE_KINDS.index(condition.price)
-    row["direction"] = l.DIRECTIONS.index(condition.direction)
-    row["side"] = l.BUY if condition.side == "buy" else l.SELL
-    row["order_type"] = l.MARKET if condition.order == "market" else l.LIMIT
-    row["max_fires"] = condition.max_fires
-    row["confidence_e4"] = int(round(condition.confidence * 10_000, 6))  # 0.29 is 2900, 0.69999 is not 7000
-    for name in ("stop_bps", "target_bps", "trail_activation_bps", "trail_distance_bps", "max_slippage_bps"):
-        row[name] = getattr(condition, name)
-    row["plan_seq"] = plan.plan_seq
-    return row
+    trigger, level, around = _trigger(c, at, facts)
+    size_kind, size_value = _size(c, at, facts)
+    stop, target = _protection(c, at, facts, around)
+    rungs = _ladder(c, at)
+    clauses = _clauses(c, at, facts) if c.clauses else _NO_CLAUSES
+    valid_from_ns = plan.due_ns + c.valid_after_s * _SECOND_NS
+    up = c.direction == "up"
+    return _ROW.pack(
+        plan.plan_seq << PLAN_SHIFT | index, level, valid_from_ns, valid_from_ns + c.valid_for_s * _SECOND_NS, c.cooldown_s * _SECOND_NS,
+        c.time_stop_s * _SECOND_NS, size_value, 0 if c.limit_price is None else price_in(c.limit_price, facts, f"{at}.limit_price"),
+        facts.number, strategy, trigger, l.CROSS_UP if up else l.CROSS_DOWN, l.BUY if c.side == "buy" else l.SELL,
+        l.MARKET if c.order == "market" else l.LIMIT,
+        size_kind, c.max_fires, int(round(c.confidence * 10_000, 6)),  # 0.29 is 2900, 0.69999 is not 7000
+        c.stop_bps, c.target_bps, c.trail_activation_bps, c.trail_distance_bps, c.max_slippage_bps, plan.plan_seq, 0, 0, len(c.clauses),
+        c.rebound_bps, c.break_even_bps,
+        0, stop, target, 0, 0, *rungs[0], len(c.ladder), l.PRICE_KINDS.index(c.price), *clauses[0], *rungs[1], *clauses[1])
 
 
-def _protection(row: Any, condition: Condition, at: str, instrument: Any, level: int) -> None:
-    """Stop and target as prices: on their side of the level, and not as distances as well."""
-    sign = 1 if condition.side == "buy" else -1
-    for name, side in (("stop", -sign), ("target", sign)):
-        text = getattr(condition, f"{name}_price")
+def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:
+    """(trigger, level as the row has it, level in ticks or 0): exactly one of the four ways to say it."""
+    given = [name for name, there in (("feature", c.feature is not None), ("anchor", c.anchor is not None),
+                                      ("level", c.level is not None and not c.rebound_bps), ("rebound_bps", c.rebound_bps > 0)) if there]
+    if len(given) != 1:
+        raise NotArmed(f"{at}: {'both ' + ' and '.join(given) if given else 'nothing'} says when to fire; give level, or anchor and move_bps, or "
+                       "feature and value, or rebound_bps (with a level or without)")
+    if c.feature is not None:
+        if c.value is None:
+            raise NotArmed(f"{at}.value: the value that {c.feature} is to cross is missing")
+        if c.feature in l.PRICE_KINDS:
+            raise NotArmed(f"{at}.feature: {c.feature} is a price; give price = \"{c.feature}\" and level")
+        value = c.value / float(facts.tick) if c.feature in l.PRICE_FEATURES else c.value
+        return _FEATURE_NUMBERS[c.feature], ordered(value), 0
+    half = 2 if c.price == "mid" else 1  # mid is held in half ticks
+    kind = l.PRICE_KINDS.index(c.price)
+    if c.anchor is not None:
+        anchor = price_in(c.anchor, facts, f"{at}.anchor") * half
+        if not c.move_bps:
+            raise NotArmed(f"{at}.move_bps: how far from the anchor is missing; give basis points, 1 to 10000")
+        moved = anchor + -(-anchor * c.move_bps // 10_000) * (1 if c.direction == "up" else -1)  # never nearer than asked for
+        if not 0 < moved <= facts.max_price * half:
+            raise NotArmed(f"{at}.move_bps: {c.move_bps} bps from {c.anchor} is outside the prices of {facts.symbol}")
+        return kind, moved, moved // half
+    level = price_in(c.level, facts, f"{at}.level") if c.level is not None else 0
+    return (l.TRIGGER_TRAILING if c.rebound_bps else kind), level * half, level
+
+
+def _protection(c: Condition, at: str, facts: Facts, level: int) -> tuple[int, int]:
+    """Stop and target as prices in ticks, 0 without: on their side of the level where there is one, and not as distances as well."""
+    if c.stop_price is None and c.target_price is None:
+        return 0, 0
+    sign = 1 if c.side == "buy" else -1
+    found = []
+    for name, text, bps, side in (("stop", c.stop_price, c.stop_bps, -sign), ("target", c.target_price, c.target_bps, sign)):
         if text is None:
+            found.append(0)
             continue
         field = f"{at}.{name}_price"
-        if getattr(condition, f"{name}_bps"):
+        if bps:
             raise NotArmed(f"{field}: {name}_bps is there, too; give one of them")
-        price = ticks_of(text, instrument, field, "tick_mantissa", "tick_exponent")
-        if not 0 < price <= int(instrument["max_price"]) or side * (price - level) <= 0:
-            raise NotArmed(f"{field}: {text} is not {'above' if side > 0 else 'below'} the level {condition.level}, where the {name} of a "
-                           f"{condition.side} belongs")
-        row[f"{name}_price"] = price
+        price = price_in(text, facts, field)
+        if level and side * (price - level) <= 0:
+            raise NotArmed(f"{field}: {text} is not {'above' if side > 0 else 'below'} the level {level * facts.tick}, where the {name} of a "
+                           f"{c.side} belongs")
+        found.append(price)
+    return found[0], found[1]
 
 
-def _clauses(row: Any, condition: Condition, at: str, instrument: Any) -> None:
-    row["clauses"] = len(condition.clauses)
-    tick = float(Decimal(int(instrument["tick_mantissa"])).scaleb(int(instrument["tick_exponent"])))
-    for k, clause in enumerate(condition.clauses):
-        price, other = clause.feature in l.PRICE_FEATURES, clause.other in l.PRICE_FEATURES
-        if clause.other is not None and price != other:
+_NO_RUNGS = ((0,) * l.MAX_RUNGS, (0,) * l.MAX_RUNGS)
+
+
+def _ladder(c: Condition, at: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(distances in bps, shares of the entry in 1e-4), nearest first, padded with zeros."""
+    if not c.ladder:
+        return _NO_RUNGS
+    bps, shares = [rung.bps for rung in c.ladder], [int(round(rung.share * 10_000, 6)) for rung in c.ladder]
+    if bps != sorted(set(bps)):
+        raise NotArmed(f"{at}.ladder: {', '.join(map(str, bps))} bps do not rise; put the nearest rung first")
+    if sum(shares) > 10_000 or not all(shares):
+        raise NotArmed(f"{at}.ladder: the shares add up to {sum(shares) / 10_000:g}; give each above 0.0001 and all of them 1 at most")
+    if c.target_bps and bps[-1] >= c.target_bps:
+        raise NotArmed(f"{at}.ladder[{len(bps) - 1}].bps: {bps[-1]} is not nearer than target_bps = {c.target_bps}; the target sells what is left")
+    pad = (0,) * (l.MAX_RUNGS - len(bps))
+    return (*bps, *pad), (*shares, *pad)
+
+
+def _packed_clauses(clauses: list[Clause], ticks: list[float]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    whole_list = [*clauses, *[_NO_CLAUSE] * (l.MAX_CLAUSES - len(clauses))]
+    values = [*(clause.value / tick for clause, tick in zip(clauses, ticks, strict=True)), *[0.0] * (l.MAX_CLAUSES - len(clauses))]
+    codes = [*(_FEATURE_NUMBERS[clause.feature] for clause in whole_list), *(l.OPERATORS.index(clause.op) for clause in whole_list),
+             *(l.NO_FEATURE if clause.other is None else _FEATURE_NUMBERS[clause.other] for clause in whole_list)]
+    return tuple(values), tuple(codes)
+
+
+_NO_CLAUSES = _packed_clauses([], [])
+
+
+def _clauses(c: Condition, at: str, facts: Facts) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    ticks = []
+    for k, clause in enumerate(c.clauses):
+        price = clause.feature in l.PRICE_FEATURES
+        if clause.other is not None and price != (clause.other in l.PRICE_FEATURES):
             raise NotArmed(f"{at}.clauses[{k}]: {clause.feature} and {clause.other} are not of one kind: one is a price; compare like with like")
-        row["clause_feature"][k] = l.FEATURES.index(clause.feature)
-        row["clause_op"][k] = l.OPERATORS.index(clause.op)
-        row["clause_other"][k] = l.NO_FEATURE if clause.other is None else l.FEATURES.index(clause.other)
-        row["clause_value"][k] = clause.value / tick if price and clause.other is None else clause.value
+        ticks.append(float(facts.tick) if price and clause.other is None else 1.0)
+    return _packed_clauses(c.clauses, ticks)
+
+
+def _size(c: Condition, at: str, facts: Facts) -> tuple[int, int]:
+    if c.size.kind == "base":
+        lots = whole(c.size.value, facts.lot, facts.symbol, f"{at}.size.value")
+        if lots <= 0:
+            raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero")
+        return l.SIZE_BASE, lots
+    value = Decimal(c.size.value)
+    if value <= 0:
+        raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero")
+    if c.size.kind == "quote":
+        return l.SIZE_QUOTE, min(int(value.scaleb(-facts.quantum_exponent)), 1 << 60)
+    if value > 10_000 or value != int(value):
+        raise NotArmed(f"{at}.size.value: {c.size.value} is no whole number of basis points up to 10000")
+    return l.SIZE_EQUITY_BPS, int(value)
+
+
+# ── row → words ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def armed_slots(conditions: Any) -> Any:
+    """Slots (int64[n], rising) of what the published generation has armed; `conditions` is that segment."""
+    generation = int(conditions.table[0]["generation"])
+    rows = conditions.rows
+    return np.flatnonzero((rows["since"] > 0) & (rows["since"] <= generation) & ((rows["removed"] == 0) | (rows["removed"] > generation)))
+
+
+def level_of(row: Any, instrument: Any) -> str:
+    """What a CONDITION row waits for, as a decimal string: a price in the quote currency, or a feature's value; "" for a rebound from now on."""
+    tick = Decimal(int(instrument["tick_mantissa"])).scaleb(int(instrument["tick_exponent"]))
+    trigger = int(row["trigger"])
+    if len(l.PRICE_KINDS) <= trigger < l.TRIGGER_TRAILING:
+        value = value_of(int(row["level"]))
+        return f"{value * float(tick) if l.FEATURES[trigger] in l.PRICE_FEATURES else value:.10g}"
+    if not int(row["level"]):
+        return ""
+    mid = int(row["price_kind"]) == l.PRICE_MID if trigger == l.TRIGGER_TRAILING else trigger == l.PRICE_MID
+    return format(int(row["level"]) * tick / (2 if mid else 1), "f")
+
+
+def trigger_of(row: Any, instrument: Any) -> str:
+    """What a CONDITION row waits for, in words: `last up 61250`, `volume_burst up 3`, `last 50 bps up from its low, once at 61000`."""
+    trigger, direction, level = int(row["trigger"]), l.DIRECTIONS[int(row["direction"])], level_of(row, instrument)
+    if trigger != l.TRIGGER_TRAILING:
+        return f"{l.FEATURES[trigger]} {direction} {level}"
+    once = f", once at {level}" if level else ""
+    extreme = "low" if direction == "up" else "high"
+    return f"{l.PRICE_KINDS[int(row['price_kind'])]} {int(row['rebound_bps'])} bps {direction} from its {extreme}{once}"
 
 
 def clauses_of(row: Any, instrument: Any) -> list[str]:
@@ -124,117 +257,3 @@ def clauses_of(row: Any, instrument: Any) -> list[str]:
             right = f"{value * tick if feature in l.PRICE_FEATURES else value:.10g}"
         texts.append(f"{feature} {l.OPERATORS[int(row['clause_op'][k])]} {right}")
     return texts
-
-
-def _size(condition: Condition, at: str, instrument: Any) -> tuple[int, int]:
-    value = Decimal(condition.size.value)
-    if value <= 0:
-        raise NotArmed(f"{at}.size.value: {condition.size.value} is not above zero")
-    if condition.size.kind == "quote":
-        return l.SIZE_QUOTE, min(int(value.scaleb(-int(instrument["quantum_exponent"]))), 1 << 60)
-    if condition.size.kind == "equity_bps":
-        if value > 10_000 or value != int(value):
-            raise NotArmed(f"{at}.size.value: {condition.size.value} is no whole number of basis points up to 10000")
-        return l.SIZE_EQUITY_BPS, int(value)
-    return l.SIZE_BASE, ticks_of(condition.size.value, instrument, f"{at}.size.value", "lot_mantissa", "lot_exponent")
-
-
-def _join_groups(rows: Any, conditions: Sequence[Condition]) -> None:
-    """Name in each member of a group the group's first member, in whose state it stands whether one of them has fired."""
-    first: dict[str, int] = {}
-    for index, condition in enumerate(conditions):
-        if condition.group is not None:
-            leader = first.setdefault(condition.group, index)
-            rows["group_id"][index], rows["group_slot"][index] = rows["condition_id"][leader], rows["state_slot"][leader]
-
-
-class Armoury:
-    """Everything armed, by strategy; the only writer of the condition table."""
-
-    def __init__(self, memory: Memory, while_waiting: Callable[[], None]) -> None:
-        self._memory = memory
-        self._while_waiting = while_waiting
-        run = memory.board.run[0]
-        self._instruments = memory.instruments.instruments[: int(run["instruments"])]
-        self.symbols = {row["symbol"].decode(): number for number, row in enumerate(self._instruments)}
-        self.strategies = [row["name"].decode() for row in memory.instruments.strategies[: int(run["strategies"])]]
-        self._capacity = len(memory.conditions.rows_a)
-        self._rows: dict[int, Any] = {}
-        self._last_plans: dict[int, int] = {}
-        self._arming = 0
-        self._reload()
-
-    def _buffer(self, generation: int) -> tuple[Any, Any, str]:
-        c = self._memory.conditions
-        return (c.rows_b, c.index_b, "b") if generation & 1 else (c.rows_a, c.index_a, "a")
-
-    def _reload(self) -> None:
-        """A successor takes over what its predecessor had published."""
-        table = self._memory.conditions.table[0]
-        rows, _, letter = self._buffer(int(table["generation"]))
-        armed = rows[: int(table[f"count_{letter}"])].copy()
-        for strategy in range(len(self.strategies)):
-            self._rows[strategy] = armed[armed["strategy"] == strategy]
-            self._last_plans[strategy] = int(self._rows[strategy]["plan_seq"].max(initial=0))
-        self._arming = int(armed["arming"].max()) if len(armed) else 0
-
-    def arm(self, plan: Plan) -> tuple[int, int]:
-        """Replace a strategy's conditions by the plan's; gives (generation, rows armed in all). Raises NotArmed; then nothing has changed."""
-        if plan.strategy not in self.strategies:
-            raise NotArmed(f"strategy: {plan.strategy!r} does not run here; running are {', '.join(self.strategies)}")
-        strategy = self.strategies.index(plan.strategy)
-        last = self._last_plans.get(strategy, 0)
-        if plan.plan_seq == last:  # asked twice: armed anew its conditions would have forgotten what they fired
-            return int(self._memory.conditions.table[0]["generation"]), sum(map(len, self._rows.values()))
-        if plan.plan_seq < last:
-            raise NotArmed(f"plan_seq: {plan.plan_seq} is older than {last}, which is armed; send the newest plan")
-        rows = np.zeros(len(plan.conditions), l.CONDITION)
-        for index, condition in enumerate(plan.conditions):
-            rows[index] = row_of(condition, f"conditions[{index}]", plan, index, strategy, self.symbols, self._instruments)
-        others = [kept for number, kept in self._rows.items() if number != strategy]
-        count = len(rows) + sum(map(len, others))
-        if count > self._capacity:
-            raise NotArmed(f"conditions: {count} are more than hotpath.condition_capacity = {self._capacity}; raise it or plan fewer")
-        rows["arming"] = np.arange(self._arming + 1, self._arming + 1 + len(rows))
-        rows["state_slot"] = self._slots(len(rows))
-        _join_groups(rows, plan.conditions)
-        self._arming += len(rows)
-        armed = self._publish(np.concatenate([*others, rows]), plan.plan_seq)
-        self._rows[strategy], self._last_plans[strategy] = rows, plan.plan_seq
-        return armed
-
-    def _slots(self, count: int) -> Any:
-        """State slots that the generation in use does not name."""
-        table = self._memory.conditions.table[0]
-        taken = np.zeros(self._capacity, bool)
-        rows, _, letter = self._buffer(int(table["generation"]))
-        taken[rows["state_slot"][: int(table[f"count_{letter}"])]] = True
-        free = np.flatnonzero(~taken)
-        if len(free) < count:
-            raise NotArmed(f"conditions: no state slot is free for {count} more; raise hotpath.condition_capacity above {self._capacity}")
-        return free[:count]
-
-    def _publish(self, rows: Any, plan_seq: int) -> tuple[int, int]:
-        table = self._memory.conditions.table[0]
-        generation = int(table["generation"]) + 1
-        self._wait_committed(generation - 1)
-        sign = np.where(rows["direction"] == l.CROSS_UP, 1, -1)
-        key = (rows["instrument"].astype(np.int64) * len(l.PRICE_KINDS) + rows["price_kind"]) * len(l.DIRECTIONS) + rows["direction"]
-        order = np.lexsort((rows["arming"], sign * rows["level"], key))
-        buffer, index, letter = self._buffer(generation)
-        buffer[: len(rows)] = rows[order]
-        index[:] = np.searchsorted(key[order], np.arange(len(index)))
-        table[f"count_{letter}"] = len(rows)
-        table[f"plan_seq_{letter}"] = plan_seq
-        table["generation"] = generation
-        return generation, len(rows)
-
-    def _wait_committed(self, generation: int) -> None:
-        """Until the hot loop has taken `generation`, so that the buffer before it is free. It does so between two ticks."""
-        sniper = self._memory.sniper
-        end = time.monotonic() + 2.0
-        while int(sniper.commit_lines[int(sniper.commit[0]["number"]) & 1]["generation"]) != generation:
-            if time.monotonic() > end:
-                raise NotArmed("the hot loop did not take the last plan within 2 s; try again")
-            self._while_waiting()
-            time.sleep(0.0002)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hotpath import takeover
-from hotpath.arming import Armoury
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.gateway import Gateway
 from hotpath.kernel import backtest as k

@@ -33,6 +33,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                                              "size, price) so soon is refused")] | None = 1_000
     max_messages_per_s: Annotated[float, Meta(gt=0, le=1e6, description="orders and cancels a second of event time, and as many at once; exits "
                                               "pass, and count")] | None = 20.0
+    max_repeats: Annotated[int, Meta(ge=1, le=100_000, description="entries of one strategy within repeat_window_s; one more latches it until "
+                                     "trader-ctl release STRATEGY")] | None = 60
+    repeat_window_s: Annotated[int, Meta(ge=1, le=86_400, description="event time over which max_repeats counts")] = 60
+    max_adjustments: Annotated[int, Meta(ge=0, le=1000, description="times that stop or target of one position may be moved, trailing aside")] = 3
     restricted_symbols: Annotated[tuple[str, ...], _about("nothing is opened in these")] = ()
     permissions: Annotated[dict[str, tuple[str, ...]], _about("symbols that a strategy may open positions in; one that is not named may in all")] = {}
 
@@ -70,4 +74,6 @@ class Hotpath(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                              _about("how processes wait: spin is fastest and takes a core each")] = "auto"
     durable_before_entry: Annotated[bool, _about("an entry is sent only when the journal has it on disk")] = True
     exit_retry_ms: Annotated[int, Meta(ge=1, le=60_000, description="event time between two attempts of a refused exit")] = 500
+    exit_collar_bps: Annotated[int, Meta(ge=0, le=10_000, description="how much worse than the quote an exit may fill at its first try, doubled with "
+                                         "each; the sixth, and all of them with 0, takes any price")] = 100
     session_gap_s: Annotated[int, Meta(ge=1, le=86_400, description="event time without data after which a new session begins")] = 60

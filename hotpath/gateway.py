@@ -268,7 +268,7 @@ class Gateway:
         code = self.venue.submit(OrderRequest(
             client_id=client_id, symbol=self._symbols[intent.instrument] if known else f"instrument {intent.instrument}",
             side=intent.side, order_type=intent.order_type, quantity=f"{Decimal(intent.lots * lot).scaleb(lot_exponent):f}",
-            price=f"{Decimal(intent.limit_price * tick).scaleb(tick_exponent):f}" if intent.order_type == l.LIMIT else None,
+            price=f"{Decimal(intent.limit_price * tick).scaleb(tick_exponent):f}" if intent.order_type != l.MARKET else None,
             reduce_only=bool(intent.flags & l.INTENT_REDUCE_ONLY), account=self._accounts[intent.strategy], event_ns=intent.event_ns))
         self._sent += 1
         self.child.metric("orders_sent")

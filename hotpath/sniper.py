@@ -12,7 +12,8 @@ import time
 from decimal import Decimal
 from typing import Any
 
-from hotpath.arming import Armoury, NotArmed, clauses_of
+from hotpath.arming import NotArmed, armed_slots, clauses_of, level_of, price_in, trigger_of
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
@@ -47,6 +48,9 @@ def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
     row["duplicate_window_ns"] = number(limits.duplicate_window_ms, 1_000_000)
     row["message_interval_ns"] = -1 if limits.max_messages_per_s is None else math.ceil(1e9 / limits.max_messages_per_s)
     row["message_burst_ns"] = 1_000_000_000
+    row["repeat_window_ns"] = limits.repeat_window_s * 1_000_000_000
+    row["repeat_interval_ns"] = -1 if limits.max_repeats is None else limits.repeat_window_s * 1_000_000_000 // limits.max_repeats
+    row["max_adjustments"], row["exit_collar_bps"] = limits.max_adjustments, hotpath.exit_collar_bps
     row["ring_reserve"] = l.RING_SLOTS // 4
     row["exit_retry_ns"] = hotpath.exit_retry_ms * 1_000_000
     row["session_gap_ns"] = hotpath.session_gap_s * 1_000_000_000
@@ -101,8 +105,8 @@ class Control:
 
     def _operate(self, request: messages.Operate) -> messages.Reply:
         rows = self._memory.sniper.positions
-        position_id = 0
-        if request.action == "close":
+        command: dict[str, int] = {"argument": 0, "reason": l.EXIT_NONE, "stop_price": 0, "target_price": 0}
+        if request.action in ("close", "adjust"):
             found = [row for row in rows if row["state"] != l.POS_FLAT
                      and request.position in (str(int(row["position_id"])), self._symbol(int(row["instrument"])))]
             if not found:
@@ -110,24 +114,56 @@ class Control:
                                         remedy="trader-ctl positions lists their ids")
             if len(found) > 1:
                 return messages.Refused(code="ambiguous", text=f"{len(found)} positions are open in {request.position}",
-                                        remedy="close by id: " + ", ".join(str(int(row["position_id"])) for row in found))
-            position_id = int(found[0]["position_id"])
-        codes = {"close": (l.CMD_CLOSE_POSITION, l.EXIT_OPERATOR), "flatten": (l.CMD_FLATTEN, l.EXIT_FLATTEN),
-                 "cancel_entries": (l.CMD_CANCEL_ENTRIES, l.EXIT_NONE)}
-        command, reason = codes[request.action]
+                                        remedy=f"{request.action} by id: " + ", ".join(str(int(row["position_id"])) for row in found))
+            command["argument"] = int(found[0]["position_id"])
+        if request.action == "adjust":
+            try:
+                command["stop_price"], command["target_price"] = self._moved(request, found[0])
+            except NotArmed as error:
+                return messages.Refused(code="not_adjusted", text=str(error), remedy="")
+        if request.action == "release":
+            if request.strategy not in self._armoury.strategies:
+                return messages.Refused(code="no_such_strategy", text=f"strategy: {request.strategy!r} does not run here",
+                                        remedy=f"running are {', '.join(self._armoury.strategies)}")
+            command["argument"] = self._armoury.strategies.index(request.strategy)
+        command["command"], command["reason"] = {
+            "close": (l.CMD_CLOSE_POSITION, l.EXIT_OPERATOR), "flatten": (l.CMD_FLATTEN, l.EXIT_FLATTEN), "adjust": (l.CMD_ADJUST, l.EXIT_NONE),
+            "cancel_entries": (l.CMD_CANCEL_ENTRIES, l.EXIT_NONE), "release": (l.CMD_RELEASE, l.EXIT_NONE)}[request.action]
         table = self._memory.conditions.table[0]
         seq = int(table["command_seq"]) + 1
-        line = self._line()
-        if seq - int(line["command_seq"]) >= l.MAX_COMMANDS:
+        if seq - int(self._line()["command_seq"]) >= l.MAX_COMMANDS:
             return messages.Refused(code="busy", text="too many commands are waiting for the hot loop", remedy="try again in a second")
         row = self._memory.conditions.commands[seq % l.MAX_COMMANDS]
-        row["command"], row["argument"], row["reason"] = command, position_id, reason
+        for name, value in command.items():
+            row[name] = value
         row["seq"] = seq
         table["command_seq"] = seq
         self._child.metric("commands")
         wait.ring_bells(self._child.processes, 1 << l.SNIPER)
         open_now = int((rows["state"] != l.POS_FLAT).sum())
-        return messages.Done(text=f"{request.action}: told the hot loop", data={"open_positions": open_now, "position_id": str(position_id)})
+        return messages.Done(text=f"{request.action}: told the hot loop",
+                             data={"open_positions": open_now, "position_id": str(command["argument"])})
+
+    def _moved(self, request: messages.Operate, position: Any) -> tuple[int, int]:
+        """New stop and target in ticks, 0 where it stays. Raises NotArmed where a price is on the wrong side, or the position may not be adjusted."""
+        number, side = int(position["instrument"]), int(position["side"])
+        facts = self._armoury.facts(self._symbol(number))
+        most = int(self._memory.conditions.params[int(self._memory.conditions.table[0]["params_epoch"]) & 1]["max_adjustments"])
+        if int(position["adjustments"]) >= most:
+            raise NotArmed(f"it was adjusted {most} times, which is limits.max_adjustments; close it, or raise the limit for the next start")
+        if position["exit_reason"] != l.EXIT_NONE or position["lots"] <= 0:
+            raise NotArmed("it is closing, or has not been filled yet; look again with trader-ctl positions")
+        if request.stop is None and request.target is None:
+            raise NotArmed("neither stop nor target is given; add --stop PRICE or --target PRICE")
+        state, moved = self._memory.sniper.instrument_states[number], []
+        now = int(state["bid"] if side > 0 else state["ask"]) or int(state["last"])
+        for name, text, sign in (("stop", request.stop, -side), ("target", request.target, side)):
+            price = 0 if text is None else price_in(text, facts, name)
+            if price and now and sign * (price - now) <= 0:
+                raise NotArmed(f"{name}: {text} is not {'above' if sign > 0 else 'below'} {now * facts.tick}, where it could be sold now; to end the "
+                               "position, close it")
+            moved.append(price)
+        return moved[0], moved[1]
 
     def _line(self) -> Any:
         sniper = self._memory.sniper
@@ -165,30 +201,31 @@ class Control:
                 "size": self._decimal(number, p["lots"], "lot"), "entry_price": self._decimal(number, entry, "tick"),
                 "mark_price": self._decimal(number, mark, "tick"), "unrealised_pnl": self._cash(unrealised), "fees": self._cash(p["fees"]),
                 "stop_price": self._decimal(number, p["stop_price"], "tick"), "target_price": self._decimal(number, p["target_price"], "tick"),
-                "best_price": self._decimal(number, p["best_price"], "tick"), "opened_ns": int(p["opened_ns"]),
+                "best_price": self._decimal(number, p["best_price"], "tick"), "adjustments": int(p["adjustments"]),
+                "rungs_left": int(p["rungs"] - p["rungs_done"]), "opened_ns": int(p["opened_ns"]),
                 "deadline_ns": int(p["deadline_ns"]), "exit_reason": l.EXIT_REASONS[int(p["exit_reason"])], "condition_id": int(p["condition_id"]),
             })
         return rows
 
     def conditions(self, limit: int) -> list[dict[str, Any]]:
         """Armed conditions with their distance from the price, nearest first."""
-        table = self._memory.conditions.table[0]
-        second = int(table["generation"]) & 1
-        armed = (self._memory.conditions.rows_b if second else self._memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
+        conditions = self._memory.conditions
         rows: list[dict[str, Any]] = []
-        for c in armed:
+        for slot in armed_slots(conditions).tolist():
+            c = conditions.rows[slot]
             number = int(c["instrument"])
-            state = self._memory.sniper.instrument_states[number]
-            kind = l.PRICE_KINDS[int(c["price_kind"])]
-            now = int(state["bid"] + state["ask"]) if kind == "mid" else int(state[kind])
-            memory = self._memory.sniper.condition_states[int(c["state_slot"])]
+            instrument, state = self._memory.instruments.instruments[number], self._memory.sniper.instrument_states[number]
+            trigger = int(c["trigger"])
+            now = 0
+            if trigger < len(l.PRICE_KINDS):
+                now = int(state["bid"] + state["ask"]) if trigger == l.PRICE_MID else int(state[l.PRICE_KINDS[trigger]])
+            memory = self._memory.sniper.condition_states[slot]
             known = memory["condition_id"] == c["condition_id"]
             rows.append({
                 "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._strategy(int(c["strategy"])),
-                "side": "buy" if c["side"] > 0 else "sell", "price": kind, "direction": l.DIRECTIONS[int(c["direction"])],
-                "level": self._decimal(number, int(c["level"]) // (2 if kind == "mid" else 1), "tick"),
-                "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
-                "clauses": clauses_of(c, self._memory.instruments.instruments[number]),
+                "side": "buy" if c["side"] > 0 else "sell", "trigger": trigger_of(c, instrument), "direction": l.DIRECTIONS[int(c["direction"])],
+                "level": level_of(c, instrument), "distance_bps": round((int(c["level"]) - now) * 10_000 / now, 1) if now else None,
+                "clauses": clauses_of(c, instrument),
                 "confidence": int(c["confidence_e4"]) / 10_000, "valid_until_ns": int(c["valid_until_ns"]),
                 "fired": int(memory["fired"]) if known else 0, "max_fires": int(c["max_fires"]),
                 "last_refusal": l.REFUSALS[int(memory["last_refusal"])] if known else "none",

@@ -8,7 +8,7 @@
   orders       ring │ readers ×8 │ slots 128 B                  sniper → gateway, recorder   (lossless)
   reports      ring │ readers ×8 │ slots 128 B                  gateway → sniper, recorder   (lossless)
   sniper       commit A/B │ undo log │ outbox │ transactional rows │ histograms, counters
-  conditions   table header │ rows A │ rows B │ index A │ index B │ params A/B │ commands
+  conditions   table │ generations A/B │ rows │ thresholds, index, added, watched: A/B │ params A/B │ commands
   gateway      gateway header │ orders │ venue quotes │ the quote before the running tick
 
 a slot:  ┌─────┬──────────────────────────────┐  writer: seq = BUSY, release fence, payload, release-store seq
@@ -27,8 +27,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
+
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 4
+LAYOUT_VERSION: Final = 5
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -37,111 +39,6 @@ CACHE_LINE: Final = 64
 BUSY: Final = -1
 #: instrument id of a tick that belongs to no instrument (CLOCK, SESSION)
 NO_INSTRUMENT: Final = 0xFFFF
-
-# ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-#: role numbers are row numbers of `board.processes` and of every ring's reader table
-RECORDER, GATEWAY, SNIPER, FEED, REFLECTION, STRATEGIST, WATCHDOG, SPARE_ROLE = range(8)
-#: order in which roles become ready; stop is the reverse
-ROLES: Final = ("recorder", "gateway", "sniper", "feed", "reflection", "strategist")
-#: rows of the process table and readers of a ring
-MAX_ROLES: Final = 8
-
-#: process states in `PROCESS.state`
-PROC_ABSENT, PROC_STARTING, PROC_READY, PROC_STOPPING, PROC_FINISHED, PROC_FAILED = range(6)
-PROC_STATES: Final = ("absent", "starting", "healthy", "stopping", "finished", "failed")
-#: stop words in `PROCESS_ORDERS.stop`: go on, stop in order (drain and persist), stop at once
-STOP_NONE, STOP_DRAIN, STOP_NOW = range(3)
-#: operating modes, least to most severe; the gate takes the most severe of the four words
-MODE_RUNNING, MODE_REDUCE_ONLY, MODE_HALTED, MODE_SAFE = range(4)
-MODES: Final = ("running", "reduce_only", "halted", "safe")
-#: rows of `board.modes`, one writer each
-MODE_OF_WATCHDOG, MODE_OF_OPERATOR, MODE_OF_GATEWAY, MODE_OF_RECORDER = range(4)
-
-# ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-#: tick kinds
-TICK_TRADE, TICK_QUOTE, TICK_CLOCK, TICK_SESSION = 1, 2, 3, 4
-#: tick flags: the buyer was the maker (the aggressor sold); not a market trade (excluded from triggers, features and fills);
-#: on SESSION: the data ends here
-FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET, FLAG_END = 1, 2, 4
-#: instrument kinds: spot is long only; a linear perpetual goes both ways
-KIND_SPOT, KIND_LINEAR_PERPETUAL = 1, 2
-INSTRUMENT_KINDS: Final = {KIND_SPOT: "spot", KIND_LINEAR_PERPETUAL: "linear_perpetual"}
-#: sides as signs, so that signed lots = side × lots
-BUY, SELL = 1, -1
-#: order types
-MARKET, LIMIT = 1, 2
-ORDER_TYPES: Final = {MARKET: "market", LIMIT: "limit"}
-#: price kinds that a threshold names; mid is held in half ticks (bid + ask)
-PRICE_LAST, PRICE_BID, PRICE_ASK, PRICE_MID = range(4)
-PRICE_KINDS: Final = ("last", "bid", "ask", "mid")
-#: crossing directions
-CROSS_UP, CROSS_DOWN = 0, 1
-DIRECTIONS: Final = ("up", "down")
-#: ways to say a size: quote currency quanta, lots, basis points of equity
-SIZE_QUOTE, SIZE_BASE, SIZE_EQUITY_BPS = 1, 2, 3
-
-#: order-ring record kinds
-NEW, CANCEL, AMEND, CANCEL_ALL, SWAPPED, REFUSED, TIMER, MISSED, CLOSED = range(1, 10)
-INTENT_KINDS: Final = {NEW: "NEW", CANCEL: "CANCEL", AMEND: "AMEND", CANCEL_ALL: "CANCEL_ALL", SWAPPED: "SWAPPED",
-                       REFUSED: "REFUSED", TIMER: "TIMER", MISSED: "MISSED", CLOSED: "CLOSED"}
-#: report-ring record kinds
-(ACCEPTED, FILL, CANCELLED, REJECTED, EXPIRED, UNKNOWN, LOST, ADOPTED, FUNDING, BALANCE) = range(1, 11)
-REPORT_KINDS: Final = {ACCEPTED: "ACCEPTED", FILL: "FILL", CANCELLED: "CANCELLED", REJECTED: "REJECTED", EXPIRED: "EXPIRED",
-                       UNKNOWN: "UNKNOWN", LOST: "LOST", ADOPTED: "ADOPTED", FUNDING: "FUNDING", BALANCE: "BALANCE"}
-#: intent purposes
-ENTRY, EXIT = 1, 2
-#: exit reasons, in the order in which they are tested on one tick
-EXIT_NONE, EXIT_DATA_GAP, EXIT_STOP, EXIT_TRAILING, EXIT_TARGET, EXIT_TIME, EXIT_OPERATOR, EXIT_FLATTEN, EXIT_END = range(9)
-EXIT_REASONS: Final = ("none", "data_gap", "stop", "trailing", "target", "time", "operator", "flatten", "end_of_data")
-#: position states
-POS_FLAT, POS_OPENING, POS_OPEN, POS_CLOSING = range(4)
-POSITION_STATES: Final = ("flat", "opening", "open", "closing")
-#: refusal codes of the risk gate; a code is an index into `sniper.refusals`
-(REF_NONE, REF_NO_LIMIT, REF_MODE, REF_CONFIDENCE, REF_OPEN_POSITIONS, REF_POSITION_OPEN, REF_SYMBOL_EXPOSURE, REF_DAILY_LOSS,
- REF_DAILY_ENTRIES, REF_NO_QUOTE, REF_STALE, REF_CROSSED, REF_SPOT_SHORT, REF_SIZE_ZERO, REF_MIN_NOTIONAL, REF_MAX_LOTS, REF_CASH,
- REF_RING_RESERVE, REF_SLIPPAGE, REF_WORKING_FULL, REF_SYMBOL_CLOSED, REF_CLAUSE, REF_ORDER_VALUE, REF_COLLAR, REF_WINDOW_COLLAR,
- REF_GROSS_EXPOSURE, REF_EQUITY, REF_EMPTY_BOOK, REF_SELF_MATCH, REF_DUPLICATE, REF_MESSAGE_RATE, REF_PERMISSION) = range(32)
-REFUSALS: Final = ("none", "no_limit_configured", "mode", "confidence", "open_positions", "position_open", "symbol_exposure",
-                   "daily_loss", "daily_entries", "no_quote", "stale", "crossed_book", "spot_short", "size_zero", "min_notional",
-                   "max_lots", "no_funds", "ring_reserve", "slippage", "working_orders_full", "symbol_closed",
-                   "clause", "order_value", "price_collar", "window_collar", "gross_exposure", "equity", "empty_book", "self_match",
-                   "duplicate_order", "message_rate", "permission")
-#: reject codes of a venue, in `REPORT.code`
-REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY = range(9)
-REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symbol", "max_size", "duplicate_id", "no_liquidity",
-                  "reduce_only")
-#: order states in `GATEWAY_ORDER.state`; the machine itself is hotpath/orders.py
-(ORD_NONE, ORD_SENDING, ORD_ACCEPTED, ORD_PARTLY_FILLED, ORD_FILLED, ORD_CANCELLED, ORD_REJECTED, ORD_EXPIRED, ORD_UNKNOWN,
- ORD_LOST) = range(10)
-ORDER_STATES: Final = ("NONE", "SENDING", "ACCEPTED", "PARTLY_FILLED", "FILLED", "CANCELLED", "REJECTED", "EXPIRED", "UNKNOWN",
-                       "LOST")
-#: features by number; kernel/features.py has their formulas
-(FEATURE_LAST, FEATURE_BID, FEATURE_ASK, FEATURE_MID, FEATURE_MICROPRICE, FEATURE_SPREAD, FEATURE_IMBALANCE, FEATURE_EMA_1, FEATURE_EMA_2,
- FEATURE_EMA_3, FEATURE_RETURN_1S, FEATURE_RETURN_10S, FEATURE_RETURN_60S, FEATURE_RETURN_300S, FEATURE_VOLATILITY_60S,
- FEATURE_VOLATILITY_300S, FEATURE_VOLUME_BURST, FEATURE_FLOW_IMBALANCE, FEATURE_HIGH_60S, FEATURE_LOW_60S, FEATURE_HIGH_300S,
- FEATURE_LOW_300S, FEATURE_HIGH_900S, FEATURE_LOW_900S, FEATURE_VWAP_DISTANCE, FEATURE_TRADES_PER_S, FEATURE_TRADE_AGE,
- FEATURE_QUOTE_AGE) = range(28)
-FEATURES: Final = (
-    "last", "bid", "ask", "mid", "microprice", "spread_bps", "imbalance", "ema_10s", "ema_60s", "ema_300s", "return_1s_bps", "return_10s_bps",
-    "return_60s_bps", "return_300s_bps", "volatility_60s_bps", "volatility_300s_bps", "volume_burst", "flow_imbalance", "high_60s", "low_60s",
-    "high_300s", "low_300s", "high_900s", "low_900s", "vwap_distance_bps", "trades_per_s", "trade_age_s", "quote_age_s")
-#: operators of a clause, in `CONDITION.clause_op`; most clauses that a condition may have
-OP_ABOVE, OP_BELOW = range(2)
-OPERATORS: Final = (">", "<")
-MAX_CLAUSES: Final = 6
-#: `CONDITION.clause_other` of a clause that compares with a value
-NO_FEATURE: Final = 255
-#: those that are prices, in ticks
-PRICE_FEATURES: Final = frozenset({"last", "bid", "ask", "mid", "microprice", "ema_10s", "ema_60s", "ema_300s", "high_60s", "low_60s",
-                                   "high_300s", "low_300s", "high_900s", "low_900s"})
-#: liquidity of a fill
-LIQUIDITY_NONE, TAKER, MAKER = range(3)
-#: `MISSED.code`: ticks were lapped; a tick was skipped because the sniper died of it
-MISSED_LAPPED, MISSED_DEADLY = range(2)
-#: operator commands that reach the hot loop
-CMD_CLOSE_POSITION, CMD_FLATTEN, CMD_CANCEL_ENTRIES = 1, 2, 3
-#: `NEW.flags`: an exit may never increase the position
-INTENT_REDUCE_ONLY = 1
 
 # ── capacities ───────────────────────────────────────────────────────────────────────────────────────────────────────
 #: order- and report-ring slots
@@ -154,6 +51,10 @@ MAX_STRATEGIES: Final = 4
 MAX_WORKING: Final = 256
 #: rows that one step may touch
 UNDO_LINES: Final = 4096
+#: conditions added since the last merge of the thresholds
+MAX_ADDED: Final = 4096
+#: trailing entries of one instrument: each is looked at with every tick of its price
+MAX_TRAILING: Final = 64
 #: operator commands waiting for the hot loop
 MAX_COMMANDS: Final = 64
 #: gateway's order rows, by intent sequence modulo
@@ -286,14 +187,18 @@ ACCOUNT = _record(
     ("open_positions", "<i8"), ("trades_closed", "<i8"), ("realised_pnl", "<i8"), ("fees", "<i8"), ("event_ns", "<i8"),
     ("wins", "<i8"), ("working_orders", "<i8"), ("initial_equity", "<i8"),
     # when the messages sent so far would have been sent at the permitted rate (event ns)
-    ("messages_due_ns", "<i8"), ("_pad", "S56"),
+    # bit s: strategy s has repeated itself too often, and makes no entry until a person releases it
+    ("messages_due_ns", "<i8"), ("latched", "<i8"),
+    # when the entries of each strategy so far would have been made at the permitted rate (event ns)
+    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("_pad", "S16"),
 )
 #: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
 INSTRUMENT_STATE = _record(
     ("last", "<i8"), ("bid", "<i8"), ("ask", "<i8"), ("bid_lots", "<i8"), ("ask_lots", "<i8"), ("last_event_ns", "<i8"),
     ("trade_ns", "<i8"), ("quote_ns", "<i8"),
     ("prev_last", "<i8"), ("prev_bid", "<i8"), ("prev_ask", "<i8"), ("prev_mid", "<i8"), ("open_mask", "<i8"),
-    ("exposure_lots", "<i8"), ("working_lots", "<i8"), ("closed_to_entries", "<i8"),
+    ("exposure_lots", "<i8"), ("working_lots", "<i8"), ("closed_to_entries", "<i4"),
+    ("watched", "<i4"),  # features whose value at the last tick is in `feature_before`, as bits
 )
 #: an instrument's features: what has traded in the bucket under way of each window, and sums over its closed buckets; 0 = no price
 FEATURE = _record(
@@ -327,6 +232,9 @@ POSITION = _record(
     ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"),
     # the last entry order, which outlives its position: when, how much, at which reference price
     ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"), ("_pad", "S8"),
+    # line 4: ladder (distance from the entry, share of it), the rung that is being sold, what was moved, and at which tick
+    ("rung_bps", "<i4", (MAX_RUNGS,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)), ("rung_seq", "<i8"), ("adjusted_tick", "<i8"),
+    ("rungs", "<i4"), ("rungs_done", "<i4"), ("break_even_bps", "<i4"), ("adjustments", "<i4"),
 )
 #: an order that has no terminal report yet; order_seq 0 = free
 WORKING = _record(
@@ -338,26 +246,38 @@ WORKING = _record(
 #: what a condition has done, kept apart from its row; valid while condition_id equals the row's. `group_done` names the group that has fired, in the
 #: state of its first member
 CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), ("fired", "<i4"), ("refused", "<i4"),
-                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("group_done", "<i8"), ("spare", "<i8", (3,)))
+                          ("last_refusal", "<i4"), ("last_tick", "<i4"), ("group_done", "<i8"),
+                          # of a trailing entry: lowest (to buy) or highest price since it was armed
+                          ("extreme", "<i8"), ("spare", "<i8", (2,)))
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
-#: the table's header; writer: sniper's main thread. Buffer of generation g is g & 1; of params epoch e is e & 1.
-TABLE = _record(("generation", "<i8"), ("count_a", "<i8"), ("count_b", "<i8"), ("params_epoch", "<i8"), ("command_seq", "<i8"),
-                ("plan_seq_a", "<i8"), ("plan_seq_b", "<i8"), ("strategy_swapped", "<i8"))
-#: an armed condition. Bps fields: 0 = none. Rows are sorted by (instrument, price kind, direction, level, arming order).
+#: the table's header; writer: sniper's main thread. Line of generation g is g & 1; params of epoch e are e & 1.
+TABLE = _record(("generation", "<i8"), ("params_epoch", "<i8"), ("command_seq", "<i8"), ("_pad", "S40"))
+#: what a generation uses: which half of thresholds and index, how many of `added` (half g & 1); how many conditions are armed; of which plan
+GENERATION = _record(("half", "<i8"), ("added", "<i8"), ("armed", "<i8"), ("plan_seq", "<i8"), ("_pad", "S32"))
+#: an armed condition, in a slot that is its own (and its CONDITION_STATE's) until nothing in use names it. Bps fields: 0 = none. It belongs to the
+#: generations from `since` on and, where `removed` is not 0, before `removed`.
 CONDITION = _record(
     ("condition_id", "<i8"), ("level", "<i8"), ("valid_from_ns", "<i8"), ("valid_until_ns", "<i8"), ("cooldown_ns", "<i8"),
     ("time_stop_ns", "<i8"), ("size_value", "<i8"), ("limit_price", "<i8"),
-    ("instrument", "<u2"), ("strategy", "<u2"), ("price_kind", "u1"), ("direction", "u1"), ("side", "i1"), ("order_type", "u1"),
+    # line 1
+    ("instrument", "<u2"), ("strategy", "<u2"), ("trigger", "u1"), ("direction", "u1"), ("side", "i1"), ("order_type", "u1"),
     ("size_kind", "<i4"), ("max_fires", "<i4"), ("confidence_e4", "<i4"), ("stop_bps", "<i4"), ("target_bps", "<i4"),
     ("trail_activation_bps", "<i4"), ("trail_distance_bps", "<i4"), ("max_slippage_bps", "<i4"), ("plan_seq", "<i4"),
-    ("state_slot", "<i4"), ("arming", "<i4"), ("group_slot", "<i4"), ("clauses", "<i4"), ("_pad", "S4"),
-    # the group of which one fires: condition id of its first member, 0 = none; absolute protection, 0 = none
-    ("group_id", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"),
-    # clause k: feature op value, or feature op other feature (`clause_other` < NO_FEATURE)
-    ("clause_value", "<f8", (6,)), ("clause_feature", "u1", (6,)), ("clause_op", "u1", (6,)), ("clause_other", "u1", (6,)), ("_pad2", "S38"),
+    ("arming", "<i4"), ("group_slot", "<i4"), ("clauses", "<i4"), ("rebound_bps", "<i4"), ("break_even_bps", "<i4"),
+    # line 2: the group of which one fires: condition id of its first member, 0 = none; absolute protection, 0 = none; ladder of partial targets
+    ("group_id", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"), ("since", "<i8"), ("removed", "<i8"),
+    ("rung_bps", "<i4", (MAX_RUNGS,)), ("rungs", "<i4"), ("price_kind", "u1"), ("_pad", "S3"),
+    # lines 3–4: clause k is feature op value, or feature op other feature (`clause_other` < NO_FEATURE)
+    ("clause_value", "<f8", (6,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)),
+    ("clause_feature", "u1", (6,)), ("clause_op", "u1", (6,)), ("clause_other", "u1", (6,)), ("_pad2", "S46"),
 )
-#: first row of (instrument, price kind, direction); the next entry is its end
+#: where a condition fires, sorted by (key, signed level, arming): signed = level upwards, −level downwards, so that a moving price passes them in
+#: rising order; a feature's level is the order-preserving integer of its float
+THRESHOLD = _record(("signed", "<i8"), ("slot", "<i4"), ("arming", "<i4"))
+#: the same of conditions that are not merged yet
+ADDED = _record(("key", "<i8"), ("signed", "<i8"), ("slot", "<i4"), ("arming", "<i4"))
+#: first threshold of a key; the next entry is its end
 INDEX = np.dtype("<i8")
 #: limits by epoch; writer: sniper's main thread. −1 = not configured, which refuses.
 PARAMS = _record(
@@ -365,10 +285,12 @@ PARAMS = _record(
     ("min_confidence_e4", "<i8"), ("ring_reserve", "<i8"), ("max_quote_age_ns", "<i8"), ("exit_retry_ns", "<i8"),
     ("session_gap_ns", "<i8"), ("taker_slippage_bps", "<i8"),
     ("max_order_value", "<i8"), ("price_collar_bps", "<i8"), ("window_collar_bps", "<i8"), ("max_gross_exposure_bps", "<i8"),
-    ("min_equity", "<i8"), ("duplicate_window_ns", "<i8"), ("message_interval_ns", "<i8"), ("message_burst_ns", "<i8"), ("spare", "<i8", (6,)),
+    ("min_equity", "<i8"), ("duplicate_window_ns", "<i8"), ("message_interval_ns", "<i8"), ("message_burst_ns", "<i8"),
+    ("repeat_interval_ns", "<i8"), ("repeat_window_ns", "<i8"), ("max_adjustments", "<i8"), ("exit_collar_bps", "<i8"), ("spare", "<i8", (2,)),
 )
 #: an operator command for the hot loop, slot = seq % MAX_COMMANDS; writer: sniper's main thread
-COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("_pad", "S32"))
+COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("reason", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"),
+                  ("_pad", "S16"))
 
 # ── gateway ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report; tick_seq, event_ns = last
@@ -397,7 +319,8 @@ class Region:
 def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[Region, ...]]:
     """All segments with their regions for given capacities (`ticks` slots: a power of two; rows of the two tables)."""
     positions = instruments * MAX_STRATEGIES
-    index = instruments * len(PRICE_KINDS) * len(DIRECTIONS) + 1
+    # what a plan replaces keeps its slots until the hot loop has gone over to the new one: twice as many slots as conditions
+    keys = instruments * TRIGGERS * len(DIRECTIONS) + 1
 
     def ring(dtype: np.dtype[Any], slots: int) -> tuple[Region, ...]:
         return Region("ring", RING, 1), Region("readers", READER, MAX_ROLES), Region("slots", dtype, slots)
@@ -414,13 +337,15 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    # transactional: every write is preceded by its line in the undo log
                    Region("account", ACCOUNT, 1), Region("instrument_states", INSTRUMENT_STATE, instruments),
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
-                   Region("condition_states", CONDITION_STATE, conditions), Region("features", FEATURE, instruments),
+                   Region("condition_states", CONDITION_STATE, 2 * conditions), Region("features", FEATURE, instruments),
                    Region("feature_rings", np.dtype("<i8"), instruments * FEATURE_RINGS * FEATURE_BUCKETS),
+                   Region("feature_before", np.dtype("<f8"), instruments * TRIGGERS),
                    # not transactional: statistics
                    Region("refusals", np.dtype("<i8"), 64), Region("decision_hist", np.dtype("<i8"), HIST_BUCKETS),
                    Region("tick_to_intent_hist", np.dtype("<i8"), HIST_BUCKETS)),
-        "conditions": (Region("table", TABLE, 1), Region("rows_a", CONDITION, conditions), Region("rows_b", CONDITION, conditions),
-                       Region("index_a", INDEX, index), Region("index_b", INDEX, index), Region("params", PARAMS, 2),
+        "conditions": (Region("table", TABLE, 1), Region("generations", GENERATION, 2), Region("rows", CONDITION, 2 * conditions),
+                       Region("thresholds", THRESHOLD, 2 * conditions), Region("index", INDEX, 2 * keys), Region("added", ADDED, 2 * MAX_ADDED),
+                       Region("watched", np.dtype("<i8"), 2 * instruments), Region("params", PARAMS, 2),
                        Region("commands", COMMAND, MAX_COMMANDS)),
         "gateway": (Region("gateway", GATEWAY_HEADER, 1), Region("gateway_orders", GATEWAY_ORDER, MAX_GATEWAY_ORDERS),
                     Region("venue_quotes", QUOTE, instruments), Region("quote_before", QUOTE, 1)),
@@ -428,7 +353,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
 
 
 #: regions of the sniper's segment that belong to the step's transaction
-TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings")
+TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings", "feature_before")
 #: bytes before the first region of a segment: magic, version, layout hash, size, capacities
 HEADER_BYTES: Final = 256
 
@@ -442,8 +367,8 @@ def offset(dtype: np.dtype[Any], field: str) -> int:
 def _check() -> None:
     words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
              INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
-             UNDO_LINE: 72, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 256, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
-             CONDITION: 256, FEATURE: 384, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
+             UNDO_LINE: 72, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
+             GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
     for dtype, size in words.items():
         assert dtype.itemsize == size, f"{dtype.names} takes {dtype.itemsize} bytes, not {size}"
         assert dtype.fields is not None
@@ -457,8 +382,9 @@ def _check() -> None:
     assert offset(PROCESS, "stop") == 64 and offset(PROCESS, "bell") == 128 and offset(PROCESS, "metrics") == 192
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
+    assert len(FEATURES) == TRIGGER_TRAILING < TRIGGERS and FEATURES[:len(PRICE_KINDS)] == PRICE_KINDS
     assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
-    assert len(REFUSALS) == REF_PERMISSION + 1 and len(EXIT_REASONS) == EXIT_END + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
+    assert len(REFUSALS) == REF_REPEATED + 1 and len(EXIT_REASONS) == EXIT_RUNG + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
     assert all(len(names) <= 16 for names in METRICS.values())
 
 

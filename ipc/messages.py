@@ -56,21 +56,37 @@ class Clause(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     other: FeatureName | None = None
 
 
-class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One entry that the strategist asks for: enter when `price` crosses `level` in `direction` while every clause holds.
+class Rung(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A partial target: at `bps` from the average entry, `share` of what was entered is closed."""
 
-    Stop and target are prices, or distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there. Of the
-    conditions of a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
+    bps: Annotated[int, Meta(ge=1, le=10_000)]
+    share: Annotated[float, Meta(ge=0.0001, le=1.0)]
+
+
+class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry that the strategist asks for: enter when its trigger crosses in `direction` while every clause holds.
+
+    The trigger is one of four: `price` crosses `level`; `price` crosses what lies `move_bps` from `anchor` (in the direction); `feature` crosses
+    `value`; `price` comes back by `rebound_bps` from its lowest (up) or highest (down) since the condition was armed, or since it came to `level`.
+
+    Stop and target are prices, or distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there. From
+    `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
+    a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
     """
 
     symbol: Symbol
     side: Literal["buy", "sell"]
-    level: DecimalText
     direction: Literal["up", "down"]
     size: Size
     confidence: Annotated[float, Meta(ge=0.0, le=1.0)]
     why: Annotated[str, Meta(min_length=1, max_length=500)]
+    level: DecimalText | None = None
     price: Literal["last", "bid", "ask", "mid"] = "last"
+    anchor: DecimalText | None = None
+    move_bps: Bps = 0
+    feature: FeatureName | None = None
+    value: Annotated[float, Meta(ge=-1e12, le=1e12)] | None = None
+    rebound_bps: Bps = 0
     order: Literal["market", "limit"] = "market"
     limit_price: DecimalText | None = None
     stop_bps: Bps = 0
@@ -87,6 +103,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     valid_after_s: Annotated[int, Meta(ge=0, le=7 * 86_400)] = 0
     stop_price: DecimalText | None = None
     target_price: DecimalText | None = None
+    break_even_bps: Bps = 0
+    ladder: Annotated[list[Rung], Meta(max_length=4)] = []
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +116,8 @@ class Plan(Message, frozen=True):
     """All conditions of one strategy, replacing its earlier ones. strategist → recorder (plan_seq 0) → sniper (numbered).
 
     `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one. With `keep` nothing changes but the
-    due time: the strategy failed, and what is armed keeps its expiry.
+    due time: the strategy failed, and what is armed keeps its expiry. With `add` its earlier conditions stay, but for those whose ids are in
+    `withdraw`.
     """
 
     strategy: Name
@@ -107,6 +126,8 @@ class Plan(Message, frozen=True):
     plan_seq: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     why: str = ""
     keep: bool = False
+    add: bool = False
+    withdraw: Annotated[list[Annotated[int, Meta(ge=0, le=2**62)]], Meta(max_length=10_000)] = []
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 
@@ -129,10 +150,14 @@ class Query(Message, frozen=True):
 
 
 class Operate(Message, frozen=True):
-    """An operator's command for the sniper: close one position, flatten all, cancel working entries."""
+    """An operator's command for the sniper: close one position, flatten all, cancel working entries, move stop or target of a position, let a
+    strategy make entries again."""
 
-    action: Literal["close", "flatten", "cancel_entries"]
+    action: Literal["close", "flatten", "cancel_entries", "adjust", "release"]
     position: str = ""
+    strategy: str = ""
+    stop: DecimalText | None = None
+    target: DecimalText | None = None
     cause: str = "operator"
 
 
@@ -183,6 +208,20 @@ class Close(Message, frozen=True):
     """Close one position by its id (or by SYMBOL)."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Adjust(Message, frozen=True):
+    """Move stop or target of one position, given by its id (or SYMBOL)."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    stop: DecimalText | None = None
+    target: DecimalText | None = None
+
+
+class Release(Message, frozen=True):
+    """Let a strategy make entries again that has repeated itself too often."""
+
+    strategy: Name
 
 
 class Flatten(Message, frozen=True):
@@ -242,7 +281,8 @@ class Unavailable(Message, frozen=True):
 #: what a child accepts on its own socket
 ChildRequest = Ping | Plan | Event | Query | Operate
 #: what the control socket accepts
-ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Flatten | Stop)
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Adjust | Release | Flatten |
+                  Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 encode = msgspec.json.Encoder().encode

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def real_data() -> Path:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Small segments of an instance of its own, rings ready, in the test's folder."""
     monkeypatch.setenv("TRADER_SHM", str(tmp_path / "shm"))
+    with throw_away_memory() as made:
+        yield made
+
+
+@contextmanager
+def throw_away_memory() -> Iterator[Any]:
+    """Small segments of an instance of its own, rings ready; removed at the end."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     segment.create_all(name, ticks=1024, instruments=8, conditions=64)
     made = segment.Memory(name)

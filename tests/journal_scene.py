@@ -125,7 +125,8 @@ class Scene:
         numbers = dict.fromkeys(snapshots.Account.__struct_fields__, 0)
         account = snapshots.Account(**numbers | {"cash": self.cash, "equity": self.cash, "event_ns": NOON_NS})
         return snapshots.Snapshot(commit=9, incarnation=1, event_ns=NOON_NS + 10**12, tick_seq=1000, intent_seq=len(self.orders),
-                                  report_seq=len(self.reports), account=account, positions=positions, working=[])
+                                  report_seq=len(self.reports), account=account, positions=positions, working=[],
+                                  latched=[], entries_due_ns={})
 
     def write(self, folder: Path, plans: list[messages.Plan] | None = None, snapshot: snapshots.Snapshot | None = None) -> None:
         """Into a new journal."""
@@ -138,7 +139,7 @@ class Scene:
 
 def position_fact(fact: InstrumentFact, position_id: int, side: int, lots: int, cost: int) -> snapshots.Position:
     """A position in a snapshot."""
-    numbers = dict.fromkeys(snapshots.Position.__struct_fields__[2:], 0)
+    numbers: dict[str, Any] = dict.fromkeys(snapshots.Position.__struct_fields__[2:], 0) | {"rung_bps": [0] * 4, "rung_share_e4": [0] * 4}
     return snapshots.Position(symbol=fact.symbol, strategy="momentum",
                               **numbers | {"position_id": position_id, "side": side, "lots": lots, "cost": cost, "state": l.POS_OPEN})
 

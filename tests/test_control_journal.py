@@ -25,7 +25,7 @@ from ipc import messages
 from ipc.messages import Query
 from tests.journal_scene import NOON_NS, RUN_FACTS, SPOT, Scene, market_day, plan, position_fact
 
-GOLDEN = Path(__file__).parent / "fixtures" / "journal_schema_1.json"
+GOLDEN = Path(__file__).parent / "fixtures"
 
 
 def written(folder: Path, day: Scene | None = None) -> JournalWriter:
@@ -313,9 +313,9 @@ def test_100_rows_take_less_than_10_ms_among_many_records(tmp_path: Path) -> Non
 
 
 # ── schemas ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def golden(folder: Path) -> Path:
-    """The stored journal of schema 1 as an environment; made once by `dump` below from `market_day`."""
-    stored = json.loads(GOLDEN.read_text())
+def golden(folder: Path, schema: int) -> Path:
+    """The stored journal of a schema as an environment; made once by `dump` below from `market_day`."""
+    stored = json.loads((GOLDEN / f"journal_schema_{schema}.json").read_text())
     with lmdb.open(str(folder), max_dbs=len(DATABASES)) as env:
         for name in DATABASES:
             database = env.open_db(name.encode())
@@ -336,8 +336,13 @@ def dump(folder: Path) -> str:
     return json.dumps(stored, indent=0)
 
 
-def test_the_golden_journal_of_schema_1_is_read(tmp_path: Path) -> None:
-    journal = Journal(golden(tmp_path))
+def test_the_golden_journals_of_older_schemas_are_all_here() -> None:
+    assert [path.name for path in sorted(GOLDEN.glob("journal_schema_*"))] == [f"journal_schema_{k}.json" for k in range(1, records.SCHEMA)]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_the_golden_journal_of_an_older_schema_is_read(schema: int, tmp_path: Path) -> None:
+    journal = Journal(golden(tmp_path, schema))
     journal.check()
     assert journal.cursors() == journals.Cursors(1, 11, 17, NOON_NS + 10**12)
     orders, reports, trades = (journal.rows(name, 1) for name in ("orders", "reports", "trades"))
@@ -351,7 +356,8 @@ def test_the_golden_journal_of_schema_1_is_read(tmp_path: Path) -> None:
     book = journal.last_snapshot()
     assert book is not None
     assert (book.report_seq, book.positions[0].lots) == (17, 250)
-    assert (book.account.messages_due_ns, book.positions[0].last_entry_ns) == (0, 0), "what schema 1 did not know"
+    assert (book.account.messages_due_ns, book.positions[0].last_entry_ns) == (0 if schema == 1 else 77, 0), "what schema 1 did not know"
+    assert (book.latched, book.positions[0].rungs, book.positions[0].rung_bps) == ([], 0, [0, 0, 0, 0]), "what schema 2 did not know"
     journal.close()
 
 

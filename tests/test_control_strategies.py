@@ -301,7 +301,7 @@ class Awkward:
     ([usable(confidence=np.float64("nan"))], r"conditions\[0\].confidence"),
     ([usable(stop_bps=np.float64(1.5))], r"conditions\[0\].stop_bps"),
     ([usable(confidence=None)], r"conditions\[0\].confidence"),
-    ([usable(stop_bps=0)], r"conditions\[0\].stop_bps: neither"),
+    ([usable(stop_bps=0)], r"conditions\[0\].stop_bps: no position may be without protection"),
     ([usable(stop_bps=-5)], r"conditions\[0\].stop_bps"),
     ([usable(stop_bps=10_000)], r"conditions\[0\].stop_bps"),
     ([usable(stop_bps=1.5)], r"conditions\[0\].stop_bps"),

@@ -57,11 +57,12 @@ def arm(memory: Any, *conditions: dict[str, int]) -> None:
     state["bid"], state["ask"], state["last"] = 9990, 10010, 10000
     memory.sniper.account[0]["event_ns"] = 1000
     for number, condition in enumerate(conditions):
-        row = memory.conditions.rows_b[number]
-        given = {"condition_id": number + 1, "valid_until_ns": 2000, "max_fires": 1, "side": l.BUY, "state_slot": number} | condition
+        row = memory.conditions.rows[number]
+        given = {"condition_id": number + 1, "valid_until_ns": 2000, "max_fires": 1, "side": l.BUY, "since": 1} | condition
         for name, value in given.items():
             row[name] = value
-    memory.conditions.table[0]["count_b"], memory.conditions.table[0]["generation"] = len(conditions), 1
+    memory.conditions.rows["removed"][len(conditions):] = 1
+    memory.conditions.table[0]["generation"] = 1
 
 
 def test_the_nearest_condition_is_first_and_those_beyond_their_level_are_last(memory: Any) -> None:
@@ -77,7 +78,7 @@ def test_the_nearest_condition_is_first_and_those_beyond_their_level_are_last(me
 @pytest.mark.parametrize(("kind", "level", "bps"), [(l.PRICE_LAST, 10010, 10.0), (l.PRICE_BID, 10000, 10.0), (l.PRICE_ASK, 10030, 20.0),
                                                     (l.PRICE_MID, 20020, 10.0)])
 def test_the_distance_is_measured_from_the_price_that_the_condition_names(memory: Any, kind: int, level: int, bps: float) -> None:
-    arm(memory, {"level": level, "direction": l.CROSS_UP, "price_kind": kind})
+    arm(memory, {"level": level, "direction": l.CROSS_UP, "trigger": kind})
     assert nearest_conditions(memory)[0]["distance_bps"] == pytest.approx(bps, abs=0.1)
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_fire_is_not_near(memory: Any) -> None:
     done["condition_id"], done["fired"] = 3, 1
     assert nearest_conditions(memory) == []
     memory.sniper.instrument_states[0]["bid"] = 0  # a mid needs both sides
-    arm(memory, {"level": 20002, "price_kind": l.PRICE_MID})
+    arm(memory, {"level": 20002, "trigger": l.PRICE_MID})
     memory.sniper.instrument_states[0]["bid"] = 0
     assert nearest_conditions(memory) == []
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from hotpath.arming import NotArmed, clauses_of
+from hotpath.arming import NotArmed, armed_slots, clauses_of
 from ipc import layout as l
 from ipc import messages
 from tests.test_hotpath_sniper import SECOND, World
@@ -75,7 +75,7 @@ def test_clauses_are_told_as_they_were_given(world: World) -> None:
     arm(world, condition(clauses=[{"feature": "spread_bps", "op": "<", "value": 2}, {"feature": "last", "op": ">", "value": 100.99},
                                   {"feature": "last", "op": ">", "other": "high_60s", "value": 0.9995},
                                   {"feature": "bid", "op": "<", "other": "ask"}]))
-    row = world.memory.conditions.rows_b[0]
+    row = world.memory.conditions.rows[armed_slots(world.memory.conditions)[0]]
     assert clauses_of(row, world.memory.instruments.instruments[0]) == [
         "spread_bps < 2", "last > 100.99", "last > 0.9995 × high_60s", "bid < ask"]
 

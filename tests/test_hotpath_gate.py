@@ -185,3 +185,41 @@ def test_an_order_never_meets_an_own_one(waits_at: str, code: int, world: World)
 def test_a_limit_that_is_not_configured_refuses(name: str, world: World) -> None:
     limit(world, **{name: None})
     assert ask_for(world) == l.REF_NO_LIMIT
+
+
+# ── repeated execution ───────────────────────────────────────────────────────────────────────────────────────────────
+def command(world: World, **fields: int) -> None:
+    commands, table = world.memory.conditions.commands, world.memory.conditions.table[0]
+    seq = int(table["command_seq"]) + 1
+    for name, value in fields.items():
+        commands[seq % l.MAX_COMMANDS][name] = value
+    table["command_seq"] = seq
+    world.run()
+
+
+def test_a_strategy_that_repeats_itself_too_often_is_latched_until_a_person_releases_it(world: World) -> None:
+    limit(world, max_repeats=3, repeat_window_s=60)
+    for _ in range(3):  # as many as are allowed
+        assert ask_for(world) == l.REF_NONE
+        rejected(world)
+    assert ask_for(world) == l.REF_REPEATED
+    world.now += 3600 * 10**9
+    assert ask_for(world) == l.REF_REPEATED, "time alone releases nobody"
+    world.successor()
+    assert ask_for(world) == l.REF_REPEATED
+    command(world, command=l.CMD_RELEASE, argument=0)
+    assert [int(row["strategy"]) for row in world.orders(l.RELEASED)] == [0]
+    assert ask_for(world) == l.REF_NONE
+
+
+def test_entries_at_the_permitted_rate_are_never_too_many(world: World) -> None:
+    limit(world, max_repeats=3, repeat_window_s=60)
+    for _ in range(9):
+        assert ask_for(world) == l.REF_NONE
+        rejected(world)
+        world.now += 20 * 10**9
+
+
+def test_without_a_limit_of_repetitions_nothing_is_opened(world: World) -> None:
+    limit(world, max_repeats=None)
+    assert ask_for(world) == l.REF_NO_LIMIT

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hotpath.arming import Armoury, NotArmed
+from hotpath.arming import NotArmed
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.commit import begin as begin_step
@@ -92,11 +93,11 @@ class World:
         self.memory.board.processes[l.SNIPER]["stop"] = l.STOP_NONE
         worker = threading.Thread(target=loop.run, args=(self.s, 0, 1))
         worker.start()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 120  # the first call may compile the loop
         while int(self.line["tick_seq"]) < ring.head(self.memory.ticks.ring) and time.monotonic() < end:
             time.sleep(0.001)
         self.s.own[0]["stop"] = l.STOP_DRAIN
-        worker.join(10)
+        worker.join(120)
 
     def report(self, **fields: Any) -> None:
         self._report[0] = np.zeros((), l.REPORT)

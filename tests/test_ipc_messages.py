@@ -103,7 +103,8 @@ def test_a_message_can_be_written_by_hand() -> None:
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(("changes", "field"), [
     ({"level": -1}, "level"), ({"level": "-1"}, "level"), ({"level": "1e5"}, "level"), ({"level": "NaN"}, "level"), ({"level": ""}, "level"),
-    ({"level": "1" * 19}, "level"), ({"level": None}, "level"), ({"limit_price": "0x10"}, "limit_price"),
+    ({"level": "1" * 19}, "level"), ({"level": 1}, "level"), ({"ladder": [{"bps": 0, "share": 1}]}, "ladder[0].bps"),
+    ({"limit_price": "0x10"}, "limit_price"),
     ({"confidence": 1.01}, "confidence"), ({"confidence": -0.1}, "confidence"), ({"confidence": "high"}, "confidence"),
     ({"stop_bps": -80}, "stop_bps"), ({"stop_bps": 10_001}, "stop_bps"), ({"stop_bps": 0.5}, "stop_bps"), ({"stop_bps": 10**30}, "stop_bps"),
     ({"time_stop_s": 8 * 86_400}, "time_stop_s"), ({"valid_for_s": 0}, "valid_for_s"), ({"max_fires": 0}, "max_fires"),

@@ -88,7 +88,7 @@ def test_capacities_come_from_the_file_and_not_from_the_one_who_attaches(root: P
     create(ticks=256, instruments=3, conditions=16)
     memory = Memory("one")
     assert memory.capacities == (256, 3, 16)
-    assert (len(memory.ticks.slots), len(memory.ticks.quotes), len(memory.conditions.rows_b)) == (256, 3, 16)
+    assert (len(memory.ticks.slots), len(memory.ticks.quotes), len(memory.conditions.thresholds)) == (256, 3, 32)
 
 
 def test_unknown_names_are_attribute_errors(root: Path) -> None:

@@ -27,7 +27,7 @@ from msgspec import Struct
 from ipc import layout as l
 
 #: schema of what is written; older ones are upcast on reading, newer ones refused
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 #: record kinds in the header
 ORDER, REPORT, TRADE, PLAN, EVENT, SNAPSHOT = range(1, 7)
 KIND_NAMES: Final = {ORDER: "order", REPORT: "report", TRADE: "trade", PLAN: "plan", EVENT: "event", SNAPSHOT: "snapshot"}
@@ -55,8 +55,18 @@ def _snapshot_2(payload: bytes) -> bytes:
     return msgspec.json.encode(tree)
 
 
+def _snapshot_3(payload: bytes) -> bytes:
+    """Schema 3 knows ladders, moved stops, and how often each strategy has made entries."""
+    tree = msgspec.json.decode(payload)
+    tree["latched"], tree["entries_due_ns"] = [], {}
+    for position in tree["positions"]:
+        position.update(rung_seq=0, rungs=0, rungs_done=0, rung_bps=[0] * l.MAX_RUNGS, rung_share_e4=[0] * l.MAX_RUNGS, break_even_bps=0,
+                        adjustments=0)
+    return msgspec.json.encode(tree)
+
+
 #: (kind, schema) → payload of schema + 1; a kind that is not here has not changed
-UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {(SNAPSHOT, 1): _snapshot_2}
+UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {(SNAPSHOT, 1): _snapshot_2, (SNAPSHOT, 2): _snapshot_3}
 
 
 class JournalError(Exception):

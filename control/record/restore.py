@@ -127,21 +127,21 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
             table["instrument"][mine] = numbers[table["instrument"][mine]]
         mine = tail.order_incarnations == incarnation
         tail.orders["strategy"][mine] = [rows.get(old, l.MAX_STRATEGIES) for old in tail.orders["strategy"][mine]]
-    trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED))
+    trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
     lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
     if lost.any():
         first = int(np.flatnonzero(lost)[0])
         raise JournalError(f"{journal.path}: order {tail.order_incarnations[first]}/{tail.orders['seq'][first]} is of a symbol or strategy that "
                            "this run does not have; name it with --symbols and --strategy, or use --fresh")
-    tail.orders["instrument"][~trading] = tail.orders["strategy"][~trading] = 0
+    tail.orders["instrument"][~trading] = 0
+    tail.orders["strategy"][~trading & ~np.isin(tail.orders["kind"], (l.REFUSED, l.RELEASED))] = 0
 
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
     """What each entry was armed with, by the plan that its order names."""
-    from hotpath.arming import PLAN_SHIFT, NotArmed, row_of
+    from hotpath.arming import PLAN_SHIFT, NotArmed, facts_by_symbol, row_of
 
-    instruments = memory.instruments.instruments
-    symbols = {row["symbol"].decode(): number for number, row in enumerate(instruments) if row["symbol"]}
+    known = facts_by_symbol(memory.instruments.instruments)
     rows = np.zeros(len(tail.orders), l.CONDITION)
     plans: dict[int, messages.Plan | None] = {}
     for number in np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY)).tolist():
@@ -152,8 +152,8 @@ def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
             raise JournalError(f"{journal.path}: plan {plan_seq}, which says how an open position is protected, is missing; restore the journal "
                                "from a backup, or use --fresh")
         try:
-            rows[number] = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan, index, int(order["strategy"]),
-                                  symbols, instruments)
+            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan, index, int(order["strategy"]), known)
+            rows[number] = np.frombuffer(row, l.CONDITION)[0]
         except NotArmed as error:
             raise JournalError(f"{journal.path}: {error}") from error
     return rows

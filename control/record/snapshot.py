@@ -44,7 +44,7 @@ class Account(Struct, frozen=True, kw_only=True):
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """layout.POSITION with its protection; `entry_seq` and `exit_seq` name working orders."""
+    """layout.POSITION with its protection; `entry_seq`, `exit_seq` and `rung_seq` name working orders."""
 
     symbol: str
     strategy: str
@@ -83,6 +83,13 @@ class Position(Struct, frozen=True, kw_only=True):
     last_entry_ns: int
     last_entry_lots: int
     last_entry_price: int
+    rung_seq: int
+    rungs: int
+    rungs_done: int
+    rung_bps: list[int]
+    rung_share_e4: list[int]
+    break_even_bps: int
+    adjustments: int
 
 
 class Working(Struct, frozen=True, kw_only=True):
@@ -120,6 +127,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     account: Account
     positions: list[Position]
     working: list[Working]
+    #: strategies that may make no entry until a person releases them
+    latched: list[str]
+    #: layout.ACCOUNT.entries_due_ns by strategy
+    entries_due_ns: dict[str, int]
 
 
 class Reader:
@@ -160,16 +171,19 @@ class Reader:
             region = getattr(memory.sniper, name)
             start = self._bases[name] * 8
             arrays[name] = flat[start:start + region.nbytes // 8].view(region.dtype)
-        positions, working = arrays["positions"], arrays["working"]
+        positions, working, account = arrays["positions"], arrays["working"], arrays["account"][0]
         line = self._line[0]
+        strategies = {row["name"].decode(): number for number, row in enumerate(memory.instruments.strategies) if row["name"]}
         return Snapshot(
             commit=number, incarnation=int(memory.board.cursors[0]["incarnation"]), event_ns=int(line["event_ns"]),
             tick_seq=int(line["tick_seq"]), intent_seq=int(line["intent_seq"]), report_seq=int(line["report_seq"]),
-            account=Account(**_numbers(Account, arrays["account"][0])),
+            account=Account(**_numbers(Account, account)),
             positions=[Position(**self._owner(row), **_numbers(Position, positions[row]))
                        for row in np.flatnonzero(positions["state"] != l.POS_FLAT)],
             working=[Working(**self._owner(int(working[row]["position_row"])), **_numbers(Working, working[row]))
                      for row in np.flatnonzero(working["order_seq"])],
+            latched=[name for name, number in strategies.items() if int(account["latched"]) >> number & 1],
+            entries_due_ns={name: int(account["entries_due_ns"][number]) for name, number in strategies.items()},
         )
 
     def _owner(self, position_row: Any) -> dict[str, Any]:
@@ -197,13 +211,17 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
     for name in Account.__struct_fields__:
         account[name] = getattr(snapshot.account, name)
     account["open_positions"], account["working_orders"] = len(snapshot.positions), len(snapshot.working)
+    for name, number in strategies.items():
+        account["latched"] |= int(name in snapshot.latched) << number
+        account["entries_due_ns"][number] = snapshot.entries_due_ns.get(name, 0)
     for position in snapshot.positions:
         instrument, number = place(position.symbol, position.strategy)
         row, state = memory.sniper.positions[number], memory.sniper.instrument_states[instrument]
         for name in Position.__struct_fields__[2:]:
             row[name] = getattr(position, name)
         row["instrument"], row["strategy"] = instrument, number % l.MAX_STRATEGIES
-        row["entry_seq"], row["exit_seq"] = key(position.entry_seq), key(position.exit_seq)
+        for name in ("entry_seq", "exit_seq", "rung_seq"):
+            row[name] = key(getattr(position, name))
         state["open_mask"] |= 1 << (number % l.MAX_STRATEGIES)
         state["exposure_lots"] += position.lots
     for at, order in enumerate(snapshot.working):
@@ -217,4 +235,4 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
 
 
 def _numbers(struct: type[Struct], row: Any) -> dict[str, Any]:
-    return {name: int(row[name]) for name in struct.__struct_fields__ if name not in ("symbol", "strategy")}
+    return {name: row[name].tolist() for name in struct.__struct_fields__ if name not in ("symbol", "strategy")}

@@ -164,6 +164,13 @@ class ControlSocket:
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
                 return self._ask("sniper", messages.Operate(action="close", position=request.id), _closing)
+            case messages.Adjust():
+                facade.note("operator", f"adjust {request.id}" + (f" stop {request.stop}" if request.stop else "")
+                            + (f" target {request.target}" if request.target else ""))
+                return self._ask("sniper", messages.Operate(action="adjust", position=request.id, stop=request.stop, target=request.target))
+            case messages.Release():
+                facade.note("operator", f"release {request.strategy}")
+                return self._ask("sniper", messages.Operate(action="release", strategy=request.strategy))
             case messages.Flatten():
                 self._pause("flatten: paused, working entries are cancelled, all positions closed")
                 return self._ask("sniper", messages.Operate(action="flatten"), _flattened)

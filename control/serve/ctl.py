@@ -32,7 +32,8 @@ _COMMANDS = {
     "status": "the instance and its processes", "health": "what is well and what is not", "positions": "open positions",
     "conditions": "armed conditions, nearest first, with their text why", "orders": "newest orders first", "trades": "newest trades first",
     "stats": "counters, refusals, latencies, equity", "pause": "no new entries until resume; exits go on", "resume": "entries again",
-    "close": "close one position", "flatten": "pause, cancel working entries, close all positions",
+    "close": "close one position", "adjust": "move stop or target of a position",
+    "release": "let a strategy make entries again that repeated itself too often", "flatten": "pause, cancel working entries, close all positions",
     "stop": "stop the instance in order and wait until it has gone", "config": "print or check a configuration file",
     "backtest": "strategies over recorded data in this one process, with the paper venue's fills; writes a run folder with a report",
     "parity": "compare two runs decision by decision: backtest, replay or paper",
@@ -43,6 +44,8 @@ _EXAMPLES = {
     "positions": ("trader-ctl positions", "trader-ctl --instance night positions"), "conditions": ("trader-ctl conditions --limit 5",),
     "orders": ("trader-ctl orders --limit 10",), "trades": ("trader-ctl trades --json | jq '.rows[].pnl'",), "stats": ("trader-ctl stats",),
     "pause": ("trader-ctl pause",), "resume": ("trader-ctl resume",), "close": ("trader-ctl close BTC/USDT", "trader-ctl close 4097"),
+    "adjust": ("trader-ctl adjust BTC/USDT --stop 60500", "trader-ctl adjust 4097 --target 62000"),
+    "release": ("trader-ctl release momentum",),
     "flatten": ("trader-ctl flatten",), "stop": ("trader-ctl stop", "trader-ctl flatten && trader-ctl stop"),
     "config": ("trader-ctl config template > trader.toml", "trader-ctl config check trader.toml"),
     "backtest": ("trader-ctl backtest --data spot_btcusdt_20240808.gz --strategy momentum",
@@ -86,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
         elif name == "parity":
             one.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or its id under the data folder's runs/")
             one.add_argument("--data-dir", type=Path, metavar="DIR", help="where run ids are looked up (TRADER_RUN__DATA_DIR, else data)")
+        elif name == "adjust":
+            one.add_argument("id", metavar="ID", help="a position's id or its symbol")
+            one.add_argument("--stop", metavar="PRICE", help="the new stop")
+            one.add_argument("--target", metavar="PRICE", help="the new target")
+        elif name == "release":
+            one.add_argument("strategy", metavar="STRATEGY", help="its name")
         elif name == "config":
             what = one.add_subparsers(dest="what", metavar="template|check", required=True)
             what.add_parser("template", help="print a commented file with all defaults", parents=[anywhere])

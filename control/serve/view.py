@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hotpath.arming import clauses_of
+from hotpath.arming import armed_slots, clauses_of, level_of, trigger_of
 from ipc import layout as l
 
 #: a healthy heart beats at least this often, in ms; the watchdog's limits, which lead to a replacement, are wider
@@ -61,38 +61,40 @@ def latency(nanoseconds: float) -> str:
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def nearest_conditions(memory: Any, limit: int = 3) -> list[dict[str, Any]]:
-    """Armed conditions that may still fire, nearest first: symbol, side, price kind, direction, level, distance_bps, confidence.
+    """Armed conditions that may still fire, nearest first: symbol, side, trigger, direction, level, distance_bps, confidence.
 
     The distance is in bps of the price, above 0 on the near side of the level and below 0 beyond it, where a condition waits for a fresh
-    crossing. Conditions whose price has not been seen in this session are left out, and so are expired and exhausted ones.
+    crossing; None, and last, of what waits for a feature or a rebound. Conditions whose price has not been seen in this session are left out, and so
+    are expired and exhausted ones.
     """
-    table, sniper = memory.conditions.table[0], memory.sniper
-    second = int(table["generation"]) & 1
-    rows = (memory.conditions.rows_b if second else memory.conditions.rows_a)[: int(table["count_b" if second else "count_a"])]
+    sniper, slots = memory.sniper, armed_slots(memory.conditions)
+    rows = memory.conditions.rows[slots]
     states = sniper.instrument_states[rows["instrument"] % len(sniper.instrument_states)]
     price = np.zeros(len(rows), np.int64)
     for kind, name in enumerate(l.PRICE_KINDS):
-        of_kind = rows["price_kind"] == kind
+        of_kind = rows["trigger"] == kind
         # a mid is held in half ticks and needs both sides
         values = np.where((states["bid"] > 0) & (states["ask"] > 0), states["bid"] + states["ask"], 0) if name == "mid" else states[name]
         price[of_kind] = values[of_kind]
-    done = sniper.condition_states[rows["state_slot"] % len(sniper.condition_states)]
+    of_price = rows["trigger"] < len(l.PRICE_KINDS)
+    price[~of_price] = np.maximum(states["last"], states["bid"])[~of_price]
+    done = sniper.condition_states[slots]
     exhausted = (done["condition_id"] == rows["condition_id"]) & (done["fired"] >= rows["max_fires"])
     alive = np.flatnonzero((price > 0) & (rows["valid_until_ns"] > int(sniper.account[0]["event_ns"])) & ~exhausted)
     sign = np.where(rows["direction"][alive] == l.CROSS_UP, 1, -1)
     distance = sign * (rows["level"][alive] - price[alive]) * 10_000.0 / price[alive]
+    far = ~of_price[alive]
+    distance[far] = 0
     found = []
-    for place in np.lexsort((np.abs(distance), distance < 0))[:limit]:
+    for place in np.lexsort((np.abs(distance), distance < 0, far))[:limit]:
         row = rows[alive[place]]
         facts = memory.instruments.instruments[int(row["instrument"])]
-        named, level, exponent = l.PRICE_KINDS[int(row["price_kind"])], int(row["level"]), int(facts["tick_exponent"])
-        if named == "mid":  # half a tick is five tenths of one
-            level, exponent = level * 5, exponent - 1
         found.append({
             "id": int(row["condition_id"]), "symbol": facts["symbol"].decode(),
             "strategy": memory.instruments.strategies[int(row["strategy"])]["name"].decode(),
-            "side": "buy" if int(row["side"]) == l.BUY else "sell", "price": named, "direction": l.DIRECTIONS[int(row["direction"])],
-            "level": decimal_text(level, int(facts["tick_mantissa"]), exponent), "distance_bps": round(float(distance[place]), 1),
+            "side": "buy" if int(row["side"]) == l.BUY else "sell", "trigger": trigger_of(row, facts),
+            "price": l.PRICE_KINDS[int(row["trigger"])] if not far[place] else "", "direction": l.DIRECTIONS[int(row["direction"])],
+            "level": level_of(row, facts), "distance_bps": None if far[place] else round(float(distance[place]), 1),
             "clauses": clauses_of(row, facts), "confidence": int(row["confidence_e4"]) / 10_000,
         })
     return found
@@ -151,8 +153,12 @@ def _limits_reached(seen: dict[str, Any]) -> list[str]:
 def condition_text(near: dict[str, Any], least_confidence: float | None = None) -> str:
     """A near condition in words: "buy BTC/USDT when last goes up 12.3 bps to 61250"; with what it lacks for an entry."""
     distance, level = near["distance_bps"], near.get("level", "")
-    way = (f"when {near['price']} goes {near['direction']} {distance:.1f} bps" + (f" to {level}" if level else "") if distance >= 0 else
-           f"when {near['price']} crosses {level or 'its level'} anew, {-distance:.1f} bps back")
+    if distance is None:
+        way = f"when {near['trigger']}"
+    elif distance >= 0:
+        way = f"when {near['price']} goes {near['direction']} {distance:.1f} bps" + (f" to {level}" if level else "")
+    else:
+        way = f"when {near['price']} crosses {level or 'its level'} anew, {-distance:.1f} bps back"
     weak = least_confidence is not None and near["confidence"] < least_confidence
     doubt = f" (confidence {two_places(near['confidence'])}, needs {least_confidence:g})" if weak else ""
     also = "".join(f" and {clause}" for clause in near.get("clauses", ()))

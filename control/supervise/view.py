@@ -149,6 +149,6 @@ class View:
         return {name: int(counts[code]) for code, name in enumerate(l.REFUSALS) if int(counts[code])}
 
     def conditions_armed(self) -> int:
-        """Rows in the live condition table."""
-        table = self._memory.conditions.table[0]
-        return int(table["count_b" if int(table["generation"]) & 1 else "count_a"])
+        """Conditions of the live generation."""
+        conditions = self._memory.conditions
+        return int(conditions.generations[int(conditions.table[0]["generation"]) & 1]["armed"])

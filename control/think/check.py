@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from control.think.strategy import Facts, StrategyError
-from ipc.messages import MAX_PLAN_CONDITIONS, Condition
+from hotpath import arming
+from ipc.messages import MAX_PLAN_CONDITIONS, Condition, Plan
 
 #: repr of what a strategy gave, in an error's text
 _SHOWN = 80
+_PLAN = Plan(strategy="checked", due_ns=0, next_due_ns=0)
 
 
 def checked(output: Any, facts: Mapping[str, Facts]) -> list[Condition]:
@@ -65,28 +66,12 @@ def _path(text: str) -> str:
 
 
 def _values(condition: Condition, at: str, facts: Facts) -> None:
-    level = Decimal(condition.level)
-    _is_price(level, f"{at}.level", facts)
+    """What the sniper would refuse to arm, told by it."""
     if condition.side == "sell" and not facts.short_allowed:
         raise StrategyError(f"{at}.side: {facts.symbol} is spot and cannot be sold short", "ask for sell entries in perpetuals only")
-    if not (condition.stop_bps or condition.time_stop_s):
-        raise StrategyError(f"{at}.stop_bps: neither a stop nor a time stop", "give stop_bps or time_stop_s above 0")
-    if condition.stop_bps >= 10_000 and condition.side == "buy":
-        raise StrategyError(f"{at}.stop_bps: {condition.stop_bps} is at or below a price of zero", "give fewer than 10000 bps")
-    if condition.order == "limit":
-        if condition.limit_price is None:
-            raise StrategyError(f"{at}.limit_price: a limit order without a price", 'give limit_price, or order="market"')
-        _is_price(Decimal(condition.limit_price), f"{at}.limit_price", facts)
-    size = Decimal(condition.size.value)
-    if size <= 0:
-        raise StrategyError(f"{at}.size.value: {condition.size.value}", "give a size above 0")
-    if condition.size.kind == "equity_bps" and (size != int(size) or size > 10_000):
-        raise StrategyError(f"{at}.size.value: {condition.size.value}", "give whole basis points of equity, at most 10000")
-    if condition.size.kind == "base" and size % facts.lot_size:
-        raise StrategyError(f"{at}.size.value: {condition.size.value} is no multiple of the lot {facts.lot_size}", "round it down to lots")
-
-
-def _is_price(price: Decimal, at: str, facts: Facts) -> None:
-    if price <= 0 or price % facts.tick_size:
-        raise StrategyError(f"{at}: {price} is no price of {facts.symbol}, whose tick is {facts.tick_size}",
-                            "make it with market.facts[symbol].price_text(price)")
+    known = {facts.symbol: arming.Facts(0, facts.symbol, facts.tick_size, facts.lot_size, 1 << 53, -8)}
+    try:
+        arming.row_of(condition, at, _PLAN, 0, 0, known)
+    except arming.NotArmed as error:
+        text, _, remedy = str(error).rpartition("; ")
+        raise StrategyError(text, remedy) from None

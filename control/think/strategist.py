@@ -23,6 +23,7 @@ from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.planning import Outcome, Planner, Planning, failure_of
 from control.think.strategy import StrategyError
+from hotpath.arming import armed_slots
 from hotpath.config import Hotpath
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
@@ -192,9 +193,7 @@ class Strategist:
         """
         if self.lockstep and planner is self.planners[-1]:
             return int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON)) >= plan.next_due_ns
-        table = self._memory.conditions.table[0]
-        letter = "b" if int(table["generation"]) & 1 else "a"
-        rows = getattr(self._memory.conditions, f"rows_{letter}")[: int(table[f"count_{letter}"])]
+        rows = self._memory.conditions.rows[armed_slots(self._memory.conditions)]
         return bool(((rows["plan_seq"] == plan.plan_seq) & (rows["strategy"] == planner.number)).any())
 
     def _put(self, client: bus.Client, request: Any, settled: Callable[[], bool]) -> Any:

@@ -25,6 +25,7 @@ _POSITION_LINES = l.POSITION.itemsize // l.CACHE_LINE
 _WORKING_LINES = l.WORKING.itemsize // l.CACHE_LINE
 _CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
 _FEATURE_LINES = l.FEATURE.itemsize // l.CACHE_LINE
+_BEFORE_LINES = l.TRIGGERS * 8 // l.CACHE_LINE
 _RING_LINES = l.FEATURE_BUCKETS * 8 // l.CACHE_LINE
 #: undo lines that the largest single action of a step may need
 _ACTION_LINES = 384
@@ -119,6 +120,12 @@ def touch_ring(s: Any, instrument: int, ring: int, first: int, end: int) -> None
     while bucket < end:
         _save(s, line + (bucket >> 3) % _RING_LINES, 1)
         bucket = (bucket | 7) + 1
+
+
+@kernel
+def touch_before(s: Any, instrument: int) -> None:
+    """Save the features that an instrument had at its last tick before they are written."""
+    _save(s, s.bases[7] + instrument * _BEFORE_LINES, _BEFORE_LINES)
 
 
 @kernel

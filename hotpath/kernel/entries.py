@@ -1,9 +1,4 @@
-"""Entries: which armed levels a price has crossed, found by search in the sorted rows, and what becomes of each.
-
-Rows of (instrument, price kind, direction) are sorted by the order in which a moving price passes them: rising for `up`, falling for `down`,
-by arming within a level. A level fires iff previous < level ≤ new (mirrored down); only the previous price is state, so a swap of the table or
-a successor process migrates nothing. A tick costs what it crosses, not what is armed.
-"""
+"""Entries: what becomes of a condition whose level was passed: skipped, refused, or an order that counts at once."""
 
 from __future__ import annotations
 
@@ -18,75 +13,29 @@ from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lot
 from ipc import layout as l
 from ipc.jit import kernel
 
-_DIRECTIONS = len(l.DIRECTIONS)
-_KINDS = len(l.PRICE_KINDS)
-
 
 @kernel
-def first_beyond(rows: Any, start: int, end: int, sign: int, price: int) -> int:
-    """First row in [start, end) whose sign × level is greater than sign × price (rows ascend in sign × level)."""
-    low, high = start, end
-    while low < high:
-        middle = (low + high) >> 1
-        if sign * rows[middle].level > sign * price:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-@kernel
-def crossed_range(rows: Any, index: Any, instrument: int, kind: int, direction: int, previous: int, new: int) -> tuple[int, int]:
-    """Rows [first, end) that the move previous → new crosses, in passing order; empty without a previous price."""
-    if previous <= 0 or new <= 0 or previous == new:
-        return 0, 0
-    sign = 1 if direction == l.CROSS_UP else -1
-    if sign * (new - previous) <= 0:
-        return 0, 0
-    key = (instrument * _KINDS + kind) * _DIRECTIONS + direction
-    start, end = index[key], index[key + 1]
-    if start == end:
-        return 0, 0
-    return first_beyond(rows, start, end, sign, previous), first_beyond(rows, start, end, sign, new)
-
-
-@kernel
-def is_quiet(s: Any, bound: int, previous: int, new: int) -> bool:
-    """Whether a move cannot pass any level: both prices are in the interval around the price that was looked up last."""
-    b = s.bounds[bound]
-    return b.generation == s.line[0].generation and b.low <= new and new <= b.high and b.low <= previous and previous <= b.high
-
-
-@kernel
-def look_around(s: Any, rows: Any, index: Any, bound: int, price: int) -> None:
-    """Note the widest interval around `price` in which no move passes a level of (instrument, kind) = `bound`, in either direction."""
-    key = bound * _DIRECTIONS
-    b = s.bounds[bound]
-    b.low, b.high = 1, 1 << 62
-    up = first_beyond(rows, index[key], index[key + 1], 1, price)  # the first level above the price: reached, it fires
-    if up < index[key + 1]:
-        b.high = rows[up].level - 1
-    if up > index[key]:
-        b.low = rows[up - 1].level  # below it, it would be armed again
-    down = first_beyond(rows, index[key + 1], index[key + 2], -1, price)
-    if down < index[key + 2]:
-        b.low = max(b.low, rows[down].level + 1)
-    if down > index[key + 1]:
-        b.high = min(b.high, rows[down - 1].level)
-    b.generation = s.line[0].generation
-
-
-@kernel
-def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
-    """One crossed condition: skipped, refused, or an intent. False: no room in this sub-step, nothing was done."""
-    slot = condition.state_slot
-    memory = s.condition_states[slot]
-    known = memory.condition_id == condition.condition_id
-    if known and (memory.fired >= condition.max_fires or event_ns < memory.next_allowed_ns):
-        return True
+def is_live(s: Any, slot: int, event_ns: int) -> bool:
+    """Whether a condition may still fire: armed in this generation, in its time, with fires left, its group not done."""
+    condition = s.rows[slot]
+    if condition.removed != 0 and condition.removed <= s.line[0].generation:
+        return False
     if event_ns < condition.valid_from_ns or event_ns >= condition.valid_until_ns:
-        return True
+        return False
     if condition.group_id != 0 and s.condition_states[condition.group_slot].group_done == condition.group_id:
+        return False
+    memory = s.condition_states[slot]
+    return memory.condition_id != condition.condition_id or memory.fired < condition.max_fires
+
+
+@kernel
+def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
+    """One condition whose time has come: skipped, refused, or an intent. False: no room in this sub-step, nothing was done."""
+    if not is_live(s, slot, event_ns):
+        return True
+    condition, memory = s.rows[slot], s.condition_states[slot]
+    known = memory.condition_id == condition.condition_id
+    if known and event_ns < memory.next_allowed_ns:
         return True
     if not has_room(s):
         return False
@@ -99,15 +48,15 @@ def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
         lots = size_lots(condition, s.instruments[condition.instrument], price, equity_now)
         code = gate_size(s, condition, params, price, lots, equity_now, event_ns)
     if code != l.REF_NONE:
-        _refuse(s, condition, known, code, price, params.ring_reserve, event_ns)
+        _refuse(s, slot, known, code, price, params.ring_reserve, event_ns)
         return True
     working = find_working(s, 0)
     if working < 0:
-        _refuse(s, condition, known, l.REF_WORKING_FULL, price, params.ring_reserve, event_ns)
+        _refuse(s, slot, known, l.REF_WORKING_FULL, price, params.ring_reserve, event_ns)
         return True
     touch_condition(s, slot)
     if not known:
-        _fresh(memory, condition.condition_id)
+        fresh(memory, condition.condition_id)
     fire_index = memory.fired
     memory.fired += 1
     memory.next_allowed_ns = event_ns + condition.cooldown_ns
@@ -122,22 +71,27 @@ def fire(s: Any, condition: Any, params: Any, event_ns: int) -> bool:
 
 
 @kernel
-def _fresh(memory: Any, condition_id: int) -> None:
+def fresh(memory: Any, condition_id: int) -> None:
+    """A slot's state begins anew, for the condition that has it now; the caller has saved it."""
     memory.condition_id = condition_id
     memory.fired = 0
     memory.refused = 0
     memory.last_refusal = 0
     memory.next_allowed_ns = 0
+    memory.extreme = 0
 
 
 @kernel
-def _refuse(s: Any, condition: Any, known: bool, code: int, price: int, ring_reserve: int, event_ns: int) -> None:
+def _refuse(s: Any, slot: int, known: bool, code: int, price: int, ring_reserve: int, event_ns: int) -> None:
     """Count a refusal; journal it when this condition's last answer was another one. The level is not consumed."""
     s.refusals[code] += 1
-    memory = s.condition_states[condition.state_slot]
-    touch_condition(s, condition.state_slot)
+    if code == l.REF_REPEATED:
+        touch_account(s)
+        s.account[0].latched |= 1 << s.rows[slot].strategy
+    condition, memory = s.rows[slot], s.condition_states[slot]
+    touch_condition(s, slot)
     if not known:
-        _fresh(memory, condition.condition_id)
+        fresh(memory, condition.condition_id)
     memory.refused += 1
     if memory.last_refusal != code and ring_room(s) > ring_reserve:
         memory.last_refusal = code
@@ -157,6 +111,8 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     account.working_orders += 1
     account.open_positions += 1
     account.entries_today += 1
+    interval = s.params[s.line[0].params_epoch & 1].repeat_interval_ns
+    account.entries_due_ns[condition.strategy] = max(account.entries_due_ns[condition.strategy], order.event_ns) + max(0, interval)
     state = s.states[condition.instrument]
     state.open_mask |= 1 << condition.strategy
     state.working_lots += order.lots
@@ -175,6 +131,11 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     p.trail_activation_bps = condition.trail_activation_bps
     p.trail_distance_bps = condition.trail_distance_bps
     p.time_stop_ns = condition.time_stop_ns
+    p.break_even_bps = condition.break_even_bps
+    p.rungs = condition.rungs
+    for k in range(l.MAX_RUNGS):
+        p.rung_bps[k] = condition.rung_bps[k]
+        p.rung_share_e4[k] = condition.rung_share_e4[k]
     p.entry_seq = order.seq
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq

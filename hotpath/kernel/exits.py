@@ -1,7 +1,12 @@
 """Exits: stop, trailing, target, time, and what an operator or a data gap asks for. They come before entries and pass no entry limit.
 
 A level is tested against the executable side (bid for a long, ask for a short), on quotes; a symbol without quotes is tested on trades.
-A working exit never exceeds the position: a position has at most one, and the next follows the terminal report of its predecessor.
+Working exits never exceed the position: it has at most one for all of it and one for a rung of its ladder, which share its lots, and the next follows
+the terminal report of its predecessor. An exit takes what is within a collar around the quote; each try without effect doubles the collar, and after
+_WIDENINGS of them any price is taken: a stop is kept, whatever it costs.
+
+A position's life: opening → open (the entry fills) → monitoring (it is done) ⇄ adjusting (stop moved, rung sold) → closing → CLOSED; an exit without
+effect leads from closing back to monitoring. Each transition is a LIFECYCLE record, but for the first (NEW) and the last (CLOSED).
 """
 
 from __future__ import annotations
@@ -9,12 +14,18 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_position, touch_state, touch_working
-from hotpath.kernel.intents import emit_cancel, emit_exit, open_working
-from hotpath.kernel.money import bps_of, mark_price
+from hotpath.kernel.intents import emit_cancel, emit_exit, emit_lifecycle, open_working
+from hotpath.kernel.match import worsen
+from hotpath.kernel.money import bps_of, fee_of, mark_price
 from hotpath.kernel.reports import EARLIER, close_if_flat, find_working
 from ipc import heartbeat
 from ipc import layout as l
 from ipc.jit import kernel
+
+#: tries of an exit with a collar, each twice as wide as the one before
+_WIDENINGS = 5
+#: order-ring slots that one evaluation may need: a transition, a cancel, an exit, its transition
+_INTENTS = 4
 
 
 @kernel
@@ -47,21 +58,13 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
     """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step."""
     position = s.positions[row]
     if position.lots <= 0 or position.state == l.POS_FLAT:
+        return _unfilled(s, row, event_ns, forced)
+    watched = position.state == l.POS_OPEN and position.entry_seq == 0  # its state is of a journal that did not yet know `monitoring`
+    if watched or (position.state == l.POS_ADJUSTING and position.rung_seq == 0 and position.adjusted_tick != s.tick[0].seq):
         if not has_room(s):
             return False
-        if position.entry_seq != 0 and (forced != l.EXIT_NONE or position.exit_reason != l.EXIT_NONE):  # not filled, and not wanted any more
-            touch_position(s, row)
-            position.exit_reason = max(position.exit_reason, forced)
-            if ring_room(s) > 1:
-                _cancel_entry(s, row, event_ns)
-        if position.entry_lots <= 0 or position.entry_seq != 0 or position.exit_seq != 0:
-            return True
-        if ring_room(s) > 1:  # flat, and not yet told: it became so in the journal of a run that ended at once
-            touch_account(s)
-            touch_state(s, position.instrument)
-            touch_position(s, row)
-            close_if_flat(s, row, event_ns)
-        return True
+        if ring_room(s) >= _INTENTS:
+            _become(s, row, l.POS_MONITORING, l.ADJUST_NONE, event_ns)
     if price > 0 and position.side * (price - position.best_price) > 0:
         if not has_room(s):
             return False
@@ -77,37 +80,182 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
         if reason == l.EXIT_NONE and position.deadline_ns > 0 and event_ns >= position.deadline_ns:
             reason = l.EXIT_TIME
         if reason == l.EXIT_NONE:
-            return True
+            return price <= 0 or position.entry_seq != 0 or _improve(s, row, price, event_ns)
     elif event_ns < position.retry_ns and forced == l.EXIT_NONE:
         return True
     if not has_room(s):
         return False
     touch_position(s, row)
     position.exit_reason = reason  # from here on it is due until it is done, wherever the price goes
-    if ring_room(s) < 2:
+    if ring_room(s) < _INTENTS:
         return True
     if position.entry_seq != 0:
         _cancel_entry(s, row, event_ns)
+    lots = position.lots - position.exit_working_lots  # a rung may be under way
     working = find_working(s, 0)
-    if working < 0:
+    if working < 0 or lots <= 0:
         return True
-    emit_exit(s, position, position.lots, mark_price(s.states[position.instrument], position.side), event_ns)
+    before = position.state
+    _send(s, row, lots, reason, 1, event_ns)
     book_exit(s, s.outbox[s.line[0].outbox_len - 1], row, working)
+    if before != l.POS_CLOSING:
+        emit_lifecycle(s, position, before, l.ADJUST_NONE, event_ns)
     return True
 
 
 @kernel
+def _unfilled(s: Any, row: int, event_ns: int, forced: int) -> bool:
+    """A position without lots: its entry may have to be cancelled, or its end told. False: no room."""
+    position = s.positions[row]
+    if not has_room(s):
+        return False
+    if position.entry_seq != 0 and (forced != l.EXIT_NONE or position.exit_reason != l.EXIT_NONE):  # not filled, and not wanted any more
+        touch_position(s, row)
+        position.exit_reason = max(position.exit_reason, forced)
+        if ring_room(s) >= _INTENTS:
+            _cancel_entry(s, row, event_ns)
+    if position.entry_lots > 0 and ring_room(s) >= _INTENTS:  # flat, and not yet told: it became so in the journal of a run that ended at once
+        touch_account(s)
+        touch_state(s, position.instrument)
+        touch_position(s, row)
+        close_if_flat(s, row, event_ns)
+    return True
+
+
+@kernel
+def _become(s: Any, row: int, state: int, cause: int, event_ns: int) -> None:
+    """A transition of a position's life, with its record."""
+    touch_position(s, row)
+    position = s.positions[row]
+    before = position.state
+    position.state = state
+    position.adjusted_tick = s.tick[0].seq
+    emit_lifecycle(s, position, before, cause, event_ns)
+
+
+@kernel
+def _send(s: Any, row: int, lots: int, reason: int, leg: int, event_ns: int) -> None:
+    """The NEW record of an exit, with its collar."""
+    position = s.positions[row]
+    reference = mark_price(s.states[position.instrument], position.side)
+    collar = s.params[s.line[0].params_epoch & 1].exit_collar_bps
+    limit = 0
+    if collar > 0 and reference > 0 and position.attempt < _WIDENINGS:
+        limit = worsen(reference, -position.side, collar << position.attempt, s.instruments[position.instrument].max_price)
+    emit_exit(s, position, lots, reference, limit, reason, leg, event_ns)
+
+
+# ── what is better than to wait ──────────────────────────────────────────────────────────────────────────────────────
+@kernel
+def _improve(s: Any, row: int, price: int, event_ns: int) -> bool:
+    """No exit is due: sell the next rung of the ladder, or move the stop to break-even, if the price has come that far. False: no room."""
+    position = s.positions[row]
+    if position.rungs_done >= position.rungs and position.break_even_bps == 0:
+        return True
+    average = position.entry_quote // s.instruments[position.instrument].value_quanta // position.entry_lots
+    gain = position.side * (price - average)
+    rung = position.rungs_done
+    if (rung < position.rungs and position.rung_seq == 0 and event_ns >= position.retry_ns
+            and gain >= bps_of(average, position.rung_bps[rung])):
+        return _sell_rung(s, row, rung, event_ns)
+    if position.break_even_bps > 0 and gain >= bps_of(average, position.break_even_bps):
+        return _break_even(s, row, price, event_ns)
+    return True
+
+
+@kernel
+def _sell_rung(s: Any, row: int, rung: int, event_ns: int) -> bool:
+    """The rung's share of the entry, rounded down; with the last of a ladder that adds up to all, whatever is left. False: no room."""
+    position = s.positions[row]
+    if not has_room(s):
+        return False
+    working = find_working(s, 0)
+    if ring_room(s) < _INTENTS or working < 0:
+        return True
+    lots = min(bps_of(position.entry_lots, position.rung_share_e4[rung]), position.lots)
+    total = 0
+    for k in range(position.rungs):
+        total += position.rung_share_e4[k]
+    if rung == position.rungs - 1 and total == 10_000:
+        lots = position.lots
+    touch_position(s, row)
+    if lots <= 0:
+        position.rungs_done += 1  # less than a lot
+        return True
+    _send(s, row, lots, l.EXIT_RUNG, 2 + rung, event_ns)
+    book_exit(s, s.outbox[s.line[0].outbox_len - 1], row, working)
+    if position.state != l.POS_ADJUSTING:
+        _become(s, row, l.POS_ADJUSTING, l.ADJUST_RUNG, event_ns)
+    return True
+
+
+@kernel
+def break_even_price(position: Any, instrument: Any) -> int:
+    """Price in ticks at which what is left earns its cost and two taker fees, rounded to the gaining side."""
+    fees = 2 * fee_of(position.cost, instrument.taker_fee_e8)
+    per_tick = position.lots * instrument.value_quanta
+    if position.side > 0:
+        return (position.cost + fees + per_tick - 1) // per_tick
+    return max(1, (position.cost - fees) // per_tick)
+
+
+@kernel
+def _break_even(s: Any, row: int, price: int, event_ns: int) -> bool:
+    """Move the stop to where nothing is lost, once, if that is nearer than it was and still behind the price. False: no room."""
+    position = s.positions[row]
+    stop = break_even_price(position, s.instruments[position.instrument])
+    if position.side * (price - stop) <= 0:
+        return True
+    if not has_room(s):
+        return False
+    if ring_room(s) < _INTENTS:
+        return True
+    touch_position(s, row)
+    position.break_even_bps = 0
+    if (position.stop_price == 0 or position.side * (stop - position.stop_price) > 0) and may_adjust(s, position):
+        position.stop_price = stop
+        position.adjustments += 1
+        _become(s, row, l.POS_ADJUSTING, l.ADJUST_BREAK_EVEN, event_ns)
+    return True
+
+
+@kernel
+def may_adjust(s: Any, position: Any) -> bool:
+    """Whether stop or target of a position may still be moved."""
+    return position.adjustments < s.params[s.line[0].params_epoch & 1].max_adjustments
+
+
+@kernel
+def adjust(s: Any, position_id: int, stop_price: int, target_price: int, event_ns: int) -> None:
+    """An operator moves stop or target (0: as it is) of a position; nothing happens if it is closing, gone, or was adjusted as often as it may be."""
+    for row in range(s.positions.shape[0]):
+        position = s.positions[row]
+        if position.state == l.POS_FLAT or position.position_id != position_id or position.lots <= 0 or position.exit_reason != l.EXIT_NONE:
+            continue
+        if not may_adjust(s, position):
+            continue
+        touch_position(s, row)
+        position.stop_price = stop_price if stop_price > 0 else position.stop_price
+        position.target_price = target_price if target_price > 0 else position.target_price
+        position.adjustments += 1
+        _become(s, row, l.POS_ADJUSTING, l.ADJUST_OPERATOR, event_ns)
+
+
+@kernel
 def book_exit(s: Any, order: Any, row: int, working: int) -> None:
-    """The NEW record `order` closes position `row`: no other exit goes out before it has ended."""
+    """The NEW record `order` closes position `row`, or sells a rung of it: no other exit of its kind goes out before it has ended."""
     touch_account(s)
     touch_position(s, row)
     touch_working(s, working)
     s.account[0].working_orders += 1
     p = s.positions[row]
-    p.state = l.POS_CLOSING
-    p.exit_seq = order.seq
-    p.exit_working_lots = order.lots
-    p.exit_reason = order.code
+    p.exit_working_lots += order.lots
+    if order.leg > 1:
+        p.rung_seq = order.seq
+    else:
+        p.state = l.POS_CLOSING
+        p.exit_seq = order.seq
+        p.exit_reason = order.code
     open_working(s, working, order, row, 0)
 
 
@@ -134,7 +282,7 @@ def cancel_overdue(s: Any, event_ns: int) -> bool:
             continue
         if not has_room(s):
             return False
-        if ring_room(s) < 2:
+        if ring_room(s) < _INTENTS:
             return True
         touch_working(s, row)
         position = s.positions[order.position_row]

@@ -42,13 +42,14 @@ def claim(s: Any, kind: int, event_ns: int) -> int:
 
 
 @kernel
-def emit_exit(s: Any, position: Any, lots: int, reference_price: int, event_ns: int) -> int:
-    """NEW market order that reduces a position; gives its sequence."""
+def emit_exit(s: Any, position: Any, lots: int, reference_price: int, limit_price: int, reason: int, leg: int, event_ns: int) -> int:
+    """NEW order that reduces a position, IOC with a limit or market without; leg 1 is all of it, 2 + k the k-th rung. Gives its sequence."""
     row = claim(s, l.NEW, event_ns)
     out = s.outbox[row]
     out.purpose = l.EXIT
     out.side = -position.side
-    out.order_type = l.MARKET
+    out.order_type = l.IOC if limit_price > 0 else l.MARKET
+    out.limit_price = limit_price
     out.instrument = position.instrument
     out.strategy = position.strategy
     out.lots = lots
@@ -58,9 +59,9 @@ def emit_exit(s: Any, position: Any, lots: int, reference_price: int, event_ns: 
     out.order_seq = out.seq
     out.plan_seq = position.plan_seq
     out.fire_index = position.fire_index
-    out.leg = 1
+    out.leg = leg
     out.attempt = position.attempt
-    out.code = position.exit_reason
+    out.code = reason
     out.flags = l.INTENT_REDUCE_ONLY
     return out.seq
 
@@ -144,6 +145,36 @@ def emit_swapped(s: Any, plan_seq: int, rows: int, event_ns: int) -> None:
     row = claim(s, l.SWAPPED, event_ns)
     s.outbox[row].plan_seq = plan_seq
     s.outbox[row].value = rows
+
+
+@kernel
+def emit_lifecycle(s: Any, position: Any, before: int, cause: int, event_ns: int) -> None:
+    """LIFECYCLE: a position is now in state `code`, was in `leg`; stop is `limit_price`, target `reference_price`, exit reason `value`; it was
+    adjusted `attempt` times, this time because of `flags`."""
+    row = claim(s, l.LIFECYCLE, event_ns)
+    out = s.outbox[row]
+    out.side = position.side
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.lots = position.lots
+    out.limit_price = position.stop_price
+    out.reference_price = position.target_price
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+    out.leg = before
+    out.attempt = position.adjustments
+    out.code = position.state
+    out.flags = cause
+    out.value = position.exit_reason
+
+
+@kernel
+def emit_released(s: Any, strategy: int, event_ns: int) -> None:
+    """RELEASED: a person lets a strategy make entries again."""
+    row = claim(s, l.RELEASED, event_ns)
+    s.outbox[row].strategy = strategy
 
 
 @kernel

@@ -13,6 +13,7 @@ from hotpath.kernel.histogram import record
 from hotpath.kernel.intents import emit_cancel_all, emit_missed
 from hotpath.kernel.state import OWN
 from hotpath.kernel.step import adopt, apply_reports, finish, open_step, skip, step, step_without_tick
+from hotpath.kernel.triggers import lose_anchors
 from ipc import heartbeat, ring, wait
 from ipc import layout as l
 from ipc.atomics import load_acquire, load_relaxed, monotonic_ns
@@ -72,7 +73,7 @@ def gap(s: Any, expected: int) -> int:
         open_step(s)
         tx.touch_state(s, instrument)
         state = s.states[instrument]
-        state.prev_last = state.prev_bid = state.prev_ask = state.prev_mid = 0
+        lose_anchors(s, instrument)
         interval = s.intervals[instrument]
         for strategy in range(l.MAX_STRATEGIES):
             p = s.positions[instrument * l.MAX_STRATEGIES + strategy]

@@ -6,6 +6,7 @@ commit gives the same again. Rules:
 - A market order fills at the first tick of any kind from its active time on. It takes what is displayed at the touch, then the rest at the
   touch worsened by `slippage_bps` × (rest / displayed, rounded up), at most ten times what is displayed in all; what is left expires.
   Where no quote was ever seen: all of it at the last trade worsened by `half_spread_bps`.
+- An IOC order is a market order that takes nothing beyond its limit.
 - A limit order that is marketable when it becomes active takes what is displayed at the touch. What is left rests, and fills at its own
   price when the opposite touch crosses it or a trade prints strictly through it, up to the size that is displayed or traded; and when its turn in the
   queue at its price has come.
@@ -103,11 +104,17 @@ def _act(actions: Any, count: int, slot: int, kind: int, lots: int, price: int, 
 @kernel
 def _market(order: Any, slot: int, quote: Any, taken: int, slippage_bps: int, half_spread_bps: int, max_price: int,
             actions: Any, count: int) -> int:
-    """A market order that is active, `taken` lots of this touch being gone on this tick."""
+    """A market or IOC order that is active, `taken` lots of this touch being gone on this tick."""
     price = touch_price(quote, order.side, half_spread_bps, max_price)
     shown = touch_lots(quote, order.side)
     total = min(order.left, max(0, DEPTH_TOUCHES * shown - taken))
     at_touch = min(total, max(0, shown - taken))
+    if order.order_type == l.IOC:
+        touches = (taken + total - shown + shown - 1) // shown
+        if order.side * (order.limit_price - price) < 0:
+            total = at_touch = 0
+        elif order.side * (order.limit_price - worsen(price, order.side, slippage_bps * touches, max_price)) < 0:
+            total = at_touch
     if at_touch > 0:
         count = _act(actions, count, slot, ACT_FILL, at_touch, price, l.TAKER, 0)
     if total > at_touch:
@@ -189,7 +196,7 @@ def match(opened: Any, open_count: int, tick: Any, quotes: Any, instruments: Any
                 continue
             quote = quotes[number]
             gone = taken[number, (order.side + 1) // 2]
-            if order.order_type == l.MARKET:
+            if order.order_type != l.LIMIT:
                 if touch_price(quote, order.side, half_spread_bps, instruments[number].max_price) == 0:
                     continue
                 count = _market(order, slot, quote, gone, slippage_bps, half_spread_bps, instruments[number].max_price, actions, count)

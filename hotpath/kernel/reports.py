@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import touch_account, touch_position, touch_state, touch_working
-from hotpath.kernel.intents import emit_closed
+from hotpath.kernel.intents import emit_closed, emit_lifecycle
 from hotpath.kernel.money import bps_of, cost_removed, equity
 from ipc import layout as l
 from ipc.jit import kernel
@@ -31,12 +31,12 @@ def find_working(s: Any, order_seq: int) -> int:
 
 @kernel
 def protect(position: Any, value_quanta: int) -> None:
-    """Set stop and target from the average entry price, where they are distances."""
+    """Set stop and target from the average entry price, where they are distances and were not moved since."""
     average = position.entry_quote // value_quanta // position.entry_lots
     side = position.side
-    if position.stop_bps > 0:
+    if position.stop_bps > 0 and position.adjustments == 0:
         position.stop_price = average - side * bps_of(average, position.stop_bps)
-    if position.target_bps > 0:
+    if position.target_bps > 0 and position.adjustments == 0:
         position.target_price = average + side * bps_of(average, position.target_bps)
     activation = average + side * bps_of(average, position.trail_activation_bps)
     position.trail_activation_price = activation if position.trail_distance_bps > 0 else 0
@@ -88,7 +88,7 @@ def _apply_fill(s: Any, order: Any, report: Any, event_ns: int) -> None:
         position.lots -= lots
         position.exit_lots += lots
         position.exit_quote += quote
-        position.exit_working_lots -= lots
+        position.exit_working_lots = max(0, position.exit_working_lots - lots)  # of an adopted order nobody knew them
         state.exposure_lots -= lots
         gain = position.side * (quote - removed)
         position.realised += gain
@@ -108,11 +108,18 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
         position.entry_seq = 0
         if position.entry_lots == 0:
             clear_position(s, order.position_row)
+        elif position.state == l.POS_OPEN:
+            position.state = l.POS_MONITORING
     else:
-        position.exit_seq = 0
-        position.exit_working_lots = 0
-        if position.lots > 0:
-            position.state = l.POS_OPEN  # the exit is decided anew, under a new id
+        position.exit_working_lots = max(0, position.exit_working_lots - (order.lots - order.cum_lots))
+        if position.rung_seq == order.order_seq:
+            position.rung_seq = 0
+            position.rungs_done += 1 if order.cum_lots > 0 else 0
+        else:
+            position.exit_seq = 0
+            if position.lots > 0:
+                position.state = l.POS_MONITORING  # the exit is decided anew, under a new id
+        if order.cum_lots < order.lots:
             position.attempt += 1
             position.retry_ns = event_ns + exit_retry_ns
     order.order_seq = 0
@@ -125,6 +132,7 @@ def clear_position(s: Any, row: int) -> None:
     s.states[position.instrument].open_mask &= ~(1 << position.strategy)
     s.account[0].open_positions -= 1
     position.state = l.POS_FLAT
+    position.exit_working_lots = 0
     position.position_id = 0
     position.lots = 0
 
@@ -133,8 +141,12 @@ def clear_position(s: Any, row: int) -> None:
 def close_if_flat(s: Any, row: int, event_ns: int) -> None:
     """When nothing is left and nothing is under way: the round trip's CLOSED record, and the row is free."""
     position = s.positions[row]
-    if position.state == l.POS_FLAT or position.lots != 0 or position.entry_lots == 0 or position.entry_seq != 0 or position.exit_seq != 0:
+    if position.state == l.POS_FLAT or position.lots != 0 or position.entry_lots == 0:
         return
+    if position.entry_seq != 0 or position.exit_seq != 0 or position.rung_seq != 0:
+        return
+    if position.exit_reason == l.EXIT_NONE:
+        position.exit_reason = l.EXIT_RUNG  # the ladder has closed all of it
     account = s.account[0]
     pnl = position.side * (position.exit_quote - position.entry_quote) - position.fees
     emit_closed(s, position, pnl, s.instruments[position.instrument].value_quanta, event_ns)
@@ -237,6 +249,7 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
     instrument_id = s.positions[order.position_row].instrument
     touch_state(s, instrument_id)
     position_row = order.position_row
+    s.own[0].state_before = s.positions[position_row].state
     event_ns = max(report.event_ns, s.line[0].event_ns)
     order.unknown = 0
     if report.cum_lots > order.cum_lots or kind == l.FILL:
@@ -250,7 +263,17 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
 
 @kernel
 def apply_report(s: Any, exit_retry_ns: int) -> None:
-    """Settle `s.report[0]`, and close the round trip that it has ended: at most one intent."""
+    """Settle `s.report[0]`, tell how its position went on, and close the round trip that it has ended: at most three intents."""
     row = settle_report(s, exit_retry_ns)
     if row >= 0:
-        close_if_flat(s, row, max(s.report[0].event_ns, s.line[0].event_ns))
+        event_ns = max(s.report[0].event_ns, s.line[0].event_ns)
+        position, before = s.positions[row], s.own[0].state_before
+        after = position.state
+        if after != before and after != l.POS_FLAT:
+            if before == l.POS_OPENING and after == l.POS_MONITORING:
+                position.state = l.POS_OPEN
+                emit_lifecycle(s, position, before, l.ADJUST_NONE, event_ns)
+                position.state = after
+                before = l.POS_OPEN
+            emit_lifecycle(s, position, before, l.ADJUST_NONE, event_ns)
+        close_if_flat(s, row, event_ns)

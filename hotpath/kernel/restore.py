@@ -32,6 +32,8 @@ def _report(s: Any, report: Any, exit_retry_ns: int) -> None:
 def _order(s: Any, order: Any, condition: Any) -> bool:
     """One order-ring record; False where the book has no place for it."""
     row = order.instrument * l.MAX_STRATEGIES + order.strategy
+    if order.strategy >= l.MAX_STRATEGIES:
+        return True  # a refusal of a strategy that does not run now
     if order.kind == l.NEW:
         working = find_working(s, 0)
         if working < 0:
@@ -42,6 +44,18 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
             book_entry(s, condition, order, working, 0)  # its cash is not reserved: it ends before anything new is sent
         elif s.positions[row].position_id == order.position_id:
             book_exit(s, order, row, working)
+    elif order.kind == l.LIFECYCLE and s.positions[row].position_id == order.position_id:
+        if order.flags == l.ADJUST_BREAK_EVEN or order.flags == l.ADJUST_OPERATOR:
+            p = s.positions[row]
+            p.stop_price = order.limit_price
+            p.target_price = order.reference_price
+            p.adjustments = order.attempt
+            if order.flags == l.ADJUST_BREAK_EVEN:
+                p.break_even_bps = 0
+    elif order.kind == l.REFUSED and order.code == l.REF_REPEATED:
+        s.account[0].latched |= 1 << order.strategy
+    elif order.kind == l.RELEASED:
+        s.account[0].latched &= ~(1 << order.strategy)
     elif order.kind == l.CLOSED and s.positions[row].position_id == order.position_id:
         tx.begin(s)
         account = s.account[0]

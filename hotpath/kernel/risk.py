@@ -38,7 +38,7 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
     if (params.max_open_positions < 0 or params.max_symbol_exposure_bps < 0 or params.daily_loss_bps < 0
             or params.max_entries_per_day < 0 or params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0
             or params.max_order_value < 0 or params.price_collar_bps < 0 or params.window_collar_bps < 0 or params.max_gross_exposure_bps < 0
-            or params.min_equity < 0 or params.duplicate_window_ns < 0 or params.message_interval_ns < 0):
+            or params.min_equity < 0 or params.duplicate_window_ns < 0 or params.message_interval_ns < 0 or params.repeat_interval_ns < 0):
         return l.REF_NO_LIMIT
     if condition.confidence_e4 < params.min_confidence_e4:
         return l.REF_CONFIDENCE
@@ -68,6 +68,9 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_DAILY_ENTRIES
     if max(account.messages_due_ns, event_ns) + params.message_interval_ns - event_ns > params.message_burst_ns:
         return l.REF_MESSAGE_RATE
+    if (account.latched >> condition.strategy & 1
+            or max(account.entries_due_ns[condition.strategy], event_ns) + params.repeat_interval_ns - event_ns > params.repeat_window_ns):
+        return l.REF_REPEATED
     if account.working_orders >= l.MAX_WORKING - _WORKING_RESERVE:
         return l.REF_WORKING_FULL
     if ring_room(s) <= params.ring_reserve:
@@ -78,7 +81,9 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 @kernel
 def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, equity_now: int, event_ns: int) -> int:
     """Controls over a sized order at its reference price."""
-    level = condition.level >> 1 if condition.price_kind == l.PRICE_MID else condition.level  # mid is held in half ticks
+    level = s.states[condition.instrument].last  # of a trigger that is no level
+    if condition.trigger <= l.PRICE_MID:
+        level = condition.level >> 1 if condition.trigger == l.PRICE_MID else condition.level  # mid is held in half ticks
     if (condition.max_slippage_bps > 0 and condition.order_type == l.MARKET
             and condition.side * (price - level) > bps_of(level, condition.max_slippage_bps)):
         return l.REF_SLIPPAGE

@@ -11,16 +11,17 @@ from ipc.bundle import Bundle
 from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
-#: stop word, orders made so far, and the tick that is to be skipped because two predecessors died of it
-OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8")])
+#: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, and the state that a report's position was in
+OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
+                ("state_before", "<i8")])
 
 
-#: prices between which nothing of an (instrument, price kind) can fire, as of a generation; found again whenever it is not known
+#: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known
 BOUND = np.dtype([("low", "<i8"), ("high", "<i8"), ("generation", "<i8"), ("spare", "<i8")])
 
 
 def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
-    bounds = np.zeros(instruments * len(l.PRICE_KINDS), BOUND)
+    bounds = np.zeros(instruments * l.TRIGGERS, BOUND)
     bounds["generation"] = -1
     return bounds
 
@@ -37,14 +38,15 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         tx=tx,  # the transactional region as lines of 8 words
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
         account=s.account, states=s.instrument_states, positions=s.positions, working=s.working, condition_states=s.condition_states,
-        features=s.features, feature_rings=s.feature_rings.reshape(len(s.features), -1),
+        features=s.features, feature_rings=s.feature_rings.reshape(len(s.features), -1), feature_before=s.feature_before,
         refusals=s.refusals, decision_hist=s.decision_hist, tick_to_intent_hist=s.tick_to_intent_hist,
         # rings
         tick_ring=t.ring, tick_readers=t.readers, tick_slots=t.slots, intervals=t.intervals,
         order_ring=o.ring, order_readers=o.readers, order_slots=o.slots,
         report_ring=r.ring, report_readers=r.readers, report_slots=r.slots,
         # what others write and the kernel reads
-        table=c.table, rows_a=c.rows_a, rows_b=c.rows_b, index_a=c.index_a, index_b=c.index_b, params=c.params, commands=c.commands,
+        table=c.table, generations=c.generations, rows=c.rows, thresholds=c.thresholds, index=c.index, added=c.added, watched=c.watched,
+        params=c.params, commands=c.commands,
         instruments=memory.instruments.instruments, processes=b.processes, modes=b.modes, cursors=b.cursors,
         # private to the process
         line=np.zeros(1, l.COMMIT_LINE),  # the line that the running step will commit
@@ -53,4 +55,5 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         own=np.zeros(1, OWN), bounds=_no_bounds(len(s.instrument_states)),
         blank_intent=np.zeros(1, l.INTENT), blank_working=np.zeros(1, l.WORKING), blank_position=np.zeros(1, l.POSITION),
         blank_feature=np.zeros(1, l.FEATURE),
+        values=np.zeros(l.TRIGGERS, np.float64),  # features at the running tick
     )

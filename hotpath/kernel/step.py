@@ -1,7 +1,7 @@
 """One tick through the sniper: reports → market → exits → crossed entries → commit → order ring. All branching is in `substep`.
 
 A tick that makes more than one outbox of intents goes on in sub-steps, each a commit of its own; `resume_index` says how far it came:
-0 = reports and market not applied yet, 1 + k = the first k crossed levels are done.
+0 = reports and market not applied yet, 1 + k = the first k conditions that it set off are done.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
-from hotpath.kernel.entries import crossed_range, fire, is_quiet, look_around
-from hotpath.kernel.exits import cancel_overdue, exits_everywhere, exits_of
+from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of
 from hotpath.kernel.features import forget, trade
-from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_swapped
+from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
 from hotpath.kernel.money import all_marked, equity
 from hotpath.kernel.reports import apply_report
+from hotpath.kernel.triggers import anchor, lose_anchors, set_off
 from ipc import layout as l
 from ipc import ring
 from ipc.jit import kernel
 
 #: nanoseconds of a UTC day
 _DAY_NS = 86_400_000_000_000
-_KINDS = len(l.PRICE_KINDS)
 #: reports that one sub-step applies
 _REPORTS = 64
 #: undo lines that a statement may need: it may end every working order
@@ -42,9 +41,7 @@ def adopt(s: Any) -> None:
     generation = s.table[0].generation
     if generation != s.line[0].generation and tx.ring_room(s) > 0:
         s.line[0].generation = generation
-        second = generation & 1
-        emit_swapped(s, s.table[0].plan_seq_b if second else s.table[0].plan_seq_a,
-                     s.table[0].count_b if second else s.table[0].count_a, s.line[0].event_ns)
+        emit_swapped(s, s.generations[generation & 1].plan_seq, s.generations[generation & 1].armed, s.line[0].event_ns)
 
 
 @kernel
@@ -53,7 +50,7 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
     for _ in range(_REPORTS):
         if ring.poll(s.report_ring, s.report_slots, s.line[0].report_seq + 1, s.report, 0) != ring.OK:
             return True
-        if tx.ring_room(s) < 2:
+        if tx.ring_room(s) < 4:
             return True  # the journal is far behind: reports wait in their ring, ticks go on
         if not tx.has_room(s):
             return False
@@ -67,11 +64,20 @@ def apply_reports(s: Any, exit_retry_ns: int) -> bool:
 @kernel
 def apply_commands(s: Any, event_ns: int) -> None:
     """Operator commands: mark positions for their exit, cancel what is working. The exits themselves go the usual way."""
-    lines = 4 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
-    while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 1
+    lines = 5 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
+    while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 3
            and s.undo[0].count + lines <= l.UNDO_LINES):
         command = s.commands[(s.line[0].command_seq + 1) % l.MAX_COMMANDS]
         s.line[0].command_seq += 1
+        if command.command == l.CMD_RELEASE:
+            tx.touch_account(s)
+            s.account[0].latched &= ~(1 << command.argument)
+            s.account[0].entries_due_ns[command.argument] = 0
+            emit_released(s, command.argument, event_ns)
+            continue
+        if command.command == l.CMD_ADJUST:
+            adjust(s, command.argument, command.stop_price, command.target_price, event_ns)
+            continue
         if command.command != l.CMD_CLOSE_POSITION:
             emit_cancel_all(s, command.argument, event_ns)
         if command.command == l.CMD_CANCEL_ENTRIES:
@@ -103,7 +109,7 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
     if tick.flags & l.FLAG_NOT_MARKET != 0:
         return
     if state.last_event_ns > 0 and tick.event_ns - state.last_event_ns > session_gap_ns:
-        state.prev_last = state.prev_bid = state.prev_ask = state.prev_mid = 0
+        lose_anchors(s, tick.instrument)
         forget(s, tick.instrument)
     state.last_event_ns = tick.event_ns
     if tick.kind == l.TICK_TRADE:
@@ -125,19 +131,6 @@ def quote_age_ns(params: Any) -> int:
 
 
 @kernel
-def anchor(s: Any, tick: Any) -> None:
-    """Move the previous prices of the kinds that this tick carries."""
-    state = s.states[tick.instrument]
-    if tick.kind == l.TICK_TRADE:
-        if tick.flags & l.FLAG_NOT_MARKET == 0:
-            state.prev_last = state.last
-    else:
-        state.prev_bid = state.bid
-        state.prev_ask = state.ask
-        state.prev_mid = state.bid + state.ask
-
-
-@kernel
 def mark_account(s: Any, event_ns: int) -> None:
     """Equity, its peak and the deepest drawdown (millionths), ten times an event second."""
     tx.touch_account(s)
@@ -148,41 +141,6 @@ def mark_account(s: Any, event_ns: int) -> None:
     if account.peak_equity > 0:
         drawdown = (account.peak_equity - account.equity) * 1000 // (account.peak_equity // 1000 + 1)
         account.max_drawdown_e6 = max(account.max_drawdown_e6, drawdown)
-
-
-@kernel
-def entries_of(s: Any, tick: Any, params: Any) -> bool:
-    """Fire what the tick's prices crossed, from the resume index on; False when the sub-step is full."""
-    rows = s.rows_b if s.line[0].generation & 1 else s.rows_a
-    index = s.index_b if s.line[0].generation & 1 else s.index_a
-    state = s.states[tick.instrument]
-    done = s.line[0].resume_index - 1
-    examined = 0
-    for kind in range(4):
-        if (kind == l.PRICE_LAST) != (tick.kind == l.TICK_TRADE):
-            continue
-        if kind == l.PRICE_LAST:
-            previous, new = state.prev_last, state.last
-        elif kind == l.PRICE_BID:
-            previous, new = state.prev_bid, state.bid
-        elif kind == l.PRICE_ASK:
-            previous, new = state.prev_ask, state.ask
-        else:
-            previous, new = state.prev_mid, (state.bid + state.ask if state.prev_mid > 0 else 0)
-        bound = tick.instrument * _KINDS + kind
-        if previous <= 0 or new <= 0 or is_quiet(s, bound, previous, new):
-            continue
-        for direction in range(2):
-            first, end = crossed_range(rows, index, tick.instrument, kind, direction, previous, new)
-            for row in range(first, end):
-                examined += 1
-                if examined <= done:
-                    continue
-                if not fire(s, rows[row], params, tick.event_ns):
-                    return False
-                s.line[0].resume_index = 1 + examined
-        look_around(s, rows, index, bound, new)
-    return True
 
 
 @kernel
@@ -218,7 +176,7 @@ def substep(s: Any) -> bool:
             if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
                 return False
         if tick.flags & l.FLAG_NOT_MARKET == 0:
-            if not entries_of(s, tick, params):
+            if not set_off(s, tick, params):
                 return False
             if not fresh:
                 if not tx.has_room(s):

@@ -163,7 +163,7 @@ class PaperVenue:
 
     def _refusal(self, order: OrderRequest, facts: dict[str, Any], lots: int, price: int) -> int:
         """REJ_NONE, or why an order is not taken."""
-        limit = order.order_type == l.LIMIT
+        limit = order.order_type != l.MARKET
         if lots <= 0 or (limit and price <= 0):
             return l.REJ_PRECISION
         if price > facts["max_price"] or len(self.ledger.open) >= m.MAX_OPEN:

@@ -1,0 +1,300 @@
+"""What sets a condition off: prices, moves from an anchor, features, rebounds; in which order, and while conditions come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hotpath.arming import NotArmed, armed_slots, ordered, trigger_of, value_of
+from hotpath.armoury import Armoury
+from hotpath.kernel import thresholds
+from ipc import layout as l
+from ipc import messages
+from ipc.jit import kernel
+from tests.test_hotpath_conditions import arm, condition
+from tests.test_hotpath_sniper import World
+
+
+@pytest.fixture
+def world(memory: Any) -> World:
+    """100.00 bid, 100.02 ask, last 100.01."""
+    made = World(memory)
+    made.quote(10_000, 10_002)
+    made.trade(10_001)
+    return made
+
+
+def other(**more: Any) -> messages.Condition:
+    """A condition without a level of its own."""
+    return condition(**{"level": None, **more})
+
+
+def change(world: World, *conditions: messages.Condition, plan_seq: int, withdraw: tuple[int, ...] = ()) -> None:
+    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, add=True,
+                                    conditions=list(conditions), withdraw=list(withdraw)))
+    world.run()
+
+
+def fired(world: World) -> list[int]:
+    """Conditions that were fired or refused, in that order, by their index in their plan."""
+    records = sorted([*world.orders(), *world.orders(l.REFUSED)], key=lambda row: int(row["seq"]))
+    return [int(row["condition_id"]) & 0xFFFF for row in records]
+
+
+# ── percent moves ────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("direction", "side", "before", "at"), [("up", "buy", 10_051, 10_052), ("down", "buy", 9_951, 9_950)])
+def test_a_move_from_an_anchor_is_a_level_that_is_never_nearer_than_asked_for(world: World, direction: str, side: str, before: int, at: int) -> None:
+    arm(world, other(anchor="100.01", move_bps=50, direction=direction, side=side))  # 50.005 ticks away
+    world.trade(before)
+    assert not world.orders()
+    world.trade(at)
+    assert len(world.orders()) == 1
+
+
+# ── features ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_feature_that_crosses_its_value_fires_and_one_that_is_there_already_waits(world: World) -> None:
+    arm(world, other(feature="spread_bps", value=5.0, direction="up"))
+    world.quote(10_000, 10_004)  # 4 bps: the first look
+    assert not world.orders()
+    world.quote(10_000, 10_006)
+    assert len(world.orders()) == 1
+    arm(world, other(feature="spread_bps", value=5.5, direction="up"), plan_seq=2)
+    world.quote(10_000, 10_007)
+    assert len(world.orders()) == 1, "it was beyond its value when it was armed"
+
+
+def test_a_price_feature_is_in_the_quote_currency(world: World) -> None:
+    arm(world, other(feature="microprice", value=100.5, direction="up"))
+    world.quote(10_000, 10_002)
+    world.quote(10_050, 10_052)  # microprice 100.51
+    assert len(world.orders()) == 1
+
+
+def test_a_feature_without_a_value_is_only_anchored(world: World) -> None:
+    arm(world, other(feature="spread_bps", value=0.5, direction="up"), other(feature="high_60s", value=1.0, direction="up"))
+    world.quote(0, 10_001)  # no bid, no spread
+    world.quote(10_000, 10_001)  # the first value, beyond
+    assert not world.orders()
+    world.quote(10_000, 10_000)
+    world.quote(10_000, 10_001)
+    assert len(world.orders()) == 1
+
+
+def test_what_was_not_watched_meanwhile_is_anchored_anew(world: World) -> None:
+    arm(world, other(feature="spread_bps", value=5.0, direction="up"))
+    world.quote(10_000, 10_002)
+    arm(world, plan_seq=2)
+    world.quote(10_000, 10_008)
+    arm(world, other(feature="spread_bps", value=5.0, direction="up"), plan_seq=3)
+    world.quote(10_000, 10_008)
+    assert not world.orders(), "what lay between was not a move"
+    world.quote(10_000, 10_002)
+    world.quote(10_000, 10_008)
+    assert len(world.orders()) == 1
+
+
+def test_features_are_anchored_anew_after_a_session_gap(world: World) -> None:
+    arm(world, other(feature="spread_bps", value=5.0, direction="up"))
+    world.quote(10_000, 10_002)
+    world.quote(10_000, 10_008, after_s=100)
+    assert not fired(world)
+
+
+# ── trailing entries ─────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_trailing_buy_fires_when_the_price_comes_back_from_its_low(world: World) -> None:
+    arm(world, other(rebound_bps=100, direction="up"))
+    for price in (10_000, 9_900, 9_950, 9_800, 9_897):
+        world.trade(price)
+    assert not world.orders(), "100 bps from 98.00 are 98.98"
+    world.quote(9_897, 9_899)
+    world.trade(9_898)
+    assert len(world.orders()) == 1
+
+
+def test_a_trailing_entry_with_a_level_begins_there(world: World) -> None:
+    arm(world, condition(level="99", rebound_bps=100, direction="up"))
+    for price in (9_950, 9_901, 10_050):
+        world.trade(price)
+    assert not world.orders()
+    world.trade(9_900)
+    world.trade(9_999)
+    assert len(world.orders()) == 1
+
+
+def test_a_trailing_sale_mirrors_it_and_a_refused_one_waits_for_the_next_time(world: World) -> None:
+    world.memory.instruments.instruments[0]["kind"] = l.KIND_LINEAR_PERPETUAL
+    arm(world, other(rebound_bps=100, direction="down", side="sell", confidence=0.1, max_fires=5))
+    for price in (10_100, 9_999, 9_990, 9_980):
+        world.trade(price)
+    assert [int(row["code"]) for row in world.orders(l.REFUSED)] == [l.REF_CONFIDENCE]
+    assert int(world.s.refusals[l.REF_CONFIDENCE]) == 1, "refused once, not at every tick beyond"
+
+
+def test_the_extreme_is_forgotten_over_a_session_gap_and_kept_over_a_swap_and_by_a_successor(world: World) -> None:
+    arm(world, other(rebound_bps=100, direction="up"))
+    world.trade(9_800)
+    world.trade(9_950, after_s=100)
+    assert not world.orders(), "98.00 was in another session"
+    world.trade(9_900)
+    change(world, condition(level="150"), plan_seq=2)
+    world.successor()
+    world.armoury = Armoury(world.memory, world.run)
+    world.quote(9_998, 10_000)
+    world.trade(9_999)
+    assert len(world.orders()) == 1
+
+
+def test_more_trailing_entries_than_each_tick_can_look_at_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(l, "MAX_TRAILING", 9)
+    with pytest.raises(NotArmed, match="more than 9 with rebound_bps in BTC/USDT"):
+        arm(world, *[other(rebound_bps=10 + k) for k in range(l.MAX_TRAILING)], other(rebound_bps=5))
+    assert not len(armed_slots(world.memory.conditions))
+
+
+# ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_prices_come_first_then_features_then_trailing_entries(world: World) -> None:
+    weak: dict[str, Any] = {"confidence": 0.1}
+    arm(world, other(rebound_bps=100, price="bid", **weak), other(feature="imbalance", value=0.0, **weak),
+        other(feature="spread_bps", value=5.0, **weak), condition(price="mid", level="100.5", **weak), condition(price="bid", level="100.5", **weak),
+        condition(price="bid", level="100.4", **weak), condition(price="bid", level="100.4", **weak))
+    world._publish(kind=l.TICK_QUOTE, price=9_900, lots=10, ask_price=9_902, ask_lots=30)
+    world._publish(kind=l.TICK_QUOTE, price=10_060, lots=30, ask_price=10_080, ask_lots=10)
+    assert fired(world) == [5, 6, 4, 3, 2, 1, 0]
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("more", "says"), [
+    ({}, r"\[0\]: nothing says when to fire; give level"),
+    ({"level": "101", "feature": "spread_bps", "value": 1.0}, r"\[0\]: both feature and level say"),
+    ({"anchor": "100", "rebound_bps": 5, "move_bps": 5}, r"\[0\]: both anchor and rebound_bps"),
+    ({"anchor": "100"}, r"\[0\].move_bps: how far from the anchor is missing"),
+    ({"anchor": "100", "move_bps": 10_000, "direction": "down"}, r"\[0\].move_bps: 10000 bps from 100 is outside the prices"),
+    ({"feature": "spread_bps"}, r"\[0\].value: the value that spread_bps is to cross is missing"),
+    ({"feature": "last", "value": 1.0}, r'\[0\].feature: last is a price; give price = "last" and level'),
+])
+def test_a_trigger_that_is_none_or_two_is_refused_by_its_field(more: dict[str, Any], says: str, world: World) -> None:
+    with pytest.raises(NotArmed, match=says):
+        arm(world, other(**more))
+
+
+def test_triggers_are_told_as_they_were_given(world: World) -> None:
+    arm(world, condition(level="101.5"), condition(price="mid", level="101.5", direction="down"), other(feature="volume_burst", value=3.25),
+        other(feature="high_60s", value=101.5), other(rebound_bps=50, price="bid"), condition(level="99", rebound_bps=50, direction="down"),
+        other(anchor="100", move_bps=100))
+    rows = world.memory.conditions.rows[armed_slots(world.memory.conditions)]
+    rows = rows[np.argsort(rows["arming"])]
+    assert [trigger_of(row, world.memory.instruments.instruments[0]) for row in rows] == [
+        "last up 101.50", "mid down 101.50", "volume_burst up 3.25", "high_60s up 101.5", "bid 50 bps up from its low",
+        "last 50 bps down from its high, once at 99.00", "last up 101.00"]
+
+
+# ── adds, removals, swaps ────────────────────────────────────────────────────────────────────────────────────────────
+def test_what_is_added_fires_beside_what_is_there_and_what_is_withdrawn_does_not(world: World) -> None:
+    arm(world, condition(level="101", confidence=0.1), condition(level="102", confidence=0.1), condition(level="103", confidence=0.1))
+    change(world, condition(level="101.5", confidence=0.1), condition(level="102", confidence=0.1), plan_seq=2, withdraw=(1 << 16 | 2,))
+    world.trade(10_500)
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFF) for row in world.orders(l.REFUSED)] == [(1, 0), (2, 0), (1, 1), (2, 1)]
+    (swapped,) = [row for row in world.orders(l.SWAPPED) if row["plan_seq"] == 2]
+    assert int(swapped["value"]) == 4
+
+
+def test_an_unknown_condition_cannot_be_withdrawn_and_then_nothing_changes(world: World) -> None:
+    arm(world, condition())
+    generation = int(world.memory.conditions.table[0]["generation"])
+    with pytest.raises(NotArmed, match="withdraw: 77 is no armed condition of probe"):
+        change(world, condition(), plan_seq=2, withdraw=(77,))
+    assert int(world.memory.conditions.table[0]["generation"]) == generation
+    assert len(armed_slots(world.memory.conditions)) == 1
+
+
+def test_what_a_condition_did_is_kept_while_others_come_and_go(world: World) -> None:
+    arm(world, condition(level="101", confidence=0.1), condition(level="150"))
+    world.trade(10_100)
+    for plan_seq in range(2, 60):  # merges many times: the capacity is 64
+        change(world, *[condition(level=f"{140 + k}") for k in range(9)], plan_seq=plan_seq,
+               withdraw=tuple((plan_seq - 1) << 16 | k for k in range(9)) if plan_seq > 2 else ())
+    world.trade(10_000)
+    world.trade(10_100)
+    assert len(world.orders(l.REFUSED)) == 1, "the same refusal is journaled once"
+    assert int(world.s.refusals[l.REF_CONFIDENCE]) == 2
+    assert len(armed_slots(world.memory.conditions)) == 11
+
+
+def test_a_groups_first_member_keeps_the_groups_state_when_it_is_withdrawn(world: World) -> None:
+    arm(world, condition(level="101", group="a"), condition(level="99", direction="down", group="a"))
+    world.trade(10_100)
+    assert len(world.orders()) == 1
+    for plan_seq in range(2, 30):
+        change(world, *[condition(level="150", group="b") for _ in range(20)], plan_seq=plan_seq,
+               withdraw=(1 << 16,) if plan_seq == 2 else tuple((plan_seq - 1) << 16 | k for k in range(20)))
+    world.trade(9_900)
+    assert len(world.orders()) == 1, "the group had fired"
+
+
+def test_the_whole_capacity_can_be_replaced_at_once(world: World) -> None:
+    for plan_seq in range(1, 8):
+        arm(world, *[condition(level=f"{101 + k}") for k in range(64)], plan_seq=plan_seq)
+    assert len(armed_slots(world.memory.conditions)) == 64
+    with pytest.raises(NotArmed, match=r"65 are more than hotpath\.condition_capacity = 64"):
+        arm(world, *[condition(level=f"{101 + k}") for k in range(65)], plan_seq=9)
+
+
+# ── the table against a list ─────────────────────────────────────────────────────────────────────────────────────────
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_table_finds_what_a_list_finds_whatever_was_added_and_removed(data: st.DataObject) -> None:
+    """Random plans, additions, withdrawals and successors; then moves over the levels fire what a plain list says, in its order."""
+    from tests.conftest import throw_away_memory
+
+    with throw_away_memory() as memory:
+        world = World(memory)
+        world.quote(10_000, 10_001)
+        world.trade(10_000)
+        alive: list[tuple[int, int, int, str]] = []  # (arming, id, level, direction)
+        arming = 0
+        for plan_seq in range(1, data.draw(st.integers(2, 12)) + 1):
+            levels = data.draw(st.lists(st.tuples(st.integers(9_990, 10_010), st.sampled_from(["up", "down"])), max_size=5))
+            made = [condition(level=f"{level / 100:.2f}", direction=direction, confidence=0.1, max_fires=1000) for level, direction in levels]
+            add = data.draw(st.booleans())
+            gone = data.draw(st.lists(st.sampled_from(alive), unique=True)) if add and alive else []
+            if not add:
+                alive.clear()
+                arm(world, *made, plan_seq=plan_seq)
+            else:
+                change(world, *made, plan_seq=plan_seq, withdraw=tuple(entry[1] for entry in gone))
+            alive = [entry for entry in alive if entry not in gone]
+            for index, (level, direction) in enumerate(levels):
+                arming += 1
+                alive.append((arming, plan_seq << 16 | index, level, direction))
+            if data.draw(st.booleans()):
+                world.successor()
+                world.armoury = Armoury(memory, world.run)
+            new = data.draw(st.integers(9_985, 10_015))
+            previous = int(world.s.states[0]["prev_last"])
+            sign = 1 if new > previous else -1
+            expected = sorted(((sign * level, number, identity) for number, identity, level, direction in alive
+                               if direction == ("up" if sign > 0 else "down") and sign * previous < sign * level <= sign * new))
+            before = world.s.condition_states[["condition_id", "refused"]].copy()
+            world.trade(new)
+            changed = np.flatnonzero(world.s.condition_states[["condition_id", "refused"]] != before)
+            seen = sorted(int(world.s.rows[slot]["condition_id"]) for slot in changed)
+            assert seen == sorted(identity for *_, identity in expected)
+            assert {int(world.memory.conditions.rows[slot]["condition_id"]) for slot in armed_slots(memory.conditions)} == {e[1] for e in alive}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(allow_nan=False, width=64), st.floats(allow_nan=False, width=64))
+def test_levels_of_features_are_in_the_order_of_their_floats(a: float, b: float) -> None:
+    assert (ordered(a) < ordered(b)) == (a < b)
+    assert (ordered(a) == ordered(b)) == (a == b)
+    assert value_of(ordered(a)) == a
+    assert _ordered(a) == ordered(a)
+
+
+@kernel
+def _ordered(value: float) -> int:
+    return thresholds.ordered(value)
