@@ -92,7 +92,7 @@ class ReplaySource:
 
     def __init__(self, recording: Recording, gap_ns: int, flatten: bool, chunk: int) -> None:
         self._recording, self._gap_ns, self._flatten, self._chunk = recording, gap_ns, flatten, chunk
-        self._state = clock.new_state()
+        self._state = clock.new_state(recording.clock_ns)
         self._records = np.zeros((0, FIELDS), np.int64)
         self._next = 0
         self._ended = False
@@ -116,6 +116,7 @@ class ReplaySource:
         while not made:
             if self._next == len(self._records):
                 self._records, self._next = self._recording.take(self._chunk), 0
+                self._check_lengths()
                 if not len(self._records):
                     if self._ended or not self._flatten:
                         return 0
@@ -123,6 +124,13 @@ class ReplaySource:
                     return int(clock.weave_end(self._state, self._gap_ns, ticks, marks))
             self._next, made = clock.weave(self._records, self._next, len(self._records), self._state, self._gap_ns, ticks, marks)
         return made
+
+    def _check_lengths(self) -> None:
+        """Between two points of a candle that is longer than the session gap there would be a new session. Raises SourceError."""
+        for sink in self._recording.sinks:
+            if sink.candle_ns > self._gap_ns:
+                raise SourceError(f"{sink.path}: candles of {sink.candle_ns // 10**9} s are longer than hotpath.session_gap_s = "
+                                  f"{self._gap_ns // 10**9}; set it to {sink.candle_ns // 10**9} or more")
 
     def counts(self) -> dict[str, int]:
         """Frames and faults of all files."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from decimal import Decimal
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from hotpath import takeover
 from hotpath.config import Hotpath, Paper
@@ -61,10 +61,17 @@ class Intent(NamedTuple):
     deadline_ns: int
 
 
+class Questions(Protocol):
+    """Where questions come from: the gateway's socket; nobody in a backtest."""
+
+    def poll(self, timeout_s: float, handle: Any) -> Any:
+        """Answer what waits."""
+
+
 class Gateway:
     """One life of the gateway. `turn` is called until it says STOP, then `drain`."""
 
-    def __init__(self, child: Child, ledger: Ledger, server: bus.Server, instance: int, incarnation: int) -> None:
+    def __init__(self, child: Child, ledger: Ledger, server: Questions, instance: int, incarnation: int) -> None:
         boot, memory = child.boot, child.memory
         paper: Paper = boot.section("paper", Paper)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
@@ -93,14 +100,18 @@ class Gateway:
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def turn(self) -> int:
         """Until Python is needed, and what it is needed for; gives the kernel's reason, STOP too where a stop cut the turn short."""
-        g, words = self.g, self.g.words
+        g = self.g
         budget = BUDGET_NS
         if self.parked:
             left = min(intent.deadline_ns for intent in self.parked) - time.monotonic_ns()
             if left <= 0 and not (self.handle() and self.settle()):
                 return k.STOP
             budget = max(0, min(budget, left))
-        reason = int(k.turns(g, self.lockstep, self._spins, budget))
+        return self.serve(int(k.turns(g, self.lockstep, self._spins, budget)))
+
+    def serve(self, reason: int) -> int:
+        """Do what the kernel came back for, and as much of the tick at hand as may be done; gives `reason`, or STOP where that cut it short."""
+        g, words = self.g, self.g.words
         self.stand(max(self.venue.now_ns, int(words[k.NOW])), int(words[k.NEXT]) - 1)
         finish = reason == k.MATCHED
         if reason == k.STOP or (reason == k.TIME and not self.reporting.outgoing):

@@ -31,6 +31,9 @@ ENVIRONMENT = "TRADER_PRELOAD"
 #: capacities of the throw-away instance: they are no part of any kernel's types
 TICKS, INSTRUMENTS, CONDITIONS = 1024, 8, 64
 
+#: kernels of commands that run alone: compiled with the others by `python -m hotpath.preload --all`, else when they are first used; loaded into no
+#: process of an instance
+ALONE = ("hotpath.kernel.backtest",)
 #: modules without a warm-up of their own some of whose kernels Python calls: see `_warm_up_shared`
 _SHARED = "ipc.wait, ipc.ring"
 _PR_SET_PDEATHSIG = 1
@@ -55,14 +58,18 @@ def _exists(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def warm_up_all(report: Report) -> int:
-    """Import every module and run its `warm_up`; gives the number of modules that have one. An exception in one is raised."""
-    modules = [importlib.import_module(name) for name in module_names()]
+def warm_up_all(report: Report, alone: bool = False) -> int:
+    """Import every module (those of ALONE only where `alone` says so) and run its `warm_up`; gives the number of modules that have one.
+
+    An exception in one is raised.
+    """
+    names = [name for name in module_names() if name not in ALONE] + list(ALONE if alone else ())
+    modules = [importlib.import_module(name) for name in names]
     warm: list[tuple[str, Callable[[Any], None]]] = [
         (_SHARED, _warm_up_shared), *((module.__name__, module.warm_up) for module in modules if hasattr(module, "warm_up"))]
     for done, (name, warm_up) in enumerate(warm):
         report(done, len(warm), name)
-        _run(warm_up)
+        over_throw_away(warm_up)
     report(len(warm), len(warm), "")
     stamp().touch()
     return len(warm)
@@ -97,7 +104,7 @@ def load(progress: str) -> None:
     warm_up_all(lambda *_: None)
 
 
-def _run(warm_up: Callable[[Any], None]) -> None:
+def over_throw_away(warm_up: Callable[[Any], None]) -> None:
     """One warm-up over a fresh instance of zeros, in a folder of its own that nobody else looks into."""
     before = os.environ.get("TRADER_SHM")
     with tempfile.TemporaryDirectory(prefix="trader-warm-up-") as folder:
@@ -141,9 +148,10 @@ def _into(path: str) -> Report:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """`python -m hotpath.preload [--progress]`"""
+    """`python -m hotpath.preload [--progress] [--all]`"""
     parser = argparse.ArgumentParser(prog="python -m hotpath.preload", description="Compile every kernel into the cache.")
     parser.add_argument("--progress", action="store_true", help="say what is being compiled")
+    parser.add_argument("--all", action="store_true", help="those that only single commands need, too: the backtest's")
     parser.add_argument("--into", metavar="FILE", help="write the progress there instead")
     parser.add_argument("--child-of", metavar="PID", type=int, help="end with this process, which started this one")
     options = parser.parse_args(arguments)
@@ -155,7 +163,7 @@ def main(arguments: list[str] | None = None) -> Any:
         warm_up_all(_into(options.into))
         return 0
     began = time.monotonic()
-    count = warm_up_all(show if options.progress else lambda *_: None)
+    count = warm_up_all(show if options.progress else lambda *_: None, alone=options.all)
     if options.progress:
         print(f"{count} modules ready in {time.monotonic() - began:.1f} s; cache: {jit.cache_dir()}", file=sys.stderr)
     return 0

@@ -16,6 +16,7 @@ from hotpath.venues.paper import NO_ORDER
 from hotpath.venues.venue import VenueEvent
 from ipc import board, crash
 from ipc import layout as l
+from ipc.bundle import Bundle
 from ipc.process import Child
 
 #: how the cause of a mode begins that ends by itself
@@ -37,7 +38,7 @@ class Own(NamedTuple):
 class Reporting:
     """Rows, reports and the states between them, of one gateway's life."""
 
-    def __init__(self, child: Child, g: k.Gate, symbols: list[str], instance: int, incarnation: int) -> None:
+    def __init__(self, child: Child, g: Bundle, symbols: list[str], instance: int, incarnation: int) -> None:
         self.child, self.g = child, g
         self.instance, self.incarnation = instance, incarnation
         self.crash = crash.CrashPoint("gateway", child.boot.restarts)

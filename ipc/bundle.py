@@ -7,6 +7,7 @@ The arrays are borrowed: the Python object keeps them alive while a kernel runs.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ class BundleType(types.Type):
     def __init__(self, fields: tuple[tuple[str, Any], ...]) -> None:
         self.fields = fields
         super().__init__(name=f"Bundle({', '.join(f'{name}: {array}' for name, array in fields)})")
+        self._hash = zlib.crc32(self.name.encode())  # the same in every process: numba's cache pickles types
+
+    def __hash__(self) -> int:
+        """Asked for at each call from Python; hashing the types of all arrays takes some 50 µs."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, BundleType) and self.fields == other.fields)
 
     @property
     def key(self) -> Any:

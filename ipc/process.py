@@ -13,6 +13,9 @@ from ipc import board
 from ipc import layout as l
 from ipc.segment import Memory
 
+#: modes of runs that can be made again: nothing of theirs is worth an fsync
+REPEATABLE = ("replay", "backtest")
+
 
 class Source(Struct, frozen=True):
     """A file to replay and the unified symbol of what it holds."""
@@ -24,7 +27,7 @@ class Source(Struct, frozen=True):
 class Boot(Struct, frozen=True, kw_only=True):
     """All that a child needs to start; travels as JSON bytes through the forkserver.
 
-    mode: "paper" | "replay"; market: "simulated" | "replay".
+    mode: "paper" | "replay" | "backtest"; market: "simulated" | "replay".
     sections: config sections by name as JSON ("limits", "paper", "hotpath", "strategy", …); each room decodes its own Struct.
     run_dir: this run's folder (logs/, summary.json, fills.bin).
     state_dir: LMDB environments of the instance (journal/, paper/, knowledge/).

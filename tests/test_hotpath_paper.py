@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgspec
 import numpy as np
 import pytest
 
@@ -216,6 +217,95 @@ def test_two_resting_orders_share_a_trade_by_arrival(market: Market) -> None:
     assert fills(market.trade(5_998_000, 40)) == [(30, 5_999_000, l.MAKER), (10, 5_999_500, l.MAKER)]
 
 
+# ── the queue at a price ─────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_limit_at_the_touch_waits_behind_what_is_displayed_and_then_gets_what_trades(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=100)
+    market.send(50, limit=6_000_000)
+    market.clock()
+    assert fills(market.trade(6_000_000, 60)) == []
+    assert fills(market.trade(6_000_000, 40)) == [], "the last of those before it"
+    assert fills(market.trade(6_000_000, 20)) == [(20, 6_000_000, l.MAKER)]
+    assert fills(market.trade(6_000_000, 500)) == [(30, 6_000_000, l.MAKER)]
+
+
+def test_one_trade_may_finish_the_queue_and_fill_with_the_rest(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, ask_lots=30)
+    market.send(11)
+    market.clock()
+    market.send(11, l.SELL, limit=6_000_100)
+    market.clock()
+    assert fills(market.trade(6_000_100, 37)) == [(7, 6_000_100, l.MAKER)]
+
+
+def test_a_smaller_display_shortens_the_queue_and_a_larger_one_does_not_lengthen_it(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=100)
+    market.send(50, limit=6_000_000)
+    market.clock()
+    market.quote(6_000_000, 6_000_100, bid_lots=5)
+    market.quote(6_000_000, 6_000_100, bid_lots=400)
+    assert fills(market.trade(6_000_000, 8)) == [(3, 6_000_000, l.MAKER)]
+
+
+def test_a_touch_that_falls_back_leaves_nobody_before_the_order(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=100)
+    market.send(50, limit=6_000_000)
+    market.clock()
+    market.quote(5_999_900, 6_000_100, bid_lots=70)
+    assert fills(market.trade(6_000_000, 4)) == [(4, 6_000_000, l.MAKER)]
+
+
+def test_behind_the_touch_nobody_knows_the_queue_until_the_touch_comes(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=100)
+    market.send(50, limit=5_999_900)
+    market.clock()
+    assert fills(market.trade(5_999_900, 10_000)) == []
+    market.quote(5_999_900, 6_000_100, bid_lots=30)
+    assert fills(market.trade(5_999_900, 31)) == [(1, 5_999_900, l.MAKER)]
+
+
+def test_without_quotes_only_a_trade_through_the_price_fills(market: Market) -> None:
+    market.trade(6_000_100, 5)
+    market.send(50, limit=6_000_000)
+    market.clock()
+    assert fills(market.trade(6_000_000, 10_000)) == []
+    assert fills(market.trade(5_999_999, 7)) == [(7, 6_000_000, l.MAKER)]
+
+
+def test_two_orders_at_one_price_are_filled_in_the_order_of_their_arrival(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=10)
+    market.send(30, limit=6_000_000)
+    market.send(30, limit=6_000_000)
+    market.clock()
+    assert fills(market.trade(6_000_000, 25)) == [(15, 6_000_000, l.MAKER)]
+    assert fills(market.trade(6_000_000, 25)) == [(15, 6_000_000, l.MAKER), (10, 6_000_000, l.MAKER)]
+
+
+def test_a_place_in_the_queue_outlives_the_venue(market: Market) -> None:
+    market.quote(6_000_000, 6_000_100, bid_lots=100)
+    market.send(50, limit=6_000_000)
+    market.clock()
+    market.trade(6_000_000, 60)
+    market.ledger.close()
+    market.open()
+    assert fills(market.trade(6_000_000, 45)) == [(5, 6_000_000, l.MAKER)]
+
+
+def test_an_order_of_a_ledger_from_before_the_queue_needs_a_trade_through_its_price(market: Market) -> None:
+    market.send(50, limit=6_000_000)
+    market.clock()
+    market.ledger.close()
+    with lmdb.open(str(market.folder / "paper"), max_dbs=5) as env, env.begin(write=True) as txn:
+        orders = env.open_db(b"orders", txn)
+        ((key, value),) = list(txn.cursor(orders))
+        stored = msgspec.msgpack.decode(value)
+        del stored["ahead"]
+        txn.put(key, msgspec.msgpack.encode(stored), db=orders)
+    market.open()
+    assert fills(market.trade(6_000_000, 10_000)) == []
+    assert fills(market.trade(5_999_999, 7)) == [(7, 6_000_000, l.MAKER)]
+
+
+# ── fees ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_maker_and_taker_pay_their_own_fees_rounded_up(tmp_path: Path) -> None:
     market = Market(tmp_path, Paper(order_latency_ms=0, spot_maker_fee_bps=1.0, spot_taker_fee_bps=7.77))
     value = int(market.rows[0]["value_quanta"])
@@ -430,6 +520,7 @@ class Wish:
     limit: int
     active_ns: int
     resting: bool = False
+    ahead: int | None = None
     done: bool = False
     fills: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -455,6 +546,17 @@ class Obvious:
         if (book.ask if side > 0 else book.bid) > 0:
             return (book.ask, Fraction(book.ask_lots)) if side > 0 else (book.bid, Fraction(book.bid_lots))
         return (self.worse(book.last, side, self.paper.half_spread_bps), float("inf")) if book.last else (0, 0.0)
+
+    def look(self, wish: Wish) -> None:
+        """What the book shows of the queue at a resting order's price."""
+        book = self.books[wish.symbol]
+        own, shown = (book.bid, book.bid_lots) if wish.side > 0 else (book.ask, book.ask_lots)
+        if not own:
+            return
+        if own == wish.limit:
+            wish.ahead = shown if wish.ahead is None else min(wish.ahead, shown)
+        elif (own < wish.limit) == (wish.side > 0):
+            wish.ahead = 0
 
     def tick(self, tick: Any) -> None:
         kind, now = int(tick["kind"]), int(tick["event_ns"])
@@ -498,33 +600,49 @@ class Obvious:
                     lots = int(min(wish.left, shown - gone[key]))
                     gone[key] += lots
                     wish.fills.append((lots, price, l.TAKER))
+                self.look(wish)
             elif here == wish.symbol:
                 if kind == l.TICK_TRADE:
-                    if wish.side * int(tick["price"]) < wish.side * wish.limit and int(tick["lots"]) > traded:
-                        lots = min(wish.left, int(tick["lots"]) - traded)
-                        traded += lots
-                        wish.fills.append((lots, wish.limit, l.MAKER))
-                elif wish.side * wish.limit >= wish.side * price and shown > gone[key]:
+                    if wish.side * int(tick["price"]) < wish.side * wish.limit:
+                        wish.ahead = 0
+                    got = 0
+                    for _ in range(int(tick["lots"]) - traded):  # lot by lot through the queue
+                        if wish.side * int(tick["price"]) > wish.side * wish.limit or wish.ahead is None:
+                            break
+                        if wish.ahead:
+                            wish.ahead -= 1
+                        elif got < wish.left:
+                            got += 1
+                    traded += got
+                    if got:
+                        wish.fills.append((got, wish.limit, l.MAKER))
+                    wish.done = wish.left == 0
+                    continue
+                self.look(wish)
+                if wish.side * wish.limit >= wish.side * price:
+                    wish.ahead = 0
+                if wish.side * wish.limit >= wish.side * price and shown > gone[key]:
                     lots = int(min(wish.left, shown - gone[key]))
                     gone[key] += lots
                     wish.fills.append((lots, wish.limit, l.MAKER))
             wish.done = wish.left == 0
 
 
-def random_tick(rng: random.Random, now: int, prices: dict[str, int]) -> Any:
+def random_tick(rng: random.Random, now: int, prices: dict[str, int], step: int) -> Any:
     symbol = rng.choice(SYMBOLS)
-    prices[symbol] = max(1000, prices[symbol] + rng.randint(-60, 60))
+    prices[symbol] = max(1000, prices[symbol] + rng.randint(-step, step))
     kind = rng.choice([l.TICK_TRADE, l.TICK_TRADE, l.TICK_QUOTE, l.TICK_QUOTE, l.TICK_CLOCK])
     if kind == l.TICK_CLOCK:
         return tick_of(kind, now)
     if kind == l.TICK_TRADE:
         return tick_of(kind, now, symbol, prices[symbol], rng.randint(1, 60), flags=rng.choice([0, 0, 0, 0, l.FLAG_NOT_MARKET]))
-    spread = rng.randint(0, 20)
+    spread = rng.randint(0, 20 if step > 1 else 2)
     return tick_of(kind, now, symbol, prices[symbol], rng.randint(1, 50), prices[symbol] + spread, rng.randint(1, 50))
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_random_orders_fill_as_the_obvious_venue_says_and_no_cash_goes_astray(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "step"), [*((seed, 60) for seed in range(25)), *((seed, 1) for seed in range(25))])
+def test_random_orders_fill_as_the_obvious_venue_says_and_no_cash_goes_astray(tmp_path: Path, seed: int, step: int) -> None:
+    """With steps of one tick prices stand, and the queues at them decide."""
     rng = random.Random(seed)
     paper = Paper(order_latency_ms=rng.choice([0, 1, 5]), slippage_bps_per_touch=rng.choice([0, 1, 7]),
                   half_spread_bps=rng.choice([0, 2, 11]))
@@ -538,7 +656,7 @@ def test_random_orders_fill_as_the_obvious_venue_says_and_no_cash_goes_astray(tm
         if rng.random() < 0.35:
             symbol = rng.choice(SYMBOLS)
             side = rng.choice([l.BUY, l.SELL])
-            limit = rng.choice([0, prices[symbol] + rng.randint(-80, 80)])
+            limit = rng.choice([0, prices[symbol] + rng.randint(-80, 80) * step // 60 - rng.randint(0, 1)])
             lots = rng.randint(1, 300)
             if market.send(lots, side, symbol, limit) == l.REJ_NONE:
                 active_ns = max(market.now + paper.order_latency_ms * MS, market.venue.now_ns)
@@ -548,7 +666,7 @@ def test_random_orders_fill_as_the_obvious_venue_says_and_no_cash_goes_astray(tm
             chosen = rng.choice(market.venue.open_orders())
             market.venue.cancel(chosen.client_id, market.now)
             wishes[chosen.client_id].done = True
-        tick = random_tick(rng, market.now, prices)
+        tick = random_tick(rng, market.now, prices, step)
         market.tick(tick)
         obvious.tick(tick)
         assert set(market.ledger.open) == {name for name, wish in wishes.items() if not wish.done}

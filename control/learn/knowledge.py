@@ -133,9 +133,10 @@ class Snapshot:
 class Reader:
     """Snapshots for the strategist. A store that is not there yet is empty; one that cannot be read is an error at that plan."""
 
-    def __init__(self, path: Path | str, quantum: float) -> None:
+    def __init__(self, path: Path | str, quantum: float, store: Knowledge | None = None) -> None:
+        """`store`: one that this process has open already, as LMDB opens an environment once a process."""
         self._path, self._quantum = Path(path), quantum
-        self._store: Knowledge | None = None
+        self._store = store
 
     def snapshot(self, now_ns: int) -> Snapshot:
         """What is known at an event time. Raises KnowledgeError."""

@@ -19,7 +19,7 @@ from control.record.records import JournalError
 from hotpath.kernel import barriers
 from ipc import bus, messages
 from ipc import layout as l
-from ipc.process import Child
+from ipc.process import REPEATABLE, Child
 
 #: trades in one transaction
 _BATCH = 256
@@ -32,12 +32,13 @@ _GIVE_UP_S, EXIT_CONFIG = 10.0, 78
 class Reflection:
     """One life of the process: its store, the journal that it follows, and what it has examined."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, journal: Journal | None = None) -> None:
+        """`journal`: one that this process has open already, as LMDB opens an environment once a process."""
         boot = child.boot
         self._child, self._memory = child, child.memory
-        self.store = Knowledge(Path(boot.state_dir) / "knowledge", writable=True, sync=boot.mode != "replay")
+        self.store = Knowledge(Path(boot.state_dir) / "knowledge", writable=True, sync=boot.mode not in REPEATABLE)
         self._journal_path = Path(boot.state_dir) / "journal"
-        self._journal: Journal | None = None
+        self._journal = journal
         self._symbols: dict[int, dict[int, str]] = {}
         self.examined = -1
         self.applied = self.store.applied()

@@ -7,7 +7,6 @@ disk refuses, the recorder's mode word is safe, entries stop by themselves, and 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from typing import Any, Final
@@ -16,11 +15,13 @@ import lmdb
 import msgspec
 import numpy as np
 
+from control.record import rings
 from control.record import snapshot as snapshots
 from control.record.doorman import Doorman
 from control.record.queries import Queries
-from control.record.records import JournalError, WriteFailed, instrument_facts, ring_rows
+from control.record.records import JournalError, WriteFailed
 from control.record.restore import restore
+from control.record.run_start import run_facts
 from control.record.writer import JournalWriter
 from ipc import board, bus, messages, ring, wait
 from ipc import layout as l
@@ -98,7 +99,7 @@ class Recorder:
         if cursors["incarnation"] == 0:  # nobody trades before the word is set, so the sniper's book may be filled
             if boot.mode == "paper" and (text := restore(self.journal, self.memory)):
                 self.log.info("%s", text)
-            incarnation = self.journal.begin_run(boot.run_id, self._run_facts())
+            incarnation = self.journal.begin_run(boot.run_id, run_facts(boot, self.memory))
         else:
             incarnation = int(cursors["incarnation"])
             self.journal.go_on(boot.run_id, incarnation)
@@ -106,22 +107,11 @@ class Recorder:
             if (last := self.journal.sequence_at(database)) != stored:
                 raise JournalError(f"{self._path}: {database} end at {last}, its cursor says {stored}; restore the journal from a backup, "
                                    "or start with --fresh")
-        self._publish_cursors()
+        rings.publish(self.memory, self.journal.stored)
         cursors["journaled_venue_seq"] = self.journal.last_venue_seq()
         cursors["incarnation"] = incarnation
         self.log.info("incarnation %d, order ring from %d, report ring from %d", incarnation, self.journal.stored.orders,
                       self.journal.stored.reports)
-
-    def _run_facts(self) -> dict[str, Any]:
-        boot, run, instruments = self.child.boot, self.memory.board.run[0], self.memory.instruments
-        config = hashlib.sha256()
-        for name, section in sorted(boot.sections.items()):
-            config.update(name.encode() + b"=" + bytes(section) + b"\n")
-        return {"run_id": boot.run_id, "mode": boot.mode, "market": boot.market, "seed": boot.seed, "lockstep": boot.lockstep,
-                "instance": boot.instance, "instance_number": int(run["instance_number"]), "config_sha256": config.hexdigest(),
-                "strategies": [row["name"].decode() for row in instruments.strategies if row["name"]],
-                "initial_cash": int(run["initial_cash"]), "equity_start": int(self.memory.sniper.account[0]["equity"]),
-                "instruments": [msgspec.to_builtins(fact) for fact in instrument_facts(instruments.instruments, int(run["instruments"]))]}
 
     def run(self) -> int:
         """Until the stop word; then everything that is left, and the end of the run."""
@@ -148,7 +138,7 @@ class Recorder:
         if self._calm_since and not self._retry_at and time.monotonic() - self._calm_since >= CALM_S:
             self._recovered()
         self._take_snapshot()
-        orders, reports = self._take()
+        orders, reports = rings.take(self.memory, self.journal.stored, BATCH)
         due = self._snapshot_due(orders, reports)
         if not (len(orders) or len(reports) or self._plans or self._events or due or self._retry_at):
             return False
@@ -161,7 +151,7 @@ class Recorder:
             self._failed(error)
             return False
         self._crash.reached("recorder.committed")
-        self._publish_cursors()
+        rings.publish(self.memory, self.journal.stored)
         self._crash.reached("recorder.cursor")
         wait.ring_bells(self.child.processes, _WAITING)
         if self._retry_at:
@@ -173,24 +163,6 @@ class Recorder:
             self._snapshot = None
         self._count(len(orders), len(reports), (time.monotonic_ns() - began) // 1000)
         return True
-
-    def _take(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Copies of what both rings hold and the journal does not. The rings are gated: what is not taken is not overwritten."""
-        assert self.journal is not None
-        o, r, stored = self.memory.orders, self.memory.reports, self.journal.stored
-        report_head = int(ring.head(r.ring))
-        order_head = int(ring.head(o.ring))
-        orders = ring_rows(o, stored.orders, min(order_head, stored.orders + BATCH))
-        if order_head > stored.orders + BATCH:  # the reports' intents may be among what is left
-            return orders, ring_rows(r, stored.reports, stored.reports)
-        return orders, ring_rows(r, stored.reports, min(report_head, stored.reports + BATCH))
-
-    def _publish_cursors(self) -> None:
-        assert self.journal is not None
-        stored, cursors = self.journal.stored, self.memory.board.cursors[0]
-        cursors["durable_orders"], cursors["durable_reports"], cursors["journal_ok"] = stored.orders, stored.reports, 1
-        ring.advance(self.memory.orders.readers, l.RECORDER, stored.orders)
-        ring.advance(self.memory.reports.readers, l.RECORDER, stored.reports)
 
     # ── snapshots ────────────────────────────────────────────────────────────────────────────────────────────────────
     def _take_snapshot(self) -> None:

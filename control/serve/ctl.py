@@ -1,7 +1,9 @@
-"""`trader-ctl`: asks a running instance over its control socket. Tables for people, one line of JSON for scripts.
+"""`trader-ctl`: asks a running instance over its control socket, tests strategies on recorded data, compares runs. Tables for people, one line of
+JSON for scripts.
 
-Exit codes, stable: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused (a faulty configuration too); 5 timed out, or the
-process that knows is not there. Only what a command needs is imported: starting takes longer than asking.
+Exit codes, stable: 0 done (parity: no difference); 1 parity found differences; 2 wrong usage; 3 no such instance is running; 4 refused (a faulty
+configuration too); 5 timed out, or the process that knows is not there; 6 the books of a backtest do not reconcile; 7 data of a backtest could not be
+read to their end. Only what a command needs is imported: starting takes longer than asking.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-EXIT_DONE, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_REFUSED, EXIT_TIMED_OUT = 0, 2, 3, 4, 5
+from control.serve.exits import EXIT_DONE, EXIT_NOT_RUNNING, EXIT_REFUSED, EXIT_TIMED_OUT, EXIT_USAGE
+
 #: seconds for an answer; the instance itself answers `unavailable` after 1 s
 PATIENCE_S = 3.0
 #: seconds that an ordered stop may take before `stop` gives up waiting for it
@@ -32,6 +35,8 @@ _COMMANDS = {
     "close": "close one position", "adjust": "move stop or target of a position",
     "release": "let a strategy make entries again that repeated itself too often", "flatten": "pause, cancel working entries, close all positions",
     "stop": "stop the instance in order and wait until it has gone", "config": "print or check a configuration file",
+    "backtest": "strategies over recorded data in this one process, with the paper venue's fills; writes a run folder with a report",
+    "parity": "compare two runs decision by decision: backtest, replay or paper",
 }
 #: how the help of each command ends: commands to copy
 _EXAMPLES = {
@@ -43,8 +48,13 @@ _EXAMPLES = {
     "release": ("trader-ctl release momentum",),
     "flatten": ("trader-ctl flatten",), "stop": ("trader-ctl stop", "trader-ctl flatten && trader-ctl stop"),
     "config": ("trader-ctl config template > trader.toml", "trader-ctl config check trader.toml"),
+    "backtest": ("trader-ctl backtest --data spot_btcusdt_20240808.gz --strategy momentum",
+                 "trader-ctl backtest --data candles.feather=BTC/USDT:USDT --from 2025-05-04 --to 2025-05-11 --out week",
+                 "trader-ctl backtest --data ticks.parquet=ETH/USDT --strategy mine.py:Mine --json | jq .data.realised_pnl"),
+    "parity": ("trader-ctl parity week data/runs/20250511T080000Z-1a2b", "trader-ctl parity week other --json | jq .data.pnl_difference"),
 }
-_EXIT_CODES = "exit codes: 0 done; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable"
+_EXIT_CODES = ("exit codes: 0 done; 1 parity found differences; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable; "
+               "6 not reconciled; 7 data not read to the end")
 _EPILOG = f"""\
 {_EXIT_CODES}
 
@@ -74,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
+        elif name == "backtest":
+            _backtest_flags(one)
+        elif name == "parity":
+            one.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or its id under the data folder's runs/")
+            one.add_argument("--data-dir", type=Path, metavar="DIR", help="where run ids are looked up (TRADER_RUN__DATA_DIR, else data)")
         elif name == "adjust":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
             one.add_argument("--stop", metavar="PRICE", help="the new stop")
@@ -88,6 +103,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _backtest_flags(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--data", nargs="+", required=True, metavar="PATH",
+                     help="recorded frames, or tables (CSV, Parquet, Feather) of trades, quotes or candles; each PATH or PATH=SYMBOL")
+    one.add_argument("--from", dest="since", metavar="TIME", help="leave out what is before: 2025-05-04, 2025-05-04T12:30 (UTC), Unix seconds")
+    one.add_argument("--to", dest="until", metavar="TIME", help="leave out what is not before")
+    one.add_argument("--strategy", metavar="NAME", help="momentum, mean_reversion or FILE.py:Class; several by commas")
+    one.add_argument("--config", type=Path, metavar="FILE", help="TOML, JSON or YAML; the same as of paper and replay")
+    one.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the results (else runs/RUN_ID in the data folder)")
+
+
 def _rows_at_most(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000:
         return int(text)
@@ -99,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     options.json = getattr(options, "json", False)
     try:
-        code = configure(options) if options.command == "config" else ask(options)
+        code = _act(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `trader-ctl trades | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -107,6 +132,21 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _act(options: argparse.Namespace) -> int:
+    match options.command:
+        case "config":
+            return configure(options)
+        case "backtest":
+            from control.backtest.command import backtest
+
+            return backtest(options)
+        case "parity":
+            from control.backtest.compare import compare
+
+            return compare(options)
+    return ask(options)
 
 
 # ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────

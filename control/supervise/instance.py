@@ -132,6 +132,11 @@ def copy_knowledge(source: Path, state_dir: Path) -> None:
 
 
 # ── identity and time ────────────────────────────────────────────────────────────────────────────────────────────────
+def replay_number(seed: int) -> int:
+    """Number of an instance whose run can be made again, a backtest's too: a function of the seed, so that order ids repeat."""
+    return int.from_bytes(hashlib.sha256(f"replay {seed}".encode()).digest()[:3], "big")
+
+
 def identify(places: Places, mode: str, seed: int) -> Identity:
     """The instance's number (24 bits, part of every order id) and where its event time stopped.
 
@@ -139,7 +144,7 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
     """
     path = places.state_dir / "instance.json"
     if mode != "paper":
-        return Identity(number=int.from_bytes(hashlib.sha256(f"replay {seed}".encode()).digest()[:3], "big"), seed=seed)
+        return Identity(number=replay_number(seed), seed=seed)
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:

@@ -12,19 +12,17 @@ reads what is left in the ring to have candles again, and plans for nothing that
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from control.learn.knowledge import KnowledgeError, Reader
-from control.think.check import checked
+from control.learn.knowledge import Reader
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
-from control.think.strategy import StrategyError, load, name_of
-from control.think.view import View
+from control.think.planning import Outcome, Planner, Planning, failure_of
+from control.think.strategy import StrategyError
 from hotpath.arming import armed_slots
 from hotpath.config import Hotpath
 from hotpath.kernel import barriers, candles
@@ -38,19 +36,6 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
-#: characters of an error that travel
-_ERROR_CHARACTERS = 400
-
-
-class Planner:
-    """One strategy of this process: its number, its name, and how it is getting on."""
-
-    def __init__(self, number: int, name: str, strategy: Any, interval_s: int) -> None:
-        self.number, self.name, self.strategy = number, name, strategy
-        self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
-        self.planned_ns = 0
-        self.error = ""
-        self.conditions: list[messages.Condition] = []
 
 
 class Strategist:
@@ -61,25 +46,14 @@ class Strategist:
         self._child, self._memory, self._boot = child, memory, boot
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
-        self.planners = [Planner(number, self._name(number, spec), load(spec, self.settings), self.settings.interval_s)
-                         for number, spec in enumerate(boot.strategies)]
-        if len({planner.name for planner in self.planners}) < len(self.planners):
-            raise StrategyError(f"strategies {', '.join(boot.strategies)}: two of one name", "name each once; a class counts, not its file")
-        self.interval_ns = min((planner.interval_ns for planner in self.planners), default=self.settings.interval_s * 1_000_000_000)
-        run = memory.board.run[0]
-        self.lockstep = bool(run["lockstep"])
-        capacity = max(2, -(-self.settings.history_minutes * 60 // self.settings.candle_s))
-        self.fold = candles.new_fold(memory, int(run["instruments"]), self.settings.candle_s, capacity, hotpath.session_gap_s)
-        self.view = View(memory, self.fold, self.settings.candle_s)
-        quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0
-        self._knowledge = Reader(Path(boot.state_dir) / "knowledge", quantum)
+        self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log)
+        self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
+        self.interval_ns = self.planning.interval_ns
+        self.lockstep = bool(memory.board.run[0]["lockstep"])
+        self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum)
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
         self.next_due_ns = 0
-
-    def _name(self, number: int, spec: str) -> str:
-        written = self._memory.instruments.strategies[number]["name"].decode()
-        return written or name_of(spec)
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def recover(self) -> None:
@@ -132,7 +106,7 @@ class Strategist:
         self.breathe()
         if found == candles.DUE:
             state = self.fold.state[0]
-            due_ns = int(state["due_event_ns"]) // self.interval_ns * self.interval_ns
+            due_ns = self.planning.due_ns(int(state["due_event_ns"]))
             if self._barrier(int(state["next"])):
                 if not self._late(due_ns):
                     self.plan(due_ns)
@@ -165,71 +139,37 @@ class Strategist:
     def plan(self, due_ns: int) -> None:
         """Ask every strategy that is due, in the order of their numbers, and arm what they give."""
         began = time.perf_counter_ns()
-        market = self.view.market(due_ns)
         left = []
-        for planner in self.planners:
-            wanted = due_ns - planner.planned_ns >= planner.interval_ns or due_ns % planner.interval_ns == 0
-            error = ""
-            if wanted:
-                planner.planned_ns = due_ns
-                try:
-                    conditions = self._ask(planner, market, due_ns)
-                    left.append(self._warmup(planner, market))
-                except (KnowledgeError, StrategyError) as failure:
-                    error = str(failure)
-            if wanted and not error:
-                planner.error, planner.conditions = "", conditions
-                self._arm(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                                 why=f"{len(conditions)} conditions", conditions=conditions))
+        for outcome in self.planning.outcomes(due_ns, self._knowledge):
+            if outcome.warmup_left_s is not None:
+                left.append(outcome.warmup_left_s)
+            if outcome.error:
+                self._report(outcome)
+            if outcome.plan.keep:
+                self._keep(outcome.plan)
             else:
-                if error:
-                    self._report(planner, due_ns, error)
-                self._keep(planner, due_ns, error)
+                self._arm(outcome.planner, outcome.plan)
         if left:
             self._child.set_metric("warmup_left_s", int(min(left)))
         self._child.set_metric("last_plan_ms", (time.perf_counter_ns() - began + 999_999) // 1_000_000)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int) -> list[messages.Condition]:
-        """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
-        knowledge, portfolio = self._knowledge.snapshot(due_ns), self.view.portfolio(planner.number)
-        try:
-            output = planner.strategy.plan(market, portfolio, knowledge)
-        except (Exception, SystemExit) as error:
-            self._child.log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
-            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
-                                f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
-        try:
-            return checked(output, self.view.facts)
-        except StrategyError as error:
-            raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
-
-    def _warmup(self, planner: Planner, market: Any) -> float:
-        """Seconds until a strategy that says so is warm; what only informs must not fail a plan."""
-        try:
-            return float(max(0.0, min(1e9, planner.strategy.warmup_left_s(market))))
-        except Exception:
-            return 0.0
-
-    def _report(self, planner: Planner, due_ns: int, error: str) -> None:
+    def _report(self, outcome: Outcome) -> None:
         """Count and journal a failure."""
-        planner.error = error
         self._child.metric("strategy_errors")
-        self._child.log.warning("%s", error)
-        self._put(self._recorder, messages.Event(source="strategist", kind="strategy_error", text=error, wall_ns=time.time_ns(),
-                                                 data={"strategy": planner.name, "due_ns": due_ns}), lambda: False)
+        self._child.log.warning("%s", outcome.error)
+        self._put(self._recorder, failure_of(outcome, time.time_ns()), lambda: False)
 
-    def _keep(self, planner: Planner, due_ns: int, error: str) -> None:
+    def _keep(self, plan: messages.Plan) -> None:
         """Nothing changes for this strategy; in lockstep the sniper is told so, since it may be waiting."""
         if self.lockstep:
-            self._put(self._sniper, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True,
-                                                  why=f"error: {error}" if error else "not due"), lambda: False)
+            self._put(self._sniper, plan, lambda: False)
 
     def _arm(self, planner: Planner, plan: messages.Plan) -> None:
         stored = self._put(self._recorder, plan, lambda: False)
         if not isinstance(stored, messages.Planned):
             self._refused(planner, "recorder", stored)
             if stored is not None:  # without a number it cannot be armed, and a lockstep sniper must not wait for it
-                self._keep(planner, plan.due_ns, "not journaled")
+                self._keep(self.planning.keep(planner, plan.due_ns, "not journaled"))
             return
         numbered = msgspec.structs.replace(plan, plan_seq=stored.plan_seq)
         armed = self._put(self._sniper, numbered, lambda: self._is_armed(planner, numbered))
@@ -288,12 +228,6 @@ class Strategist:
         self._server.close()
         self._recorder.close()
         self._sniper.close()
-
-
-def _place(error: BaseException) -> str:
-    """Where an exception came from, in words."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" at line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
 
 
 def main(child: Child) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from control.think.strategy import Candles, Facts, Held, Market, Portfolio, Quote
-from hotpath.kernel.candles import CANDLE, Fold, window
+from hotpath.kernel.candles import CANDLE, window
 from ipc import layout as l
+from ipc.bundle import Bundle
 from ipc.segment import Memory
 
 #: attempts to read the book between two commits of the sniper
@@ -40,7 +41,7 @@ def facts_of(instrument: Any) -> Facts:
 class View:
     """Makes Market and Portfolio for one plan after the other."""
 
-    def __init__(self, memory: Memory, fold: Fold, candle_s: int) -> None:
+    def __init__(self, memory: Memory, fold: Bundle, candle_s: int) -> None:
         self._memory, self._fold, self._candle_s = memory, fold, candle_s
         self.instruments = memory.instruments.instruments[: int(memory.board.run[0]["instruments"])].copy()
         self.facts = {facts.symbol: facts for facts in map(facts_of, self.instruments)}

@@ -9,12 +9,13 @@ candle without trades repeats the last close with volume 0, so that a window of 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ipc import heartbeat, ring, wait
 from ipc import layout as l
+from ipc.bundle import Bundle
 from ipc.jit import kernel
 
 #: a candle: prices in ticks, volume in lots
@@ -32,27 +33,16 @@ _CURSOR_EVERY = 64
 _METRIC_TICKS = l.METRICS[l.STRATEGIST].index("ticks")
 
 
-class Fold(NamedTuple):
-    """All arrays of a fold: private memory, and the ring that it reads."""
-
-    state: Any  # FOLD, 1 row
-    rows: Any  # FOLD_ROW, one an instrument
-    candles: Any  # CANDLE, (instruments, capacity)
-    tick: Any  # TICK, 1 row: the tick at hand
-    ring: Any
-    slots: Any
-    readers: Any
-    processes: Any
-
-
-def new_fold(memory: Any, instruments: int, candle_s: int, capacity: int, gap_s: int) -> Fold:
+def new_fold(memory: Any, instruments: int, candle_s: int, capacity: int, gap_s: int) -> Bundle:
     """A fold that has read nothing; it begins at the ring's first tick. Candles take 48 B × instruments × capacity, touched when used."""
     state = np.zeros(1, FOLD)
     state["next"], state["candle_ns"], state["gap_ns"] = 1, candle_s * 1_000_000_000, gap_s * 1_000_000_000
     rows = np.zeros(instruments, FOLD_ROW)
     rows["first"] = rows["newest"] = -1
-    return Fold(state, rows, np.zeros((instruments, capacity), CANDLE), np.zeros(1, l.TICK),
-                memory.ticks.ring, memory.ticks.slots, memory.ticks.readers, memory.board.processes)
+    return Bundle(
+        # private: FOLD, 1 row; FOLD_ROW, one an instrument; CANDLE, (instruments, capacity); TICK, 1 row: the tick at hand
+        state=state, rows=rows, candles=np.zeros((instruments, capacity), CANDLE), tick=np.zeros(1, l.TICK),
+        ring=memory.ticks.ring, slots=memory.ticks.slots, readers=memory.ticks.readers, processes=memory.board.processes)
 
 
 @kernel

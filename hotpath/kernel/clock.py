@@ -1,8 +1,8 @@
 """Weave CLOCK and SESSION ticks between the records of a recording.
 
-A CLOCK stands at every 100 ms of event time, before the first record at or behind it. Where records are further apart than a session
-gap, one SESSION tick follows the last one by that gap, then CLOCKs for 2 s, so that what it closes is filled; then time jumps to the
-next record.
+A CLOCK stands at every 100 ms of event time (1 s where all records come from candles), before the first record at or behind it. Where records
+are further apart than a session gap, one SESSION tick follows the last one by that gap, then CLOCKs for 2 s, so that what it closes is filled; then
+time jumps to the next record.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from ipc.jit import kernel
 CLOCK_NS = 100_000_000
 #: event time of CLOCK ticks behind a SESSION tick
 AFTER_SESSION_NS = 2_000_000_000
-#: words of a weave's state: last record's time (0: none yet), next CLOCK, phase, records taken, ticks made
-LAST, NEXT, PHASE, TAKEN, MADE = range(5)
+#: words of a weave's state: last record's time (0: none yet), next CLOCK, phase, records taken, event time between two CLOCKs
+LAST, NEXT, PHASE, TAKEN, EVERY = range(5)
 #: phases: between records; CLOCKs behind a SESSION tick; jumped to the next record
 _FLOWING, _CLOSING, _JUMPED = range(3)
 #: columns of a record, see hotpath/venues/record.py
 _EVENT, _INSTRUMENT, _KIND, _FLAGS, _OFFSET, _PRICE, _LOTS, _ASK, _ASK_LOTS = 0, 2, 3, 4, 5, 6, 7, 8, 9
 
 
-def new_state() -> np.ndarray[Any, Any]:
+def new_state(every_ns: int = CLOCK_NS) -> np.ndarray[Any, Any]:
     """State of a weave that has made nothing yet."""
-    return np.zeros(8, np.int64)
+    state = np.zeros(8, np.int64)
+    state[EVERY] = every_ns
+    return state
 
 
 @kernel
-def next_clock(event_ns: int) -> int:
-    """First multiple of CLOCK_NS at or behind a time."""
-    return -(-event_ns // CLOCK_NS) * CLOCK_NS
+def next_clock(event_ns: int, every_ns: int) -> int:
+    """First multiple of `every_ns` at or behind a time."""
+    return -(-event_ns // every_ns) * every_ns
 
 
 @kernel
@@ -82,18 +84,18 @@ def weave(records: Any, first: int, count: int, state: Any, gap_ns: int, ticks: 
                 return at, row
             if state[LAST] == 0 and state[PHASE] == _FLOWING:
                 state[PHASE] = _JUMPED
-                state[NEXT] = next_clock(event_ns)
+                state[NEXT] = next_clock(event_ns, state[EVERY])
             if state[PHASE] == _FLOWING and event_ns - state[LAST] > gap_ns:
                 state[PHASE] = _CLOSING
-                state[NEXT] = next_clock(state[LAST] + gap_ns)
+                state[NEXT] = next_clock(state[LAST] + gap_ns, state[EVERY])
                 put(ticks, row, state[LAST] + gap_ns, l.TICK_SESSION, 0)
             elif state[PHASE] == _CLOSING and state[NEXT] > state[LAST] + gap_ns + AFTER_SESSION_NS:
                 state[PHASE] = _JUMPED
-                state[NEXT] = next_clock(event_ns)
+                state[NEXT] = next_clock(event_ns, state[EVERY])
                 continue
             elif state[NEXT] <= event_ns:
                 put(ticks, row, state[NEXT], l.TICK_CLOCK, 0)
-                state[NEXT] += CLOCK_NS
+                state[NEXT] += state[EVERY]
             else:
                 _put_record(ticks, row, records[at])
                 state[LAST] = event_ns
@@ -116,10 +118,10 @@ def weave_end(state: Any, gap_ns: int, ticks: Any, marks: Any) -> int:
     end_ns = state[LAST] + gap_ns
     put(ticks, 0, end_ns, l.TICK_SESSION, l.FLAG_END)
     row = 1
-    clock_ns = next_clock(end_ns)
+    clock_ns = next_clock(end_ns, state[EVERY])
     while clock_ns <= end_ns + AFTER_SESSION_NS:
         put(ticks, row, clock_ns, l.TICK_CLOCK, 0)
-        clock_ns += CLOCK_NS
+        clock_ns += state[EVERY]
         row += 1
     for made in range(row):
         marks[made, 0] = marks[made, 1] = state[TAKEN]

@@ -8,7 +8,12 @@ commit gives the same again. Rules:
   Where no quote was ever seen: all of it at the last trade worsened by `half_spread_bps`.
 - An IOC order is a market order that takes nothing beyond its limit.
 - A limit order that is marketable when it becomes active takes what is displayed at the touch. What is left rests, and fills at its own
-  price when the opposite touch crosses it or a trade prints strictly through it, up to the size that is displayed or traded.
+  price when the opposite touch crosses it or a trade prints strictly through it, up to the size that is displayed or traded; and when its turn in the
+  queue at its price has come.
+- The queue: an order joins behind all that is displayed at its price on its own side, `ahead` lots. Trades at its price consume those first, and
+  fill it with what they have beyond. A quote that displays less there than is thought to be ahead brings it down to that, and a touch that falls back
+  behind the price to nothing; that somebody ahead has cancelled is never assumed otherwise. Where the price is not the touch, what waits there is not
+  known (−1): no trade at the price fills it until a quote has shown the size, or that nobody is before it. Without quotes it is never known.
 - Orders that fill on one tick share its sizes in the order of their arrival. What they took is displayed again at the next tick.
 - A tick that is no market trade fills nothing and wakes nothing.
 """
@@ -24,8 +29,10 @@ from ipc.jit import kernel
 
 #: open orders that the venue holds
 MAX_OPEN: Final = 1024
-#: kinds of an action; EXPIRE ends the order, REST makes it a maker
-ACT_FILL, ACT_EXPIRE, ACT_REST = 1, 2, 3
+#: kinds of an action; EXPIRE ends the order, REST makes it a maker with `lots` ahead of it, QUEUE says how many are ahead now
+ACT_FILL, ACT_EXPIRE, ACT_REST, ACT_QUEUE = 1, 2, 3, 4
+#: lots ahead of a resting order where nobody can know
+UNKNOWN_AHEAD: Final = -1
 #: an order may take so many times what is displayed
 DEPTH_TOUCHES: Final = 10
 #: lots displayed where only a last price is known
@@ -33,10 +40,10 @@ UNBOUNDED_LOTS: Final = 1 << 50
 
 #: an open order; private to the gateway, rows in the order of arrival
 OPEN_ORDER = np.dtype([("active_ns", "<i8"), ("left", "<i8"), ("limit_price", "<i8"), ("instrument", "<i8"), ("side", "<i8"),
-                       ("order_type", "<i8"), ("resting", "<i8"), ("spare", "<i8")])
+                       ("order_type", "<i8"), ("resting", "<i8"), ("ahead", "<i8")])
 #: what a tick does to the open order in row `slot`
 ACTION = np.dtype([("slot", "<i8"), ("kind", "<i8"), ("lots", "<i8"), ("price", "<i8"), ("liquidity", "<i8"), ("code", "<i8")])
-#: actions that one tick can make: two fills and an end each
+#: actions that one tick can make: two fills and an end each, or a fill, a rest, a place in the queue
 MAX_ACTIONS: Final = 3 * MAX_OPEN
 
 
@@ -129,18 +136,45 @@ def _limit_arrives(order: Any, slot: int, quote: Any, taken: int, half_spread_bp
         if lots > 0:
             count = _act(actions, count, slot, ACT_FILL, lots, price, l.TAKER, 0)
     if lots < order.left:
-        count = _act(actions, count, slot, ACT_REST, 0, 0, 0, 0)
+        count = _act(actions, count, slot, ACT_REST, ahead_of(UNKNOWN_AHEAD, order.side, order.limit_price, quote), 0, 0, 0)
     return count
 
 
 @kernel
-def _passive_lots(order: Any, tick: Any, taken: int, traded: int) -> int:
-    """Lots of a resting order that this tick fills."""
+def ahead_of(ahead: int, side: int, limit_price: int, quote: Any) -> int:
+    """Lots ahead of an order at its price after a quote, `ahead` being what was thought before (UNKNOWN_AHEAD: nothing)."""
+    touch, shown = (quote.bid, quote.bid_lots) if side > 0 else (quote.ask, quote.ask_lots)
+    if touch <= 0 or side * (touch - limit_price) > 0:
+        return ahead  # never quoted, or better prices are displayed: what waits here is not seen
+    if touch != limit_price:
+        return 0
+    return shown if ahead == UNKNOWN_AHEAD else min(ahead, shown)
+
+
+@kernel
+def _resting(order: Any, slot: int, tick: Any, quote: Any, taken: int, traded: int, actions: Any, count: int) -> int:
+    """What a trade or quote of its instrument does to a resting order; `traded` lots of it have gone to others of ours, `taken` of the touch."""
+    ahead = order.ahead
     if tick.kind == l.TICK_TRADE:
-        through = order.side * (order.limit_price - tick.price) > 0
-        return min(order.left, max(0, tick.lots - traded)) if through else 0
-    price, shown = (tick.ask_price, tick.ask_lots) if order.side > 0 else (tick.price, tick.lots)
-    return min(order.left, max(0, shown - taken)) if order.side * (order.limit_price - price) >= 0 else 0
+        lots = max(0, tick.lots - traded)
+        distance = order.side * (order.limit_price - tick.price)
+        if distance > 0:  # it went through: all that was ahead is filled
+            ahead = 0 if tick.lots > 0 else ahead
+        elif distance == 0 and ahead != UNKNOWN_AHEAD:
+            ahead, lots = max(0, ahead - lots), max(0, lots - ahead)
+        else:
+            lots = 0
+    else:
+        price, shown = (tick.ask_price, tick.ask_lots) if order.side > 0 else (tick.price, tick.lots)
+        ahead = ahead_of(ahead, order.side, order.limit_price, quote)
+        lots = 0
+        if order.side * (order.limit_price - price) >= 0:
+            ahead, lots = 0, max(0, shown - taken)
+    if ahead != order.ahead:
+        count = _act(actions, count, slot, ACT_QUEUE, ahead, 0, 0, 0)
+    if lots > 0:
+        count = _act(actions, count, slot, ACT_FILL, min(order.left, lots), order.limit_price, l.MAKER, 0)
+    return count
 
 
 @kernel
@@ -169,12 +203,11 @@ def match(opened: Any, open_count: int, tick: Any, quotes: Any, instruments: Any
             else:
                 count = _limit_arrives(order, slot, quote, gone, half_spread_bps, instruments[number].max_price, actions, count)
         elif tick.kind <= l.TICK_QUOTE and tick.instrument == number:
-            lots = _passive_lots(order, tick, taken[number, (order.side + 1) // 2], traded)
-            if lots > 0:
-                count = _act(actions, count, slot, ACT_FILL, lots, order.limit_price, l.MAKER, 0)
-                if tick.kind == l.TICK_TRADE:
-                    traded += lots
-                    continue
+            count = _resting(order, slot, tick, quotes[number], taken[number, (order.side + 1) // 2], traded, actions, count)
+            if tick.kind == l.TICK_TRADE:
+                if count > before and actions[count - 1].kind == ACT_FILL:
+                    traded += actions[count - 1].lots
+                continue
         for row in range(before, count):
             if actions[row].kind == ACT_FILL:
                 taken[number, (order.side + 1) // 2] += actions[row].lots

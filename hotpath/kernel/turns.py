@@ -6,7 +6,7 @@ cursor says n when all that n caused is published. Otherwise ticks are matched a
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,12 +14,13 @@ from hotpath.kernel.match import ACTION, MAX_ACTIONS, MAX_OPEN, OPEN_ORDER, matc
 from ipc import heartbeat, ring, wait
 from ipc import layout as l
 from ipc.atomics import copy_words, fence_release, load_acquire, load_relaxed, monotonic_ns, store_release
+from ipc.bundle import Bundle
 from ipc.jit import kernel
 from ipc.segment import Memory
 
 #: why `turns` comes back: its time is over; a stop word; intents are waiting; a parked intent has become durable; a tick made actions
 TIME, STOP, INTENTS, DURABLE, MATCHED = range(5)
-#: words of `Gate.words`: next tick; that tick is in `Gate.tick` (1); last order-ring record taken; open orders; order-ring sequence whose
+#: words of the gate's `words`: next tick; that tick is in its `tick` (1); last order-ring record taken; open orders; order-ring sequence whose
 #: durability is awaited (0: none); the order cursor is held because something taken is unfinished (1); last tick matched in an earlier
 #: life; actions of the tick; event time of the last tick; the process's own stop word
 NEXT, HAVE, TAKEN, OPEN, AWAITED, HELD, MATCHED_BEFORE, ACTIONS, NOW, TOLD = range(10)
@@ -34,47 +35,20 @@ _STOP_OF_SNIPER = l.offset(l.PROCESS, "stop")
 _METRIC_MATCHED = l.METRICS[l.GATEWAY].index("ticks_matched")
 
 
-class Gate(NamedTuple):
-    """Arrays by name, see ipc/layout.py; those of the last group are private to the process."""
-
-    tick_ring: Any
-    tick_readers: Any
-    tick_slots: Any
-    order_ring: Any
-    order_readers: Any
-    order_slots: Any
-    report_ring: Any
-    report_readers: Any
-    report_slots: Any
-    header: Any
-    rows: Any
-    quotes: Any
-    quote_before: Any  # QUOTE[1]: what the running tick changes, as it was; `version` = that tick's sequence
-    instruments: Any
-    processes: Any
-    cursors: Any
-    # private
-    opened: Any  # OPEN_ORDER[MAX_OPEN]
-    actions: Any  # ACTION[MAX_ACTIONS]
-    taken: Any  # int64[instruments, 2]
-    tick: Any  # TICK[1]
-    intent: Any  # INTENT[1]
-    report: Any  # REPORT[1]
-    words: Any  # int64[10]
-    rules: Any  # int64[2]: slippage bps a touch, half spread bps
-
-
-def gate_arrays(memory: Memory, slippage_bps: int, half_spread_bps: int) -> Gate:
-    """The kernel's arrays over an instance's shared memory."""
-    t, o, r, b = memory.ticks, memory.orders, memory.reports, memory.board
+def gate_arrays(memory: Memory, slippage_bps: int, half_spread_bps: int) -> Bundle:
+    """The kernel's arrays over an instance's shared memory, see ipc/layout.py; those of the last group are private to the process."""
+    t, o, r, b, gateway = memory.ticks, memory.orders, memory.reports, memory.board, memory.gateway
     instruments = memory.instruments.instruments
-    return Gate(
-        t.ring, t.readers, t.slots, o.ring, o.readers, o.slots, r.ring, r.readers, r.slots,
-        memory.gateway.gateway, memory.gateway.gateway_orders, memory.gateway.venue_quotes,
-        memory.gateway.quote_before, instruments, b.processes, b.cursors,
-        np.zeros(MAX_OPEN, OPEN_ORDER), np.zeros(MAX_ACTIONS, ACTION), np.zeros((len(instruments), 2), np.int64),
-        np.zeros(1, l.TICK), np.zeros(1, l.INTENT), np.zeros(1, l.REPORT), np.zeros(10, np.int64),
-        np.array([slippage_bps, half_spread_bps], np.int64),
+    return Bundle(
+        tick_ring=t.ring, tick_readers=t.readers, tick_slots=t.slots, order_ring=o.ring, order_readers=o.readers, order_slots=o.slots,
+        report_ring=r.ring, report_readers=r.readers, report_slots=r.slots, header=gateway.gateway, rows=gateway.gateway_orders,
+        quotes=gateway.venue_quotes,
+        quote_before=gateway.quote_before,  # what the running tick changes, as it was; `version` = that tick's sequence
+        instruments=instruments, processes=b.processes, cursors=b.cursors,
+        # private
+        opened=np.zeros(MAX_OPEN, OPEN_ORDER), actions=np.zeros(MAX_ACTIONS, ACTION), taken=np.zeros((len(instruments), 2), np.int64),
+        tick=np.zeros(1, l.TICK), intent=np.zeros(1, l.INTENT), report=np.zeros(1, l.REPORT), words=np.zeros(10, np.int64),
+        rules=np.array([slippage_bps, half_spread_bps], np.int64),  # bps a touch, half spread bps
     )
 
 

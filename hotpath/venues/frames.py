@@ -7,8 +7,9 @@ Receive times are ns, µs or ms, told apart by magnitude; exchange times are ms.
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -70,14 +71,19 @@ def nanoseconds(time: int) -> int:
     return 0
 
 
-def blocks(path: str) -> Iterator[bytes]:
-    """A file's bytes, decompressed where it is gzip, in blocks. Raises SourceError where it cannot be read on."""
+def blocks(path: str, share: Callable[[float], None] = lambda share: None) -> Iterator[bytes]:
+    """A file's bytes, decompressed where it is gzip, in blocks; `share` is told how much of it is read.
+
+    Raises SourceError where it cannot be read on.
+    """
     try:
         with open(path, "rb") as file:
             compressed = file.peek(2)[:2] == _GZIP
             stream: Any = gzip.GzipFile(fileobj=file) if compressed else file
             # read1: whatever was decompressed before a fault is delivered first
+            size = max(1, os.fstat(file.fileno()).st_size)
             while block := stream.read1(_BLOCK):
+                share(file.tell() / size)
                 yield block
     except EOFError:
         raise SourceError(f"{path}: the gzip data end in the middle; fetch the file again, or cut it where it is whole: "
@@ -88,10 +94,10 @@ def blocks(path: str) -> Iterator[bytes]:
         raise SourceError(f"{path}: {error.strerror or error}; name a readable file") from None
 
 
-def lines(path: str) -> Iterator[list[bytes]]:
+def lines(path: str, share: Callable[[float], None] = lambda share: None) -> Iterator[list[bytes]]:
     """A file's lines, a block's worth at a time. A broken end of file loses at most the line that it cuts."""
     rest = b""
-    for block in blocks(path):
+    for block in blocks(path, share):
         whole = (rest + block).split(b"\n")
         rest = whole.pop()
         if len(rest) > _LONGEST_LINE:
@@ -105,7 +111,7 @@ def lines(path: str) -> Iterator[list[bytes]]:
 def read(sink: Sink) -> Iterator[Record]:
     """Records of a file in its order. Raises SourceError where the file cannot be read on; what came before it has been yielded."""
     counts = sink.counts
-    for block in lines(sink.path):
+    for block in lines(sink.path, sink.has_read):
         sink.pulse()
         for line in block:
             if not line or line.isspace():

@@ -200,8 +200,8 @@ class PaperVenue:
             if order.state not in (l.ORD_ACCEPTED, l.ORD_PARTLY_FILLED):
                 continue  # ended by an earlier action of this tick
             kind = int(action["kind"])
-            if kind == m.ACT_REST:
-                order.resting = True
+            if kind in (m.ACT_REST, m.ACT_QUEUE):
+                order.resting, order.ahead = True, int(action["lots"])
                 self.ledger.put_order(order)
             elif kind == m.ACT_EXPIRE:
                 self._end(order, l.EXPIRED, event_ns, int(action["code"]))
@@ -275,7 +275,7 @@ class PaperVenue:
     def _write_slot(self, slot: int) -> None:
         order = self._slots[slot]
         self._opened[slot] = (order.active_ns, order.lots - order.cum_lots, order.limit_price, self._numbers[order.symbol], order.side,
-                              order.order_type, int(order.resting), 0)
+                              order.order_type, int(order.resting), order.ahead)
 
     def _compact(self) -> None:
         """Drop what has ended; the rest keeps its order of arrival."""

@@ -88,8 +88,14 @@ class Sink:
         self.prices = Scale(int(instrument["tick_mantissa"]), int(instrument["tick_exponent"]), int(instrument["max_price"]))
         self.sizes = Scale(int(instrument["lot_mantissa"]), int(instrument["lot_exponent"]), _MOST_LOTS, floor=True)
         self.counts = {"frames": 0, "frames_passed_over": 0, "frames_bad": 0, "bad_price": 0, "crossed": 0, "time_back": 0}
+        #: size of a lot, as a float
+        self.least_size = int(instrument["lot_mantissa"]) * 10.0 ** int(instrument["lot_exponent"])
         self.records = 0
         self.error = ""
+        #: share of the file that is read, for people
+        self.read_share = 0.0
+        #: length of a candle in a table of candles, once it is known
+        self.candle_ns = 0
         self._last_ns = self._leap_ns = 0
         #: the first fault of each kind, in words, by the name of its count
         self.first_faults: dict[str, str] = {}
@@ -116,6 +122,23 @@ class Sink:
             return self._last_ns
         self._last_ns = received_ns
         return received_ns
+
+    def has_read(self, share: float) -> None:
+        """So much of the file is read."""
+        self.read_share = share
+
+    @property
+    def last_ns(self) -> int:
+        """Time of the last record."""
+        return self._last_ns
+
+    def point(self, event_ns: int, price: int, lots: int, flags: int) -> Record | None:
+        """A point of a candle's path as a trade of `lots`, which may be none; None where its time cannot be believed yet."""
+        event_ns = self.in_order(event_ns)
+        if not event_ns:
+            return None
+        self.records += 1
+        return (event_ns, self.source, self.number, 1, flags, 0, price, lots, 0, 0)
 
     def trade(self, received_ns: int, exchange_ns: int, price_text: str, size_text: str, flags: int) -> Record | None:
         """A trade as a record; None when it is counted as bad. `exchange_ns` 0: not stated."""

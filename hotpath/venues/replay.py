@@ -10,18 +10,21 @@ import heapq
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import dropwhile, islice, takewhile
 from typing import Any
 
 import numpy as np
 
 from hotpath.venues import frames, tables
+from hotpath.venues.candle_tables import CLOCK_NS as CANDLE_CLOCK_NS
 from hotpath.venues.record import FIELDS, Record, Sink, SourceError
 from ipc.process import Source
 
 #: records decoded at once, about 15 ms of work between two heartbeats
 CHUNK = 2048
-_PARQUET_MAGIC = b"PAR1"
+#: event time between two CLOCK ticks
+CLOCK_NS = 100_000_000
+_PARQUET_MAGIC, _ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 
 def check_sources(sources: Sequence[Source]) -> None:
@@ -55,8 +58,13 @@ def _check(path: str) -> None:
             whole = file.read(4) == _PARQUET_MAGIC and file.seek(-4, os.SEEK_END) and file.read(4) == _PARQUET_MAGIC
         if not whole:
             raise SourceError(f"{path}: no whole Parquet file (its first and last bytes are not PAR1); fetch or write the file again")
+    elif path.lower().endswith(tables.FEATHER_ENDINGS):
+        with open(path, "rb") as file:
+            whole = file.read(6) == _ARROW_MAGIC and file.seek(-6, os.SEEK_END) and file.read(6) == _ARROW_MAGIC
+        if not whole:
+            raise SourceError(f"{path}: no whole Feather file (its first and last bytes are not ARROW1); fetch or write the file again")
     elif path.lower().endswith(tables.CSV_ENDINGS):
-        tables.columns_of(path, tables.header_of(path))
+        tables.check_columns(path, tables.header_of(path))
     else:
         _check_frames(path)
 
@@ -67,17 +75,26 @@ def _check_frames(path: str) -> None:
     received = frames.nanoseconds(int(stamp)) if stamp.isdigit() and len(stamp) < 20 else 0
     if not received or not text.lstrip().startswith(b"{"):
         raise SourceError(f"{path}: its first line is not `<receive time> <json frame>` but {first[:60]!r}; "
-                          "name raw frames, or a table ending in .csv, .csv.gz, .parquet")
+                          "name raw frames, or a table ending in .csv, .csv.gz, .parquet, .feather")
+
+
+def _holds_candles(path: str) -> bool:
+    """Whether a file is a table of candles; one that cannot be read is found out when it is read."""
+    try:
+        return tables.holds_candles(path)
+    except SourceError:
+        return False
 
 
 class Recording:
     """All sources of a replay as one stream of records in receive time; ties are in the order of the sources.
 
-    `instruments` are the rows of the instruments segment; `pulse` is called at least once per block read. Raises SourceError for a
-    symbol that has no row.
+    `instruments` are the rows of the instruments segment; `pulse` is called at least once per block read. `since_ns` and `until_ns` leave out what is
+    before the one, or not before the other. Raises SourceError for a symbol that has no row.
     """
 
-    def __init__(self, sources: Sequence[Source], instruments: Any, log: logging.Logger, pulse: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, sources: Sequence[Source], instruments: Any, log: logging.Logger, pulse: Callable[[], None] = lambda: None,
+                 since_ns: int = 0, until_ns: int = 0) -> None:
         ids = {row["symbol"].decode(): number for number, row in enumerate(instruments) if row["admitted"]}
         self.log = log
         self.sinks: list[Sink] = []
@@ -87,7 +104,14 @@ class Recording:
                                   "name it under --symbols or leave the file out")
             number = ids[source.symbol]
             self.sinks.append(Sink(source.path, place, number, instruments[number], log, pulse))
-        self._merged: Iterator[Record] = heapq.merge(*(self._guarded(sink) for sink in self.sinks))
+        merged: Iterator[Record] = heapq.merge(*(self._guarded(sink) for sink in self.sinks))
+        if since_ns:
+            merged = dropwhile(lambda record: record[0] < since_ns, merged)
+        if until_ns:
+            merged = takewhile(lambda record: record[0] < until_ns, merged)
+        self._merged = merged
+        #: event time between two CLOCK ticks: candles say nothing of what happens within a second
+        self.clock_ns = CANDLE_CLOCK_NS if sources and all(_holds_candles(source.path) for source in sources) else CLOCK_NS
 
     def _guarded(self, sink: Sink) -> Iterator[Record]:
         """A source's records; damage ends it, is logged and kept in its `error`, and the other sources go on."""
@@ -106,6 +130,10 @@ class Recording:
         """The next records, int64[n, FIELDS]; n = 0 at the end."""
         chunk = list(islice(self._merged, most))
         return np.array(chunk, np.int64).reshape(-1, FIELDS)
+
+    def share(self) -> float:
+        """How much of the files is read."""
+        return sum(sink.read_share for sink in self.sinks) / max(1, len(self.sinks))
 
     def counts(self) -> dict[str, int]:
         """What was seen so far, over all sources."""

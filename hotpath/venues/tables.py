@@ -1,8 +1,9 @@
-"""Tables of trades or quotes: CSV (plain or gz) and Parquet, told apart by their columns.
+"""Tables of trades, quotes or candles: CSV (plain or gz), Parquet and Feather, told apart by their columns.
 
-A table with a bid and an ask is one of quotes, else one of trades. Times are Unix s, ms, µs or ns by magnitude, ISO 8601, or a Parquet
-timestamp; without a zone they are UTC. Prices are taken as the text that the file holds; a Parquet float as the shortest text that
-means it. polars is imported where it is used: no other process than the feed pays for it, and only with a table to read.
+A table with open, high, low and close is one of candles (hotpath/venues/candle_tables.py), with a bid and an ask one of quotes, else one of trades.
+Times are Unix s, ms, µs or ns by magnitude, ISO 8601, or a Parquet timestamp; without a zone they are UTC. Prices are taken as the text that the
+file holds; a Parquet float as the shortest text that means it. polars is imported where it is used: no other process than the feed pays for it, and
+only with a table to read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hotpath.venues import frames
+from hotpath.venues import candle_tables, frames
 from hotpath.venues.record import Record, Sink, SourceError
 from ipc import layout as l
 
@@ -42,12 +43,37 @@ _UNITS = ((4 * 10**9, 10**9), (4 * 10**12, 10**6), (4 * 10**15, 10**3), (4 * 10*
 #: rows taken from a Parquet file at once
 _ROWS = 1 << 15
 #: file name endings of tables; everything else is taken for raw frames
-CSV_ENDINGS, PARQUET_ENDINGS = (".csv", ".csv.gz"), (".parquet", ".pq")
+CSV_ENDINGS, PARQUET_ENDINGS, FEATHER_ENDINGS = (".csv", ".csv.gz"), (".parquet", ".pq"), (".feather", ".arrow")
 
 
 def is_table(path: str) -> bool:
     """The file's name says that it is a table."""
-    return path.lower().endswith(CSV_ENDINGS + PARQUET_ENDINGS)
+    return path.lower().endswith(CSV_ENDINGS + PARQUET_ENDINGS + FEATHER_ENDINGS)
+
+
+def check_columns(path: str, names: Sequence[str]) -> None:
+    """Raises SourceError for a table whose columns make neither trades nor quotes nor candles."""
+    if candle_tables.are_candles(names):
+        candle_tables.columns_of(path, names)
+    else:
+        columns_of(path, names)
+
+
+def holds_candles(path: str) -> bool:
+    """The file is a table of candles. Raises SourceError where its columns cannot be read."""
+    return is_table(path) and candle_tables.are_candles(names_of(path))
+
+
+def names_of(path: str) -> list[str]:
+    """Column names of a table. Raises SourceError."""
+    if path.lower().endswith(CSV_ENDINGS):
+        return header_of(path)
+    import polars as pl
+
+    try:
+        return _lazy(path).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, error) from None
 
 
 def columns_of(path: str, names: Sequence[str]) -> dict[str, str]:
@@ -79,7 +105,10 @@ def header_of(path: str) -> list[str]:
 
 def read(sink: Sink) -> Iterator[Record]:
     """Records of a table in its order. Raises SourceError where it cannot be read on; what came before it has been yielded."""
-    tables = _parquet(sink.path) if sink.path.lower().endswith(PARQUET_ENDINGS) else _csv(sink.path)
+    if candle_tables.are_candles(names_of(sink.path)):
+        yield from _candles(sink)
+        return
+    tables = _csv(sink) if sink.path.lower().endswith(CSV_ENDINGS) else _arrow(sink)
     for table in tables:
         sink.pulse()
         columns = columns_of(sink.path, list(table))
@@ -101,14 +130,34 @@ def read(sink: Sink) -> Iterator[Record]:
                 yield record
 
 
-def _csv(path: str) -> Iterator[dict[str, list[str | None]]]:
+def _candles(sink: Sink) -> Iterator[Record]:
+    """Records of a table of candles; it is small, and read whole."""
+    time, prices, volume = candle_tables.columns_of(sink.path, names_of(sink.path))
+    wanted = [time, *prices, *([volume] if volume else [])]
+    columns: dict[str, list[str | None]] = {name: [] for name in wanted}
+    damage: SourceError | None = None
+    try:
+        for table in _csv(sink) if sink.path.lower().endswith(CSV_ENDINGS) else _arrow(sink, wanted):
+            for name, column in columns.items():
+                column += table[name]
+    except SourceError as error:
+        damage = error  # what came before it is used
+    height = len(columns[time])
+    yield from candle_tables.read(sink, [*(columns[name] for name in prices), columns[volume] if volume else [None] * height],
+                                  [nanoseconds(text) for text in columns[time]])
+    if damage is not None:
+        raise damage
+
+
+def _csv(sink: Sink) -> Iterator[dict[str, list[str | None]]]:
     """A CSV file's columns in pieces, as texts: a float would lose what the file says. A damaged row damages nothing but itself."""
+    path = sink.path
     names = header_of(path)
-    columns_of(path, names)
+    check_columns(path, names)
     if len(set(names)) < len(names):
         raise SourceError(f"{path}: its first line names a column twice ({', '.join(names)[:200]}); give each a name of its own")
     first = True
-    for block in frames.lines(path):
+    for block in frames.lines(path, sink.has_read):
         body = block
         if first:
             start = next((at for at, line in enumerate(block) if line.strip()), -1)
@@ -128,18 +177,31 @@ def _row(line: bytes, columns: int) -> list[str | None]:
     return [*found[:columns], *[None] * (columns - len(found))]
 
 
-def _parquet(path: str) -> Iterator[dict[str, list[str | None]]]:
+def _lazy(path: str) -> pl.LazyFrame:
+    import polars as pl
+
+    return pl.scan_ipc(path) if path.lower().endswith(FEATHER_ENDINGS) else pl.scan_parquet(path)
+
+
+def _unreadable(path: str, error: Exception) -> SourceError:
+    kind = "Feather" if path.lower().endswith(FEATHER_ENDINGS) else "Parquet"
+    return SourceError(f"{path}: no readable {kind} ({str(error)[:200]}); fetch or write the file again")
+
+
+def _arrow(sink: Sink, wanted: Sequence[str] = ()) -> Iterator[dict[str, list[str | None]]]:
+    """The columns of a Parquet or Feather file in pieces, as texts; without `wanted` those of trades or quotes."""
     import polars as pl
 
     try:
-        table = pl.scan_parquet(path)
-        columns = columns_of(path, table.collect_schema().names())
-        table = table.select(list(dict.fromkeys(columns.values())))
+        table = _lazy(sink.path)
+        names = wanted or columns_of(sink.path, table.collect_schema().names()).values()
+        table = table.select(list(dict.fromkeys(names)))
         rows = int(table.select(pl.len()).collect().item())
         for start in range(0, rows, _ROWS):
+            sink.has_read(start / rows)
             yield {series.name: _texts(series) for series in table.slice(start, _ROWS).collect()}
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(f"{path}: no readable Parquet ({str(error)[:200]}); fetch or write the file again") from None
+        raise _unreadable(sink.path, error) from None
 
 
 def _texts(series: pl.Series) -> list[str | None]:

@@ -43,6 +43,8 @@ class VenueOrder(Struct, kw_only=True):
     account: str
     active_ns: int
     resting: bool = False
+    #: lots that were displayed at its price before it and have not traded yet; −1 where nobody can know
+    ahead: int = -1
     state: int = 0
     cum_lots: int = 0
     cum_quote: int = 0

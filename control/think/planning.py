@@ -1,0 +1,127 @@
+"""Making plans: what every strategy of a run wants armed at an instant of event time. No process, no bus, no clock.
+
+The strategist (one process of a running instance) and a backtest both plan here, so that what one arms the other arms.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from control.learn.knowledge import KnowledgeError, Reader
+from control.think.check import checked
+from control.think.config import Strategy as Settings
+from control.think.strategy import StrategyError, load, name_of
+from control.think.view import View
+from hotpath.kernel import candles
+from ipc import messages
+from ipc.segment import Memory
+
+#: characters of an error that travel
+_ERROR_CHARACTERS = 400
+
+
+class Planner:
+    """One strategy of this process: its number, its name, and how it is getting on."""
+
+    def __init__(self, number: int, name: str, strategy: Any, interval_s: int) -> None:
+        self.number, self.name, self.strategy = number, name, strategy
+        self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
+        self.planned_ns = 0
+        self.error = ""
+        self.conditions: list[messages.Condition] = []
+
+
+class Outcome(NamedTuple):
+    """What became of one strategy at one instant: a plan to be journaled and armed, or one with `keep` where nothing changes.
+
+    `error` says why a strategy that was asked gave nothing that can be used; `warmup_left_s` is None for one that was not asked.
+    """
+
+    planner: Planner
+    plan: messages.Plan
+    error: str = ""
+    warmup_left_s: float | None = None
+
+
+class Planning:
+    """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded."""
+
+    def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger) -> None:
+        self._log = log
+        names = [row["name"].decode() for row in memory.instruments.strategies]
+        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s)
+                         for number, spec in enumerate(strategies)]
+        if len({planner.name for planner in self.planners}) < len(self.planners):
+            raise StrategyError(f"strategies {', '.join(strategies)}: two of one name", "name each once; a class counts, not its file")
+        self.interval_ns = min((planner.interval_ns for planner in self.planners), default=settings.interval_s * 1_000_000_000)
+        capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
+        self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
+        self.view = View(memory, self.fold, settings.candle_s)
+        #: quanta → units of the account currency
+        self.quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0
+
+    def due_ns(self, event_ns: int) -> int:
+        """The instant of the plan that is due before a tick of that time."""
+        return event_ns // self.interval_ns * self.interval_ns
+
+    def outcomes(self, due_ns: int, knowledge: Reader) -> Iterator[Outcome]:
+        """Ask every strategy that is due, in the order of their numbers; the caller arms one before the next is asked."""
+        market = self.view.market(due_ns)
+        for planner in self.planners:
+            wanted = due_ns - planner.planned_ns >= planner.interval_ns or due_ns % planner.interval_ns == 0
+            error, left = "", None
+            if wanted:
+                planner.planned_ns = due_ns
+                try:
+                    conditions = self._ask(planner, market, due_ns, knowledge)
+                    left = self._warmup(planner, market)
+                except (KnowledgeError, StrategyError) as failure:
+                    error = str(failure)
+            if wanted and not error:
+                planner.error, planner.conditions = "", conditions
+                yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
+                                                     why=f"{len(conditions)} conditions", conditions=conditions), "", left)
+            else:
+                planner.error = error or planner.error
+                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else "not due"), error)
+
+    def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
+        """The plan that changes nothing."""
+        return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
+
+    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> list[messages.Condition]:
+        """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
+        knowledge, portfolio = reader.snapshot(due_ns), self.view.portfolio(planner.number)
+        try:
+            output = planner.strategy.plan(market, portfolio, knowledge)
+        except (Exception, SystemExit) as error:
+            self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
+            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
+                                f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
+        try:
+            return checked(output, self.view.facts)
+        except StrategyError as error:
+            raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
+
+    def _warmup(self, planner: Planner, market: Any) -> float:
+        """Seconds until a strategy that says so is warm; what only informs must not fail a plan."""
+        try:
+            return float(max(0.0, min(1e9, planner.strategy.warmup_left_s(market))))
+        except Exception:
+            return 0.0
+
+
+def failure_of(outcome: Outcome, wall_ns: int) -> messages.Event:
+    """The journal's event of a strategy that failed."""
+    return messages.Event(source="strategist", kind="strategy_error", text=outcome.error, wall_ns=wall_ns,
+                          data={"strategy": outcome.planner.name, "due_ns": outcome.plan.due_ns})
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception came from, in words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
