@@ -31,13 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     outcomes = []
     for number, name in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {name} …", file=sys.stderr, flush=True)
+        place = f"[{number}/{len(chosen)}] {name}"
+        print(f"{place} …", file=sys.stderr, flush=True)
         outcome = in_own_process(name, options.quick)
         outcomes.append(outcome)
         for line in (*outcome.rows, *outcome.missing):
             print(line, flush=True)
         told = f": {outcome.text}" if outcome.text else ""
-        print(f"[{number}/{len(chosen)}] {name} {outcome.state} in {outcome.took_s:.1f} s, {outcome.steal_pct} % stolen{told}", file=sys.stderr, flush=True)
+        print(f"{place} {outcome.state} in {outcome.took_s:.1f} s, {outcome.steal_pct} % stolen{told}", file=sys.stderr, flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(report(about, outcomes), indent=1) + "\n")
     targets = [row.reached for outcome in outcomes for row in outcome.rows if row.reached is not None]
