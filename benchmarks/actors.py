@@ -159,9 +159,9 @@ class Sniper:
 
 
 @contextmanager
-def sniper(target: Callable[..., None], *arguments: Any) -> Iterator[Sniper]:
+def sniper(target: Callable[..., None], *arguments: Any, conditions: int = 16_384) -> Iterator[Sniper]:
     """A furnished instance of 100 symbols with the sniper's process in it; `target(memory, *arguments, ready)` is what that runs."""
-    with instance(ticks=_TICK_SLOTS, instruments=SYMBOLS, conditions=16_384) as memory:
+    with instance(ticks=_TICK_SLOTS, instruments=SYMBOLS, conditions=conditions) as memory:
         furnish(memory, SYMBOLS, FIRING_LIMITS)
         made = Sniper(memory, target, arguments)
         try:

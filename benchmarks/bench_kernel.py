@@ -72,7 +72,7 @@ class World:
         live, self._crossed = in_the_way(ticks, symbols, conditions)
         arm_rows(memory, np.concatenate([live, dormant(conditions - len(live), symbols, len(live) + 1)]))
         self.s = loop_of(memory)
-        self.done = self._orders = 0
+        self.done = self.orders = 0
         self._record, self._report = np.zeros(1, l.INTENT), np.zeros(1, l.REPORT)
         self._report["kind"] = l.REJECTED
         self._made_on = np.zeros(len(ticks), np.int64)
@@ -82,7 +82,7 @@ class World:
         """The next ticks; notes s a tick."""
         end = self.done + count
         began = time.perf_counter()
-        self._orders += drive(self.s, self._ticks, self.done, end, self._record, self._report, self._made_on[self._orders:])
+        self.orders += drive(self.s, self._ticks, self.done, end, self._record, self._report, self._made_on[self.orders:])
         if timed:
             self.times.append((time.perf_counter() - began) / count)
         self.done = end
@@ -92,8 +92,8 @@ class World:
         check(int(self.s.line[0]["tick_seq"]) == self.done, "every tick is committed")
         crossed = self._crossed[self._crossed < self.done]
         ticks = np.unique(crossed)
-        check(np.array_equal(ticks, self._made_on[: self._orders]),
-              f"{self._orders} orders were made, and {len(ticks)} ticks cross a level; or on other ticks")
+        check(np.array_equal(ticks, self._made_on[: self.orders]),
+              f"{self.orders} orders were made, and {len(ticks)} ticks cross a level; or on other ticks")
         refused = self.s.refusals.copy()
         check(int(refused[l.REF_POSITION_OPEN]) == len(crossed) - len(ticks) and int(refused.sum()) == len(crossed) - len(ticks),
               f"refusals {refused.nonzero()[0]} are not those of {len(crossed) - len(ticks)} further crossings")
