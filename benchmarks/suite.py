@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import importlib
 import multiprocessing
 import os
 import pkgutil
 import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -21,8 +23,11 @@ from benchmarks.frame import CheckFailed, Missing, Row, Skipped
 _PREFIX = "bench_"
 #: the order of a run of all: what others are compared with first, what needs a quiet machine before what fills it; others behind these
 ORDER = ("ring_hop", "kernel", "risk_gate", "tick_to_intent", "swap", "backtest", "zmq_baseline", "peers", "control", "memory", "cold_start")
-#: s that one benchmark may take
-LIMIT_S = 1800.0
+#: s that one benchmark may take, and what it then has to clear up
+LIMIT_S, _GRACE_S = 1800.0, 15.0
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass
@@ -61,6 +66,8 @@ def measured(name: str, quick: bool) -> Outcome:
 
 def _child(name: str, quick: bool, pipe: Any) -> None:
     os.setsid()  # whoever ends this group ends what it has started, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it clears up behind itself first
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     pipe.send(measured(name, quick))
     pipe.close()
 
@@ -85,6 +92,8 @@ def in_own_process(name: str, quick: bool, limit_s: float = LIMIT_S) -> Outcome:
         outcome.text = f"its process ended with exit code {child.exitcode}"
     finally:
         if child.pid is not None:
+            child.terminate()
+            child.join(_GRACE_S)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.join()
