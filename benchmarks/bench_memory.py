@@ -1,7 +1,8 @@
 """Memory of a paper run: PSS of each of its processes a minute after its first tick, and their sum.
 
-PSS of /proc/PID/smaps_rollup: what is shared counts by its share. All that descends from the launcher is in it, headless and with the live screen; a
-third run has room for a million conditions (`hotpath.condition_capacity`), whose tables are reserved and touched at its start.
+PSS of /proc/PID/smaps_rollup: what is shared counts by its share. All that descends from the launcher is in it, headless and with the live screen;
+a third run has room for a million conditions (`hotpath.condition_capacity`). `segments_mb` is what its segments reserve of shared memory: what of
+them a process has touched is in its PSS, the rest is in no process's.
 
 It checks itself: every process that maps the instance's segments is in the sum, every role is; no tick was lost, the books reconcile.
 """
@@ -28,10 +29,11 @@ def run(quick: bool) -> list[Row]:
             instance.start(COMPILE_PATIENCE_S)
             instance.await_ready()
             time.sleep(settle_s)
-            processes = instance.processes()
+            processes, reserved = instance.processes(), instance.segments_mb()
             instance.stop()
         params: dict[str, Any] = {"screen": screen, "after_s": settle_s} | ({"condition_capacity": capacity} if capacity else {})
         rows += [Row("memory", "pss_mb", one.pss, "MB", {"process": one.name, **params}) for one in processes]
         rows.append(Row("memory", "pss_sum_mb", sum(one.pss for one in processes), "MB", {"processes": len(processes), **params},
                         None if capacity else PSS_MB))
+        rows.append(Row("memory", "segments_mb", reserved, "MB", params))
     return rows

@@ -55,7 +55,7 @@ class Row:
 
     def __str__(self) -> str:
         verdict = {None: "", True: f"reached {_short(self.target)}", False: f"NOT reached: {_short(self.target)}"}[self.reached]
-        params = ", ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in self.params.items())
+        params = ", ".join(f"{key} {value:,}" if type(value) is int else f"{key} {value}" for key, value in self.params.items())
         return f"{self.benchmark:15} {self.metric:22} {_short(self.value):>14} {self.unit:5} {verdict:22} {params}".rstrip()
 
 

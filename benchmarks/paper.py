@@ -148,6 +148,10 @@ class Instance:
         check(set(roles) <= set(pids), f"roles {sorted(set(roles) - set(pids))} are not in the sum")
         return [measured(pid, roles.get(pid) or ("launcher" if pid == self.process.pid else "forkserver")) for pid in pids]
 
+    def segments_mb(self) -> float:
+        """Shared memory that its segments reserve, in MB."""
+        return sum(path.stat().st_size for path in (shared_root() / f"trader-{self.name}").iterdir() if path.is_file()) / 2**20
+
     # ── control ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def round_trips_ms(self, requests: int) -> list[float]:
         """So many requests of the mix, one each PACE_S, each counted from when it was meant to be sent."""
