@@ -66,7 +66,7 @@ class World:
     """A furnished instance with its conditions armed, its ticks, and what an oracle says of them."""
 
     def __init__(self, memory: Any, conditions: int, symbols: int, ticks: Any) -> None:
-        self.params = {"conditions": conditions, "symbols": symbols}
+        self.params: dict[str, Any] = {"conditions": conditions, "symbols": symbols}
         self._ticks = ticks
         furnish(memory, symbols)
         live, self._crossed = in_the_way(ticks, symbols, conditions)
@@ -115,7 +115,8 @@ def in_the_way(ticks: Any, symbols: int, most: int) -> tuple[Any, Any]:
         if (symbol, level, direction) not in levels:
             levels.append((symbol, level, direction))
             crossed.append(crossings(places, prices, level, direction))
-    return rows_at(*(np.array(column) for column in zip(*levels, strict=True))), np.sort(np.concatenate(crossed))
+    instruments, prices, directions = (np.array(column) for column in zip(*levels, strict=True))
+    return rows_at(instruments, prices, directions), np.sort(np.concatenate(crossed))
 
 
 def measured(cases: tuple[tuple[int, int], ...], symbols: int, count: int, rounds: int) -> list[World]:

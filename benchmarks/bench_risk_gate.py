@@ -113,7 +113,7 @@ def run(quick: bool) -> list[Row]:
         with instance(ticks=1024, instruments=firing.SYMBOLS, conditions=2048) as memory:
             furnish(memory, firing.SYMBOLS, firing.FIRING_LIMITS)
             s, conditions = book(memory, opened)
-            cases = [("accepted", l.REF_NONE, TARGET_NS)]
+            cases: list[tuple[str, int, float | None]] = [("accepted", l.REF_NONE, TARGET_NS)]
             if not opened:
                 cases.append(("refused", l.REF_MODE, None))
             for answer, code, target in cases:

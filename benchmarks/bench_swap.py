@@ -58,7 +58,7 @@ def rows_of(plan_seq: int) -> Any:
 def _arm(armoury: Armoury, kind: str, plan_seq: int, received: Any) -> tuple[int, int]:
     """The sniper's part: from what was received to a published generation; gives it and the number of conditions armed."""
     if kind == PLAN_ROWS:
-        return armoury.arm_rows(STRATEGIES[1], plan_seq, received)  # type: ignore[attr-defined, no-any-return]
+        return armoury.arm_rows(STRATEGIES[1], plan_seq, received)  # type: ignore[attr-defined]
     plan = messages.decode_child_request(received)
     assert isinstance(plan, messages.Plan)
     return armoury.arm(plan)
