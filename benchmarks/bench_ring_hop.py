@@ -66,7 +66,7 @@ def answer(processes: Any, out: Any, out_slots: Any, back: Any, back_slots: Any,
             wait.ring_bells(processes, 1 << l.SNIPER)
 
 
-def _other_side(memory: Any, back: Any, core: int, rounds: list[tuple[int, int, bool]]) -> None:
+def _other_side(memory: Any, back: tuple[Any, Any], core: int, rounds: list[tuple[int, int, bool]]) -> None:
     os.sched_setaffinity(0, {core})
     got = np.zeros(1, l.TICK)
     for first, count, sleeping in rounds:
