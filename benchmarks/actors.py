@@ -32,7 +32,7 @@ AHEAD = 500
 assert AHEAD < LEAST_DISTANCE
 #: an unpaced wait of the publisher that is worth a nap, and what it naps less than it
 _NAP_NS, _EARLY_NS = 150_000, 60_000
-#: what the last tick's intents may take
+#: how long the sniper may stand still
 _PATIENCE_NS = 5_000_000_000
 #: places of `words`: last order-ring record taken, orders seen, other records seen
 _TAKEN, _ORDERS, _OTHERS = range(3)
@@ -91,6 +91,7 @@ def watch(w: Any) -> None:
 def publish(w: Any, ticks: Any, first: int, end: int, interval_ns: int, together: int) -> bool:
     """Ticks [first, end), one each `interval_ns` (0: at once), `together` of them at a time; True when the sniper has done all of them in time."""
     base = monotonic_ns() + 100_000
+    sent = base
     cursor = ring.cursor(w.tick_readers, l.SNIPER)
     for row in range(first, end):
         due = base + (row - first) // together * together * interval_ns
@@ -102,12 +103,15 @@ def publish(w: Any, ticks: Any, first: int, end: int, interval_ns: int, together
             now = monotonic_ns()
             if now >= due and row - cursor < AHEAD:
                 break
+            if now - sent > _PATIENCE_NS:
+                return False
             if together > 1 and due - now > _NAP_NS:
                 wait.nap(w.processes, l.FEED, due - now - _EARLY_NS)
             else:
                 wait.spin()
         ticks[row].publish_ns = now
         ring.publish(w.tick_ring, w.tick_slots, ticks, row)
+        sent = now
     last = monotonic_ns() + _PATIENCE_NS
     while ring.cursor(w.tick_readers, l.SNIPER) < end:
         watch(w)

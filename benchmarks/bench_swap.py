@@ -75,8 +75,17 @@ def be_armourer(memory: Any, here: int, there: int, plan: bytes, pipe: Any, read
     worker = threading.Thread(target=on_its_core)
     worker.start()
     os.sched_setaffinity(0, {here})
-    armoury, number = Armoury(memory, lambda: None), 1
+    armoury = Armoury(memory, lambda: None)
     ready.set()
+    try:
+        _serve(memory, armoury, pipe)
+    finally:
+        memory.board.processes[l.SNIPER]["stop"] = l.STOP_NOW
+        worker.join()
+
+
+def _serve(memory: Any, armoury: Armoury, pipe: Any) -> None:
+    number = 1
     while (phase := pipe.recv()) != "end":
         took = []
         if phase == GIL:
@@ -94,7 +103,6 @@ def be_armourer(memory: Any, here: int, there: int, plan: bytes, pipe: Any, read
             check(armed == firing.CONDITIONS + (ROWS if phase == PLAN_ROWS else firing.CONDITIONS), f"{armed} conditions are armed")
         pipe.recv()  # the publisher has ended the phase
         pipe.send(took)
-    worker.join()
 
 
 def phases(quick: bool, kind: str) -> list[str]:
@@ -128,10 +136,10 @@ def measured(kind: str, quick: bool) -> tuple[dict[str, list[int]], dict[str, li
             ours.send(phase)
             check(actors.publish(w, ticks, first, first + length, interval_ns, TOGETHER), f"the sniper did not follow while: {phase}")
             ours.send("over")
+            check(ours.poll(30), "the sniper's control thread did not answer")
             took[phase] += ours.recv()
             longest[phase].append(latencies(sniper.memory.sniper.tick_to_intent_hist - before).max)
             first += length
-        sniper.memory.board.processes[l.SNIPER]["stop"] = l.STOP_NOW
         ours.send("end")
     firing.check_intents(w.intents[: int(w.words[1])], wanted)
     check(all(hold >= _HOLD_S * 1e9 for hold in took.get(GIL, ())), "the GIL was not held so long")
