@@ -14,6 +14,9 @@ from pathlib import Path
 
 from benchmarks.suite import in_own_process, names, report
 
+#: load above which a figure says more about the neighbours than about us
+_IDLE_LOAD = 0.5
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is named, or everything."""
@@ -29,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options.names or names()
     about = {**machine(), "quick": options.quick}
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    if about["load"] > _IDLE_LOAD:
+        print(f"benchmarks: others use this machine (load {about['load']}): what spins or is paced will be held up by them", file=sys.stderr)
     outcomes = []
     for number, name in enumerate(chosen, 1):
         place = f"[{number}/{len(chosen)}] {name}"
