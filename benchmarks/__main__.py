@@ -1,58 +1,56 @@
 """`python -m benchmarks [NAME…] [--quick] [--json FILE]`: each benchmark checks its own result, and prints what it measured.
 
+Each runs in a process of its own, with a limit in time, so that none can hide or hold up the others.
+
 Exit codes: 0 measured (whether a figure was reached is in the table); 1 a check failed, so that there is no result; 2 wrong names or flags.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import importlib
 import json
-import pkgutil
 import sys
 from pathlib import Path
 
-import benchmarks
-from benchmarks.frame import CheckFailed, Row, machine
+from benchmarks.suite import in_own_process, names, report
 
-#: what the suite runs: the modules bench_NAME.py that have a `run(quick)`
-_PREFIX = "bench_"
-
-
-def names() -> list[str]:
-    """Benchmarks of the suite."""
-    found = [entry.name for entry in pkgutil.iter_modules(benchmarks.__path__) if entry.name.startswith(_PREFIX)]
-    return [name.removeprefix(_PREFIX) for name in found if "def run(quick" in (Path(benchmarks.__path__[0]) / f"{name}.py").read_text()]
+#: load above which a figure says more about the neighbours than about us
+_IDLE_LOAD = 0.5
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run what is named, or everything."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(names())}; all without any")
     parser.add_argument("--quick", action="store_true", help="small cases only: does it run, and is its check true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the machine there, too")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(names())):
         parser.error(f"{', '.join(unknown)}: no such benchmark; there are {', '.join(names())}")
-    about, rows, failed = machine(), [], False
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    for name in options.names or names():
-        print(f"{name} …", file=sys.stderr, flush=True)
-        try:
-            made: list[Row] = importlib.import_module(f"benchmarks.{_PREFIX}{name}").run(options.quick)
-        except CheckFailed as error:
-            print(f"{name}: no result: {error}", file=sys.stderr)
-            failed = True
-            continue
-        for row in made:
-            rows.append(row)
-            verdict = {None: "", True: f"reached {row.target:,.0f}" if row.target else "", False: f"NOT reached: {row.target or 0:,.0f}"}[row.reached]
-            params = ", ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in row.params.items())
-            print(f"{row.benchmark:16} {row.metric:22} {row.value:16,.1f} {row.unit:5} {verdict:24} {params}", flush=True)
+    from benchmarks.machine import machine  # it loads numba: not for --help
+
+    chosen = options.names or names()
+    about = {**machine(), "quick": options.quick}
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    if about["load"] > _IDLE_LOAD:
+        print(f"benchmarks: others use this machine (load {about['load']}): what spins or is paced will be held up by them", file=sys.stderr)
+    outcomes = []
+    for number, name in enumerate(chosen, 1):
+        place = f"[{number}/{len(chosen)}] {name}"
+        print(f"{place} …", file=sys.stderr, flush=True)
+        outcome = in_own_process(name, options.quick)
+        outcomes.append(outcome)
+        for line in (*outcome.rows, *outcome.missing):
+            print(line, flush=True)
+        told = f": {outcome.text}" if outcome.text else ""
+        print(f"{place} {outcome.state} in {outcome.took_s:.1f} s, {outcome.steal_pct} % stolen{told}", file=sys.stderr, flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": about, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n")
-    return 1 if failed else 0
+        options.json.write_text(json.dumps(report(about, outcomes), indent=1) + "\n")
+    targets = [row.reached for outcome in outcomes for row in outcome.rows if row.reached is not None]
+    states = [outcome.state for outcome in outcomes]
+    print(f"{states.count('measured')} measured, {states.count('skipped')} skipped, {states.count('failed')} failed; "
+          f"{sum(targets)} of {len(targets)} targets reached")
+    return 1 if "failed" in states else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.frame import Row, check, instance
+from benchmarks.frame import Row, check, instance, latency_rows, pinned, two_cores
+from benchmarks.machine import clock_cost
 from ipc import layout as l
 from ipc import ring, wait
 from ipc.atomics import monotonic_ns
@@ -21,6 +22,8 @@ from ipc.jit import kernel
 
 TARGET_NS = 300.0
 _PATIENCE_NS = 50_000_000
+#: round trips before those that count
+_WARM = 200
 
 
 @kernel
@@ -63,53 +66,51 @@ def answer(processes: Any, out: Any, out_slots: Any, back: Any, back_slots: Any,
             wait.ring_bells(processes, 1 << l.SNIPER)
 
 
-@kernel
-def clock_cost(count: int) -> float:
-    """ns of one look at the clock."""
-    began = monotonic_ns()
-    last = began
-    for _ in range(count):
-        last = monotonic_ns()
-    return (last - began) / count
-
-
-def _other_side(memory: Any, back: Any, rounds: list[tuple[int, int, bool]]) -> None:
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+def _other_side(memory: Any, back: tuple[Any, Any], core: int, rounds: list[tuple[int, int, bool]]) -> None:
+    os.sched_setaffinity(0, {core})
     got = np.zeros(1, l.TICK)
     for first, count, sleeping in rounds:
         answer(memory.board.processes, memory.ticks.ring, memory.ticks.slots, *back, got, first, count, sleeping)
 
 
-def run(quick: bool) -> list[Row]:
-    """Spinning, then through the futex."""
-    if len(os.sched_getaffinity(0)) < 2:
-        check(False, "two cores are needed")
-    counts = (20_000, 2_000) if quick else (500_000, 20_000)
+def round_trips(cases: list[tuple[int, bool]]) -> list[Any]:
+    """Round trips in ns of each case (count, through the futex), warmed up before."""
+    first_core, last_core = two_cores()
+    rounds = []
+    first = 1
+    for count, sleeping in cases:
+        rounds += [(first, _WARM, sleeping), (first + _WARM, count, sleeping)]
+        first += _WARM + count
     with instance(ticks=1024, instruments=1, conditions=8) as memory, instance(ticks=1024, instruments=1, conditions=8) as second:
-        back = (second.ticks.ring, second.ticks.slots)
-        warm = 200
-        rounds = [(1, warm, False), (1 + warm, warm, True), (1 + 2 * warm, counts[0], False), (1 + 2 * warm + counts[0], counts[1], True)]
-        answer(memory.board.processes, memory.ticks.ring, memory.ticks.slots, *back, np.zeros(1, l.TICK), 1, 0, False)  # compiled before the fork
-        partner = multiprocessing.get_context("fork").Process(target=_other_side, args=(memory, back, rounds), daemon=True)
+        there, back = (memory.ticks.ring, memory.ticks.slots), (second.ticks.ring, second.ticks.slots)
+        record, got = np.zeros(1, l.TICK), np.zeros(1, l.TICK)
+        answer(memory.board.processes, *there, *back, got, 1, 0, False)  # compiled before the fork
+        ask(memory.board.processes, *there, *back, record, got, np.zeros(0, np.int64), 1, False)
+        partner = multiprocessing.get_context("fork").Process(target=_other_side, args=(memory, back, last_core, rounds), daemon=True)
         partner.start()
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(before)})
+        taken = []
         try:
-            rows = [Row("ring_hop", "clock_ns", clock_cost(100_000), "ns")]
-            record, got = np.zeros(1, l.TICK), np.zeros(1, l.TICK)
-            for first, count, sleeping in rounds:
-                times = np.zeros(count, np.int64)
-                wrong = ask(memory.board.processes, memory.ticks.ring, memory.ticks.slots, *back, record, got, times, first, sleeping)
-                check(wrong == 0, f"{wrong} answers carried another question's number")
-                if count == warm:
-                    continue
-                parameters = {"wait": "futex" if sleeping else "spin", "hops": 2 * count}
-                for name, quantile in (("p50_ns", 0.5), ("p99_ns", 0.99), ("p999_ns", 0.999)):
-                    rows.append(Row("ring_hop", name, float(np.quantile(times, quantile)) / 2, "ns", parameters,
-                                    TARGET_NS if name == "p50_ns" and not sleeping else None))
+            with pinned(first_core):
+                for first, count, sleeping in rounds:
+                    times = np.zeros(count, np.int64)
+                    wrong = ask(memory.board.processes, *there, *back, record, got, times, first, sleeping)
+                    check(wrong == 0, f"{wrong} answers carried another question's number")
+                    taken.append(times)
             partner.join(10)
             check(partner.exitcode == 0, "the other side did not end")
         finally:
-            os.sched_setaffinity(0, before)
             partner.kill()
-    return rows
+    return taken[1::2]
+
+
+def spinning_p50_ns(count: int = 200_000) -> float:
+    """One way, spinning: what other benchmarks compare themselves with in their own run."""
+    return float(np.median(round_trips([(count, False)])[0])) / 2
+
+
+def run(quick: bool) -> list[Row]:
+    """Spinning, then through the futex."""
+    spun, slept = round_trips([(20_000, False), (2_000, True)] if quick else [(500_000, False), (20_000, True)])
+    return [Row("ring_hop", "clock_ns", clock_cost(100_000), "ns"),
+            *latency_rows("ring_hop", spun / 2, {"wait": "spin", "hops": 2 * len(spun)}, TARGET_NS),
+            *latency_rows("ring_hop", slept / 2, {"wait": "futex", "hops": 2 * len(slept)})]

@@ -1,9 +1,8 @@
-"""What the benchmarks share: rows of results, checks, throw-away instances, and what the machine is."""
+"""What the benchmarks share: rows of results, checks, throw-away instances, pinning, quantiles."""
 
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,12 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ipc import layout as l
 from ipc import segment
 
 
 class CheckFailed(Exception):
     """The measurement is not what it says it is."""
+
+
+class Skipped(Exception):
+    """It cannot be measured here; the text says why."""
 
 
 def check(truth: object, text: str) -> None:
@@ -28,7 +33,7 @@ def check(truth: object, text: str) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; `target` is what is to be reached, by the side where better is larger for rates and smaller for times."""
+    """One figure; `target` is what is to be reached, by the side where better is larger for rates and smaller for everything else."""
 
     benchmark: str
     metric: str
@@ -43,6 +48,40 @@ class Row:
         if self.target is None:
             return None
         return self.value >= self.target if self.unit.startswith("1/") else self.value <= self.target
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as the report file has it."""
+        return {"benchmark": self.benchmark, "metric": self.metric, "value": self.value, "unit": self.unit, "params": self.params}
+
+    def __str__(self) -> str:
+        verdict = {None: "", True: f"reached {_short(self.target)}", False: f"NOT reached: {_short(self.target)}"}[self.reached]
+        params = ", ".join(f"{key} {value:,}" if type(value) is int else f"{key} {value}" for key, value in self.params.items())
+        return f"{self.benchmark:15} {self.metric:22} {_short(self.value):>14} {self.unit:5} {verdict:22} {params}".rstrip()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part of a benchmark that could not be measured, and why."""
+
+    benchmark: str
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark:15} {self.what}: skipped: {self.why}"
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def latency_rows(benchmark: str, sample: Any, params: dict[str, Any], target: float | None = None, prefix: str = "") -> list[Row]:
+    """p50 (with its target), p99, p99.9 and the largest of a sample in ns."""
+    rows = [Row(benchmark, f"{prefix}{name}_ns", float(np.quantile(sample, quantile)), "ns", params, target if name == "p50" else None)
+            for name, quantile in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))]
+    return [*rows, Row(benchmark, f"{prefix}max_ns", float(np.max(sample)), "ns", params)]
 
 
 @contextmanager
@@ -66,12 +105,20 @@ def instance(ticks: int, instruments: int, conditions: int) -> Iterator[Any]:
                 os.environ["TRADER_SHM"] = before
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, steal time since boot in percent, Python and numba."""
-    from importlib.metadata import version
+def two_cores() -> tuple[int, int]:
+    """The first and the last core that this process may use. Raises Skipped where there is one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise Skipped("it needs two cores")
+    return cores[0], cores[-1]
 
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
-                 platform.processor())
-    fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    return {"processor": model, "cores": os.cpu_count(), "steal_pct": round(100 * fields[7] / max(1, sum(fields)), 2),
-            "load": os.getloadavg()[0], "python": platform.python_version(), "numba": version("numba")}
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """The calling thread on one core, until the end of the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
