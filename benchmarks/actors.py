@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.firing import FIRING_LIMITS, LEAST_DISTANCE, SYMBOLS
 from benchmarks.frame import check, instance
 from benchmarks.market import furnish
-from hotpath.arming import Armoury
+from hotpath.armoury import Armoury
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
 from ipc import layout as l

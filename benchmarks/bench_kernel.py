@@ -70,7 +70,7 @@ class World:
         self._ticks = ticks
         furnish(memory, symbols)
         live, self._crossed = in_the_way(ticks, symbols, conditions)
-        arm_rows(memory, np.concatenate([live, dormant(conditions - len(live), symbols, len(live) + 1)]))
+        arm_rows(memory, np.concatenate([live, dormant(conditions - len(live), symbols)]))
         self.s = loop_of(memory)
         self.done = self.orders = 0
         self._record, self._report = np.zeros(1, l.INTENT), np.zeros(1, l.REPORT)

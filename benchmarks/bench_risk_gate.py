@@ -19,7 +19,8 @@ from benchmarks import firing
 from benchmarks.actors import armed
 from benchmarks.frame import Row, check, instance
 from benchmarks.market import furnish
-from hotpath.kernel.money import equity
+from hotpath.arming import armed_slots
+from hotpath.kernel.money import survey
 from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
 from hotpath.kernel.step import step
 from ipc import board, messages, ring
@@ -43,9 +44,9 @@ def decide(s: Any, conditions: Any, times: int, event_ns: int, codes: Any, lots:
             lots[row] = 0
             code = gate_state(s, condition, params, event_ns)
             if code == l.REF_NONE:
-                equity_now = equity(s)
-                lots[row] = size_lots(condition, s.instruments[condition.instrument], price, equity_now)
-                code = gate_size(s, condition, params, price, lots[row], equity_now, event_ns)
+                survey(s)
+                lots[row] = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
+                code = gate_size(s, condition, params, price, lots[row], event_ns)
             codes[row] = code
 
 
@@ -80,8 +81,7 @@ def book(memory: Any, opened: int) -> tuple[Any, Any]:
                     held.add(int(record[0]["instrument"]))
         ring.advance(s.order_readers, l.RECORDER, taken)
     check(int(s.account[0]["open_positions"]) == opened == len(held), f"{int(s.account[0]['open_positions'])} positions are open, not {opened}")
-    rows = s.rows_b if int(s.line[0]["generation"]) & 1 else s.rows_a
-    rows = rows[: firing.CONDITIONS]
+    rows = s.rows[armed_slots(memory.conditions)]
     return s, rows[~np.isin(rows["instrument"], list(held))].copy()
 
 

@@ -25,7 +25,7 @@ from benchmarks import actors, firing
 from benchmarks.frame import Missing, Row, check, pinned, two_cores
 from benchmarks.market import EVENT_NS, STRATEGIES, dormant
 from control.record.summary import latencies
-from hotpath.arming import PLAN_SHIFT, Armoury
+from hotpath.armoury import Armoury
 from hotpath.kernel import loop
 from ipc import layout as l
 from ipc import messages, wait
@@ -50,15 +50,14 @@ def plan_bytes(plan_seq: int) -> bytes:
 def rows_of(plan_seq: int) -> Any:
     """The same as rows, 100,000 of them."""
     rows = dormant(ROWS, firing.SYMBOLS)
-    rows["condition_id"] = plan_seq << PLAN_SHIFT + 8 | np.arange(ROWS)
-    rows["strategy"], rows["plan_seq"], rows["valid_from_ns"] = 1, plan_seq, EVENT_NS
+    rows["valid_from_ns"] = EVENT_NS
     return rows
 
 
 def _arm(armoury: Armoury, kind: str, plan_seq: int, received: Any) -> tuple[int, int]:
     """The sniper's part: from what was received to a published generation; gives it and the number of conditions armed."""
     if kind == PLAN_ROWS:
-        return armoury.arm_rows(STRATEGIES[1], plan_seq, received)  # type: ignore[attr-defined]
+        return armoury.arm_rows(STRATEGIES[1], plan_seq, received)
     plan = messages.decode_child_request(received)
     assert isinstance(plan, messages.Plan)
     return armoury.arm(plan)
@@ -167,6 +166,4 @@ def rows_for(kind: str, conditions: int, target_ns: float, quick: bool) -> list[
 def run(quick: bool) -> list[Row | Missing]:
     """Plans of 1,000 as messages, then of 100,000 as rows."""
     rows = rows_for(MESSAGES, firing.CONDITIONS, MESSAGES_P99_NS, quick)
-    if not hasattr(Armoury, "arm_rows"):
-        return [*rows, Missing("swap", f"plans of {ROWS:,} rows", "rows plans: not built")]
     return rows + rows_for(PLAN_ROWS, ROWS, ROWS_P99_NS, quick)

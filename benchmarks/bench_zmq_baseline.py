@@ -36,7 +36,7 @@ def conditions() -> list[tuple[int, int, int, int]]:
     """(condition id, instrument, level in ticks, side) of the plan."""
     plan = firing.plan()
     symbols = [int(one.symbol.partition("/")[0][1:]) for one in plan.conditions]
-    return [(plan.plan_seq << PLAN_SHIFT | number, symbol, round(float(one.level) * 100), 1 if one.side == "buy" else -1)
+    return [(plan.plan_seq << PLAN_SHIFT | number, symbol, round(float(one.level or 0) * 100), 1 if one.side == "buy" else -1)
             for number, (symbol, one) in enumerate(zip(symbols, plan.conditions, strict=True))]
 
 

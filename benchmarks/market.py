@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hotpath.arming import Armoury
+from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel.loop import start
 from hotpath.kernel.state import sniper_arrays
@@ -28,7 +28,7 @@ PACE_NS = 50_000
 LIMITS = Limits(
     max_open_positions=1000, max_symbol_exposure_bps=10_000, daily_loss_bps=5000, max_entries_per_day=1_000_000, min_confidence=0.5,
     max_quote_age_ms=600_000, max_order_value=1e6, price_collar_bps=1000, window_collar_bps=5000, max_gross_exposure_bps=100_000, min_equity=100.0,
-    duplicate_window_ms=0, max_messages_per_s=1e6)
+    duplicate_window_ms=0, max_messages_per_s=1e6, max_repeats=100_000, repeat_window_s=1)
 #: quanta of the account: 1 billion USDT
 DEPOSIT = 10**9 * 10**8
 STRATEGIES = ("first", "second")
@@ -54,9 +54,8 @@ def furnish(memory: Any, symbols: int, limits: Limits = LIMITS) -> None:
 
 
 def arm_rows(memory: Any, rows: Any) -> None:
-    """Rows as they are into the condition table, by the same function that publishes a plan: sorted, indexed, a new generation."""
-    rows["arming"] = np.arange(1, len(rows) + 1)
-    Armoury(memory, lambda: None)._publish(rows, 1)
+    """Rows as the first strategy's plan, as the sniper arms it."""
+    Armoury(memory, lambda: None).arm_rows(STRATEGIES[0], 1, rows)
 
 
 def loop_of(memory: Any) -> Bundle:
@@ -66,23 +65,21 @@ def loop_of(memory: Any) -> Bundle:
     return s
 
 
-def rows_at(instruments: Any, levels: Any, directions: Any, first_id: int = 1) -> Any:
+def rows_at(instruments: Any, levels: Any, directions: Any) -> Any:
     """CONDITION rows: a market order of 100 USDT when `last` crosses a level, as often as it does, buys upwards and sells downwards."""
     rows = np.zeros(len(levels), l.CONDITION)
     rows["instrument"], rows["level"], rows["direction"] = instruments, levels, directions
-    rows["condition_id"] = np.arange(first_id, first_id + len(levels))
-    rows["state_slot"] = np.arange(first_id - 1, first_id - 1 + len(levels))
     rows["valid_until_ns"], rows["max_fires"], rows["confidence_e4"], rows["stop_bps"] = 1 << 62, 1 << 30, 9000, 100
     rows["side"] = np.where(rows["direction"] == l.CROSS_UP, l.BUY, l.SELL)
     rows["order_type"], rows["size_kind"], rows["size_value"], rows["plan_seq"] = l.MARKET, l.SIZE_QUOTE, 100 * 10**8, 1
     return rows
 
 
-def dormant(count: int, symbols: int, first_id: int = 1) -> Any:
+def dormant(count: int, symbols: int) -> Any:
     """Conditions on all symbols in turn at levels that `walk` does not come near, half of them upwards."""
     direction = np.arange(count) // symbols % 2
     distance = np.random.default_rng(1).integers(200_000, 500_000, count)
-    return rows_at(np.arange(count) % symbols, np.where(direction == l.CROSS_UP, FIRST_PRICE + distance, FIRST_PRICE - distance), direction, first_id)
+    return rows_at(np.arange(count) % symbols, np.where(direction == l.CROSS_UP, FIRST_PRICE + distance, FIRST_PRICE - distance), direction)
 
 
 def walk(symbols: int, count: int, seed: int = 2) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench_instance import (
+from benchmarks.paper import (
     COMPILE_PATIENCE_S,
     CONTROL_P99_MS,
     FIRST_TICK_S,
