@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ipc import layout as l
-from ipc.messages import Clause, Condition, Plan
+from ipc.messages import Condition, Plan
 
 #: a condition id is plan_seq << PLAN_SHIFT | index in the plan
 PLAN_SHIFT = 20
 _SECOND_NS = 1_000_000_000
 _ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iB3x 6d 4i 6B6B6B46x")
 _FEATURE_NUMBERS = {name: number for number, name in enumerate(l.FEATURES)}
-_NO_CLAUSE = Clause(feature="last", op=">", value=0.0)
+_OPERATOR_NUMBERS = {name: number for number, name in enumerate(l.OPERATORS)}
+_KIND_NUMBERS = {name: number for number, name in enumerate(l.PRICE_KINDS)}
 
 
 class NotArmed(Exception):
@@ -107,11 +108,14 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
         size_kind, c.max_fires, int(round(c.confidence * 10_000, 6)),  # 0.29 is 2900, 0.69999 is not 7000
         c.stop_bps, c.target_bps, c.trail_activation_bps, c.trail_distance_bps, c.max_slippage_bps, plan.plan_seq, 0, 0, len(c.clauses),
         c.rebound_bps, c.break_even_bps,
-        0, stop, target, 0, 0, *rungs[0], len(c.ladder), l.PRICE_KINDS.index(c.price), *clauses[0], *rungs[1], *clauses[1])
+        0, stop, target, 0, 0, *rungs[0], len(c.ladder), _KIND_NUMBERS[c.price], *clauses[0], *rungs[1], *clauses[1])
 
 
 def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:
     """(trigger, level as the row has it, level in ticks or 0): exactly one of the four ways to say it."""
+    if c.level is not None and c.feature is None and c.anchor is None and not c.rebound_bps:  # as most are
+        level = price_in(c.level, facts, f"{at}.level")
+        return _KIND_NUMBERS[c.price], level * 2 if c.price == "mid" else level, level
     given = [name for name, there in (("feature", c.feature is not None), ("anchor", c.anchor is not None),
                                       ("level", c.level is not None and not c.rebound_bps), ("rebound_bps", c.rebound_bps > 0)) if there]
     if len(given) != 1:
@@ -125,7 +129,7 @@ def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:
         value = c.value / float(facts.tick) if c.feature in l.PRICE_FEATURES else c.value
         return _FEATURE_NUMBERS[c.feature], ordered(value), 0
     half = 2 if c.price == "mid" else 1  # mid is held in half ticks
-    kind = l.PRICE_KINDS.index(c.price)
+    kind = _KIND_NUMBERS[c.price]
     if c.anchor is not None:
         anchor = price_in(c.anchor, facts, f"{at}.anchor") * half
         if not c.move_bps:
@@ -177,25 +181,23 @@ def _ladder(c: Condition, at: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (*bps, *pad), (*shares, *pad)
 
 
-def _packed_clauses(clauses: list[Clause], ticks: list[float]) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    whole_list = [*clauses, *[_NO_CLAUSE] * (l.MAX_CLAUSES - len(clauses))]
-    values = [*(clause.value / tick for clause, tick in zip(clauses, ticks, strict=True)), *[0.0] * (l.MAX_CLAUSES - len(clauses))]
-    codes = [*(_FEATURE_NUMBERS[clause.feature] for clause in whole_list), *(l.OPERATORS.index(clause.op) for clause in whole_list),
-             *(l.NO_FEATURE if clause.other is None else _FEATURE_NUMBERS[clause.other] for clause in whole_list)]
-    return tuple(values), tuple(codes)
-
-
-_NO_CLAUSES = _packed_clauses([], [])
-
-
-def _clauses(c: Condition, at: str, facts: Facts) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    ticks = []
+def _clauses(c: Condition, at: str, facts: Facts) -> tuple[list[float], list[int]]:
+    """(values, features + operators + others), padded."""
+    values, features = [0.0] * l.MAX_CLAUSES, [0] * l.MAX_CLAUSES
+    operators, others = [0] * l.MAX_CLAUSES, [l.NO_FEATURE] * l.MAX_CLAUSES
     for k, clause in enumerate(c.clauses):
-        price = clause.feature in l.PRICE_FEATURES
-        if clause.other is not None and price != (clause.other in l.PRICE_FEATURES):
-            raise NotArmed(f"{at}.clauses[{k}]: {clause.feature} and {clause.other} are not of one kind: one is a price; compare like with like")
-        ticks.append(float(facts.tick) if price and clause.other is None else 1.0)
-    return _packed_clauses(c.clauses, ticks)
+        price, value = clause.feature in l.PRICE_FEATURES, clause.value
+        if clause.other is not None:
+            if price != (clause.other in l.PRICE_FEATURES):
+                raise NotArmed(f"{at}.clauses[{k}]: {clause.feature} and {clause.other} are not of one kind: one is a price; compare like with like")
+            others[k] = _FEATURE_NUMBERS[clause.other]
+        elif price:
+            value /= float(facts.tick)
+        values[k], features[k], operators[k] = value, _FEATURE_NUMBERS[clause.feature], _OPERATOR_NUMBERS[clause.op]
+    return values, features + operators + others
+
+
+_NO_CLAUSES = ([0.0] * l.MAX_CLAUSES, [0] * (2 * l.MAX_CLAUSES) + [l.NO_FEATURE] * l.MAX_CLAUSES)
 
 
 def _size(c: Condition, at: str, facts: Facts) -> tuple[int, int]:

@@ -178,8 +178,8 @@ COMMIT_LINE = _record(
 #: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void. `tick_seq` is the tick under way,
 #: 0 while reports and commands are applied; the step that killed the sniper last is the one on commit `died_on`, and it did so `deaths` times
 UNDO = _record(("number", "<i8"), ("count", "<i8"), ("tick_seq", "<i8"), ("died_on", "<i8"), ("deaths", "<i8"), ("_pad", "S24"))
-#: one saved cache line and where it belongs (line number in the transactional region)
-UNDO_LINE = _record(("line", "<i8"), ("words", "<i8", (8,)))
+#: a cache line of the transactional region; where a saved one belongs is in `undo_at`
+LINE = _record(("words", "<i8", (8,)))
 #: the sniper's account, one row; cash and equity in quanta
 ACCOUNT = _record(
     ("cash", "<i8"), ("reserved", "<i8"), ("equity", "<i8"), ("peak_equity", "<i8"), ("max_drawdown_e6", "<i8"),
@@ -334,7 +334,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
         "orders": ring(INTENT, RING_SLOTS),
         "reports": ring(REPORT, RING_SLOTS),
         "sniper": (Region("commit", COMMIT, 1), Region("commit_lines", COMMIT_LINE, 2), Region("undo", UNDO, 1),
-                   Region("undo_lines", UNDO_LINE, UNDO_LINES), Region("outbox", INTENT, OUTBOX_SLOTS),
+                   Region("undo_at", np.dtype("<i8"), UNDO_LINES), Region("undo_lines", LINE, UNDO_LINES), Region("outbox", INTENT, OUTBOX_SLOTS),
                    # transactional: every write is preceded by its line in the undo log
                    Region("account", ACCOUNT, 1), Region("instrument_states", INSTRUMENT_STATE, instruments),
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
@@ -371,7 +371,7 @@ def offset(dtype: np.dtype[Any], field: str) -> int:
 def _check() -> None:
     words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
              INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
-             UNDO_LINE: 72, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
+             LINE: 64, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
              GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
     for dtype, size in words.items():
         assert dtype.itemsize == size, f"{dtype.names} takes {dtype.itemsize} bytes, not {size}"

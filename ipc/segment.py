@@ -146,7 +146,7 @@ class Memory:
             raise AttributeError(name) from None
 
     def transactional(self) -> tuple[np.ndarray[Any, Any], dict[str, int]]:
-        """The sniper's transactional region as lines of 8 words, and the first line of each array in it."""
+        """The sniper's transactional region as LINEs, and the first line of each array in it."""
         segment = self._segments["sniper"]
         start, bases, first = layout.HEADER_BYTES, {}, -1
         for region in layout.segments(*self.capacities)["sniper"]:
@@ -156,7 +156,7 @@ class Memory:
                 end = start + region.nbytes
             start += region.nbytes
         lines = (end - first) // layout.CACHE_LINE
-        return np.frombuffer(segment.memory, np.int64, lines * 8, first).reshape(lines, 8), bases
+        return np.frombuffer(segment.memory, layout.LINE, lines, first), bases
 
 
 class _Regions:

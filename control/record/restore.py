@@ -80,7 +80,7 @@ def restore(journal: Journal, memory: Memory) -> str:
     from hotpath.kernel.state import sniper_arrays
 
     closed = memory.sniper.instrument_states["closed_to_entries"].copy()
-    memory.transactional()[0][:] = 0
+    memory.transactional()[0]["words"] = 0
     memory.sniper.instrument_states["closed_to_entries"] = closed
     tail = read_tail(journal)
     if tail.snapshot is None and not len(tail.reports):

@@ -143,9 +143,8 @@ class Reader:
         self._memory = memory
         self._tx, self._bases = memory.transactional()
         self._lines = self._bases["condition_states"]  # what fires how often is not part of a snapshot
-        self._copy = np.zeros((self._lines, 8), np.int64)
+        self._copy = np.zeros(self._lines, l.LINE)
         self._line = np.zeros(1, l.COMMIT_LINE)
-        self._undo = memory.sniper.undo_lines.view(np.int64).reshape(-1, 9)
 
     def commit_number(self) -> int:
         """The sniper's last commit; 0 before the first."""
@@ -157,7 +156,7 @@ class Reader:
         sniper = self._memory.board.processes[l.SNIPER]
         for _ in range(TRIES):
             life = int(sniper["pid"])
-            number = self._copy_book(s.commit, s.commit_lines, s.undo, self._undo, self._tx, self._copy, self._line)
+            number = self._copy_book(s.commit, s.commit_lines, s.undo, s.undo_at, s.undo_lines, self._tx, self._copy, self._line)
             if number == 0:
                 return None
             if number > 0 and int(sniper["pid"]) == life:  # a successor empties the undo log without a commit
@@ -165,7 +164,7 @@ class Reader:
         return None
 
     def _decode(self, number: int) -> Snapshot:
-        memory, flat = self._memory, self._copy.reshape(-1)
+        memory, flat = self._memory, self._copy.view(np.int64)
         arrays = {}
         for name in _HELD:
             region = getattr(memory.sniper, name)

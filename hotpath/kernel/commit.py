@@ -67,9 +67,8 @@ def begin(s: Any) -> None:
 def _save(s: Any, first: int, lines: int) -> None:
     count = s.undo[0].count
     for line in range(first, first + lines):
-        s.undo_words[count, 0] = line
-        for word in range(8):
-            s.undo_words[count, 1 + word] = s.tx[line, word]
+        s.undo_at[count] = line
+        s.undo_lines[count] = s.tx[line]
         count += 1
     store_release(s.undo, 0, _UNDO_COUNT, count)
     fence_release()
@@ -197,8 +196,7 @@ def recover(s: Any) -> int:
         count_death(s, number)
         applied = s.undo[0].count
         for k in range(applied - 1, -1, -1):
-            for word in range(8):
-                s.tx[s.undo_words[k, 0], word] = s.undo_words[k, 1 + word]
+            s.tx[s.undo_at[k]] = s.undo_lines[k]
         fence_release()
         store_release(s.undo, 0, _UNDO_COUNT, 0)
     copy_outbox(s)

@@ -34,9 +34,9 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
     return Bundle(
         # the sniper's own segment
         commit=s.commit, commit_lines=s.commit_lines, undo=s.undo,
-        undo_words=s.undo_lines.view(np.int64).reshape(-1, 9),  # line number, 8 words
+        undo_at=s.undo_at, undo_lines=s.undo_lines,
         outbox=s.outbox,
-        tx=tx,  # the transactional region as lines of 8 words
+        tx=tx,  # the transactional region as lines
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
         account=s.account, states=s.instrument_states, positions=s.positions, open_rows=s.open_rows,
         working=s.working, condition_states=s.condition_states,
