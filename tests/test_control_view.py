@@ -34,7 +34,7 @@ def seen(**facts: Any) -> dict[str, Any]:
         "phase": "running", "trading": "running", "trading_cause": "", "uptime_s": 9.0, "pid": 1, "event_ns": DAY_NS, "preparing": "",
         "processes": [process(role) for role in l.ROLES], "ticks": 1000, "ticks_per_s": 50.0, "ticks_lost": 0, "equity": "10000.00",
         "cash": "9000.00", "realised_pnl": "-1.00", "fees": "2.00", "trades_closed": 2, "wins": 1, "max_drawdown_pct": 0.5,
-        "entries_today": 3, "working_orders": 0, "positions": [], "trades": [], "refusals": {}, "conditions": 4, "nearest": [NEAR],
+        "entries_today": 3, "working_orders": 0, "positions": [], "trades": [], "refusals": {}, "latched": [], "conditions": 4, "nearest": [NEAR],
         "warmup_left_s": 0, "limits": {"max_entries_per_day": 20, "max_open_positions": 5, "min_confidence": 0.7},
         "events": ["recorder is ready"],
     }
@@ -113,6 +113,9 @@ def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
      "reduce only: paused by the operator; no new entries; trader-ctl resume goes on"),
     ({"processes": [process("feed", state="finished")]}, "the data has ended"),
     ({"warmup_left_s": 90}, "warm-up: 90 s of event time left"),
+    ({"latched": ["momentum"]}, "momentum has repeated itself too often and makes no entries; look at why (trader-ctl orders), then trader-ctl "
+     "release momentum"),
+    ({"nearest": [NEAR | {"distance_bps": None, "trigger": "spread_bps up 5"}]}, "buy BTC/USDT when spread_bps up 5"),
     ({"entries_today": 20}, "20/20 entries today, next 00:00 UTC"),
     ({"positions": [POSITION] * 5}, "5/5 positions open"),
     ({"limits": {"max_entries_per_day": None, "max_open_positions": 5}}, "limits.max_entries_per_day not configured"),

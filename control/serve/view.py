@@ -120,6 +120,8 @@ def why_nothing(seen: dict[str, Any]) -> list[str]:
     if failed := sum(process.get("metrics", {}).get("strategy_errors", 0) for process in seen["processes"]):
         reasons.append(f"{failed} plan{'s have' if failed > 1 else ' has'} failed; what was armed before stays until it expires; "
                        "logs/strategist.log says why")
+    reasons += [f"{name} has repeated itself too often and makes no entries; look at why (trader-ctl orders), then trader-ctl release {name}"
+                for name in seen["latched"]]
     reasons += _limits_reached(seen)
     if seen["refusals"]:
         most = sorted(seen["refusals"].items(), key=lambda entry: -entry[1])
