@@ -46,6 +46,6 @@ def run(quick: bool) -> list[Row]:
     """Warm first: its figure is the one that is to be reached."""
     warm = warm_s(_QUICK_STARTS if quick else _STARTS)
     params = {"cache": "warm", "starts": len(warm)}
-    rows = [Row("cold_start", "first_tick_s", min(warm), "s", params, WARM_S),
-            Row("cold_start", "first_tick_median_s", statistics.median(warm), "s", params)]
+    rows = [Row("cold_start", "first_tick_s", statistics.median(warm), "s", params, WARM_S),
+            Row("cold_start", "first_tick_min_s", min(warm), "s", params)]
     return [*rows, Row("cold_start", "first_tick_s", cold_s(), "s", {"cache": "cold", "starts": 1})]

@@ -4,7 +4,7 @@ The sniper's process is built as in a run: its loop in a thread on the last core
 sends 50 ticks each 0.5 ms and sleeps in between. `benchmarks/firing.py`'s plan stays armed for one strategy and goes on firing; plans of another
 strategy, dormant, are swapped as fast as they come, one each 20 ms. A swap counts from the bytes of its message (JSON is decoded in it) to the
 commit by which the loop has taken its generation. The loop's worst stall is the longest way from a tick's stamp to its intent, by the loop's own
-histogram (one tick of ten has one): phases with and without swaps follow in turn, and the medians of their maxima are compared. In a third kind of
+histogram (one tick of ten has one): phases with and without swaps follow in turn, and the longest of each are compared. In a third kind of
 phase the control thread holds the GIL for 2 s.
 
 It checks itself: no tick is lost, the orders of all phases are exactly the oracle's, every plan was armed whole under its number.
@@ -153,9 +153,9 @@ def rows_for(kind: str, conditions: int, target_ns: float, quick: bool) -> list[
     rows: list[Row | Missing] = [
         Row("swap", f"{name}_ms", float(np.quantile(took[kind], share)) / 1e6, "ms", params, target_ns / 1e6 if name == "p99" else None)
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))]
-    quiet = float(np.median(longest[QUIET]))
+    quiet = float(np.max(longest[QUIET]))
     for phase in longest:
-        stall = float(np.median(longest[phase]))
+        stall = float(np.max(longest[phase]))
         about = {"while": phase, "plan": kind, "phases": len(longest[phase])}
         rows.append(Row("swap", "longest_ms", stall / 1e6, "ms", about))
         if phase != QUIET:

@@ -1,5 +1,4 @@
-"""Entry of both commands. A Ctrl-C ends either like any other program, without a traceback; trader-launch takes over once something runs.
-"""
+"""Entry of both commands. A Ctrl-C ends either like any other program, without a traceback; trader-launch takes over once something runs."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def _size(c: Condition, at: str, facts: Facts) -> tuple[int, int]:
 def armed_slots(conditions: Any) -> Any:
     """Slots (int64[n], rising) of what the published generation has armed; `conditions` is that segment."""
     generation = int(conditions.table[0]["generation"])
-    rows = conditions.rows
+    rows = conditions.rows[: int(conditions.table[0]["slots_used"])]
     return np.flatnonzero((rows["since"] > 0) & (rows["since"] <= generation) & ((rows["removed"] == 0) | (rows["removed"] > generation)))
 
 

@@ -30,8 +30,9 @@ _PATIENCE_S = 2.0
 class Armoury:
     """The only writer of the condition table."""
 
-    def __init__(self, memory: Memory, while_waiting: Callable[[], None]) -> None:
-        self._memory, self._while_waiting = memory, while_waiting
+    def __init__(self, memory: Memory, while_waiting: Callable[[], None], most_added: int = l.MAX_ADDED) -> None:
+        """`most_added`: conditions that are added before they are merged into the main thresholds, MAX_ADDED at most."""
+        self._memory, self._while_waiting, self._most_added = memory, while_waiting, most_added
         c, run = memory.conditions, memory.board.run[0]
         self._c = c
         self._kernel = Bundle(table=c.table, rows=c.rows, thresholds=c.thresholds, index=c.index)
@@ -61,6 +62,8 @@ class Armoury:
         used = np.zeros(len(rows), bool)
         used[self._armed] = True
         used[self._added()["slot"]] = True
+        leaders = mine["group_slot"][mine["group_id"] != 0]
+        used[leaders] = True
         line = self._c.generations[generation & 1]
         first = int(line["half"]) * self._capacity
         main = self._c.thresholds["slot"][first: first + int(self._c.index[(int(line["half"]) + 1) * (len(self._c.index) // 2) - 1])]
@@ -69,7 +72,7 @@ class Armoury:
         #: removed, but still in the main array; free when the hot loop has committed the generation that is published; leaders of a group that lives
         self._dead = main[rows["removed"][main] != 0].astype(np.int64)
         self._leaving = np.zeros(0, np.int64)
-        self._leaders = np.zeros(0, np.int64)
+        self._leaders = np.setdiff1d(leaders, np.concatenate([self._armed, self._added()["slot"], main])).astype(np.int64)
 
     def _added(self) -> Any:
         """The added thresholds of the published generation."""
@@ -140,12 +143,18 @@ class Armoury:
             symbol = self._memory.instruments.instruments[int(counts[:, l.TRIGGER_TRAILING].argmax())]["symbol"].decode()
             raise NotArmed(f"conditions: more than {l.MAX_TRAILING} with rebound_bps in {symbol}; each is looked at with every tick, plan fewer")
         self._wait_committed()
+        if len(self._free) < len(rows):
+            self._compact()
+        if len(self._free) < len(rows):
+            raise NotArmed(f"conditions: only {len(self._free)} slots are free for {len(rows)} more; withdraw some first, or raise "
+                           "hotpath.condition_capacity")
         generation = int(self._c.table[0]["generation"]) + 1
         slots = self._free[len(self._free) - len(rows):]
         rows["since"] = generation
         rows["arming"] = np.arange(self._arming + 1, self._arming + 1 + len(rows))
         _join_groups(rows, slots, conditions)
         self._c.rows[slots] = rows
+        self._c.table[0]["slots_used"] = max(int(self._c.table[0]["slots_used"]), int(slots.max(initial=-1)) + 1)
         self._c.rows["removed"][removed] = generation
         added = self._sorted_with(rows, slots)
         self._write_generation(generation, added, count, plan_seq, counts)
@@ -153,6 +162,13 @@ class Armoury:
         self._arming += len(rows)
         self._armed = np.concatenate([np.setdiff1d(self._armed, removed, assume_unique=True), slots])
         return generation, count
+
+    def _compact(self) -> None:
+        """A generation of what is armed already, merged, so that the slots of what was removed are free."""
+        added = self._sorted_with(np.zeros(0, l.CONDITION), np.zeros(0, np.int64))
+        line = self._c.generations[int(self._c.table[0]["generation"]) & 1]
+        self._write_generation(int(self._c.table[0]["generation"]) + 1, added, len(self._armed), int(line["plan_seq"]), self._counts, merged=True)
+        self._wait_committed()
 
     def _sorted_with(self, rows: Any, slots: Any) -> Any:
         """The added thresholds of the published generation that are not removed, and those of `rows`."""
@@ -169,13 +185,13 @@ class Armoury:
         both = np.concatenate([before[~gone], new])
         return both[np.lexsort((both["arming"], both["signed"], both["key"]))]
 
-    def _write_generation(self, generation: int, added: Any, count: int, plan_seq: int, counts: Any) -> None:
+    def _write_generation(self, generation: int, added: Any, count: int, plan_seq: int, counts: Any, merged: bool = False) -> None:
         c, at = self._c, generation & 1
         half = int(c.generations[1 - at]["half"])
         removed_now = np.flatnonzero(c.rows["removed"][self._armed] == generation)
         self._leaving = self._gone_from_added
         self._dead = np.concatenate([self._dead, np.setdiff1d(self._armed[removed_now], self._gone_from_added, assume_unique=True)])
-        if len(added) > l.MAX_ADDED or 4 * len(self._dead) > self._capacity:
+        if merged or len(added) > self._most_added or 4 * len(self._dead) > self._capacity:
             merge.merge(self._kernel, half, added, len(added))
             half, added = 1 - half, added[:0]
             self._leaving, self._dead = np.concatenate([self._leaving, self._dead]), self._dead[:0]

@@ -252,8 +252,9 @@ CONDITION_STATE = _record(("condition_id", "<i8"), ("next_allowed_ns", "<i8"), (
                           ("extreme", "<i8"), ("spare", "<i8", (2,)))
 
 # ── conditions ───────────────────────────────────────────────────────────────────────────────────────────────────────
-#: the table's header; writer: sniper's main thread. Line of generation g is g & 1; params of epoch e are e & 1.
-TABLE = _record(("generation", "<i8"), ("params_epoch", "<i8"), ("command_seq", "<i8"), ("_pad", "S40"))
+#: the table's header; writer: sniper's main thread. Line of generation g is g & 1; params of epoch e are e & 1; slots from `slots_used` on never
+#: held a condition.
+TABLE = _record(("generation", "<i8"), ("params_epoch", "<i8"), ("command_seq", "<i8"), ("slots_used", "<i8"), ("_pad", "S32"))
 #: what a generation uses: which half of thresholds and index, how many of `added` (half g & 1); how many conditions are armed; of which plan
 GENERATION = _record(("half", "<i8"), ("added", "<i8"), ("armed", "<i8"), ("plan_seq", "<i8"), ("_pad", "S32"))
 #: an armed condition, in a slot that is its own (and its CONDITION_STATE's) until nothing in use names it. Bps fields: 0 = none. It belongs to the

@@ -67,6 +67,8 @@ class Position:
     break_even: int = 0
     adjustments: int = 0
     adjusted_tick: int = -1
+    stop_moved: bool = False
+    target_moved: bool = False
 
 
 @dataclass
@@ -244,11 +246,10 @@ class Reference:
         """Stop, target and trailing from the average entry."""
         more = position.condition.more
         average = position.entry_quote // VALUE // position.entry_lots
-        if position.adjustments == 0:
-            if more["stop_bps"]:
-                position.stop = average - position.side * (average * more["stop_bps"] // 10_000)
-            if more["target_bps"]:
-                position.target = average + position.side * (average * more["target_bps"] // 10_000)
+        if more["stop_bps"] and not position.stop_moved:
+            position.stop = average - position.side * (average * more["stop_bps"] // 10_000)
+        if more["target_bps"] and not position.target_moved:
+            position.target = average + position.side * (average * more["target_bps"] // 10_000)
         if more["trail_distance_bps"]:
             position.activation = average + position.side * (average * more["trail_activation_bps"] // 10_000)
         if position.best == 0 or position.side * (average - position.best) > 0:
@@ -266,7 +267,7 @@ class Reference:
             return
         if position.rung_seq == order.seq:
             position.rung_seq = 0
-            position.rungs_done += order.cum_lots > 0
+            position.rungs_done += order.cum_lots == order.lots
         else:
             position.exit_seq = 0
             if position.lots:
@@ -306,6 +307,7 @@ class Reference:
             for _, p in sorted(self.positions.items()):
                 if p.id == argument and p.lots and not p.reason and p.adjustments < self.params["max_adjustments"]:
                     p.stop, p.target, p.adjustments = stop or p.stop, target or p.target, p.adjustments + 1
+                    p.stop_moved, p.target_moved = p.stop_moved or bool(stop), p.target_moved or bool(target)
                     self.become(p, l.POS_ADJUSTING, l.ADJUST_OPERATOR)
             return
         if command != l.CMD_CLOSE_POSITION:
@@ -429,7 +431,9 @@ class Reference:
 
     def send_exit(self, p: Position, lots: int, reason: int, leg: int) -> int:
         """An exit with its collar."""
-        reference = self.mark(p)
+        reference, m = self.mark(p), self.markets[p.key[0]]
+        if m.trade_ns > m.quote_ns and self.now - m.quote_ns > self.params["max_quote_age_ns"]:
+            reference = m.last
         limit = 0
         if reference and p.attempt < WIDENINGS:
             bps = self.params["exit_collar_bps"] << p.attempt
@@ -446,10 +450,9 @@ class Reference:
         gain, ladder = p.side * (price - average), more["ladder"]
         if (p.rungs_done < len(ladder) and not p.rung_seq and self.now >= p.retry
                 and gain >= average * ladder[p.rungs_done][0] // 10_000):
-            share = ladder[p.rungs_done][1]
-            lots = min(p.entry_lots * share // 10_000, p.lots)
-            if p.rungs_done == len(ladder) - 1 and sum(each for _, each in ladder) == 10_000:
-                lots = p.lots
+            shares = [share for _, share in ladder[:p.rungs_done + 1]]
+            sold = p.entry_lots - p.lots
+            lots = p.lots if sum(shares) == 10_000 else sum(p.entry_lots * share // 10_000 for share in shares) - sold
             if lots <= 0:
                 p.rungs_done += 1
                 return
@@ -464,7 +467,7 @@ class Reference:
                 return
             p.break_even = 0
             if (p.stop == 0 or p.side * (stop - p.stop) > 0) and p.adjustments < self.params["max_adjustments"]:
-                p.stop, p.adjustments = stop, p.adjustments + 1
+                p.stop, p.adjustments, p.stop_moved = stop, p.adjustments + 1, True
                 self.become(p, l.POS_ADJUSTING, l.ADJUST_BREAK_EVEN)
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -500,8 +503,9 @@ class Reference:
         code = self.refusal(c, price, lots)
         if code:
             if code == l.REF_REPEATED:
+                latches = c.strategy not in self.latched
                 self.latched.add(c.strategy)
-            if c.last_refusal != code:
+            if c.last_refusal != code or (code == l.REF_REPEATED and latches):
                 c.last_refusal = code
                 self.tell(l.REFUSED, c.id, code)
             return False
@@ -531,7 +535,8 @@ class Reference:
                 return l.REF_CLAUSE
         equity = self.equity()
         at = c.more["limit_price"] if c.more["order_type"] == l.LIMIT else price
-        level = (c.level // 2 if c.trigger == l.PRICE_MID else c.level) if c.trigger != l.TRIGGER_TRAILING else m.last
+        level = (c.level // 2 if c.trigger == l.PRICE_MID else c.level) if c.trigger != l.TRIGGER_TRAILING else (
+            (m.bid + m.ask) // 2 if m.bid and m.ask else m.last)
         held, value = self.exposure(c.instrument), price * lots * VALUE
         open_value = sum(max(self.markets[k].last, 0 if self.markets[k].last else max(self.markets[k].bid, self.markets[k].ask))
                          * self.exposure(k) * VALUE for k in (0, 1))

@@ -19,8 +19,8 @@ from benchmarks.frame import CheckFailed, Missing, Row, check, latency_rows
 from ipc import layout as l
 
 ROOT = Path(__file__).resolve().parent.parent
-#: every benchmark that is promised; `backtest` comes with the backtest
-PROMISED = {"ring_hop", "tick_to_intent", "kernel", "risk_gate", "swap", "zmq_baseline", "peers", "memory", "cold_start", "control"}
+#: every benchmark that is promised
+PROMISED = {"backtest", "ring_hop", "tick_to_intent", "kernel", "risk_gate", "swap", "zmq_baseline", "peers", "memory", "cold_start", "control"}
 
 
 @pytest.mark.parametrize(("unit", "value", "target", "reached"), [

@@ -152,4 +152,3 @@ def test_while_the_disk_is_full_the_segments_stay_and_the_start_is_refused_with_
 def test_nothing_is_owed_before_a_recorder_has_begun(stage: Stage) -> None:
     assert board.owed(stage.memory) == 0
     assert int(stage.memory.board.cursors[0]["incarnation"]) == 0
-    assert l.RING_SLOTS > 0

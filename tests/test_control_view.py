@@ -62,6 +62,7 @@ def arm(memory: Any, *conditions: dict[str, int]) -> None:
         for name, value in given.items():
             row[name] = value
     memory.conditions.rows["removed"][len(conditions):] = 1
+    memory.conditions.table[0]["slots_used"] = len(conditions)
     memory.conditions.table[0]["generation"] = 1
 
 

@@ -161,12 +161,20 @@ def test_a_refused_member_leaves_the_group_to_the_others(world: World) -> None:
 
 # ── time and protection ──────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_condition_begins_later_and_lasts_from_then_on(world: World) -> None:
-    arm(world, condition(valid_after_s=60, valid_for_s=60, max_fires=9))
-    assert cross(world) == 0
-    world.now += 59 * SECOND
-    assert cross(world) == 0 or world.now >= 60 * SECOND
-    world.now += 2 * SECOND
-    assert cross(world) == 1
+    arm(world, condition(valid_after_s=60, valid_for_s=60, confidence=0.1))
+    begins = world.now + 60 * SECOND
+
+    def crossed_at(event_ns: int) -> int:
+        """Refusals so far: a condition that is not valid is not even refused."""
+        world.now = event_ns - SECOND // 5
+        world.trade(10_000, after_s=0.1)
+        world.trade(10_100, after_s=0.1)
+        return int(world.s.refusals[l.REF_CONFIDENCE])
+
+    assert crossed_at(begins - 1) == 0
+    assert crossed_at(begins + SECOND) == 1
+    assert crossed_at(begins + 60 * SECOND - 1) == 2
+    assert crossed_at(begins + 60 * SECOND) == 2
 
 
 def test_stop_and_target_as_prices_are_kept_whatever_the_fill(world: World) -> None:

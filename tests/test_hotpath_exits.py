@@ -111,6 +111,14 @@ def test_an_exits_collar_doubles_with_each_try_and_the_sixth_takes_any_price(wor
     assert limits == [(l.IOC, 9_801), (l.IOC, 9_702), (l.IOC, 9_504), (l.IOC, 9_108), (l.IOC, 8_316), (l.MARKET, 0), (l.MARKET, 0)]
 
 
+def test_a_collar_lies_around_the_trades_where_the_quote_is_of_another_time(world: World) -> None:
+    enter(world)
+    for _ in range(4):
+        world.trade(10_000, after_s=4)
+    world.trade(9_500, after_s=1)
+    assert (int(world.orders()[-1]["order_type"]), int(world.orders()[-1]["limit_price"])) == (l.IOC, 9_405)
+
+
 def test_without_a_collar_an_exit_is_a_market_order_at_once(world: World) -> None:
     write_params(world.memory, Limits(max_symbol_exposure_bps=10_000, max_order_value=1e6), Hotpath(exit_collar_bps=0))
     enter(world)
@@ -152,6 +160,19 @@ def test_a_ladder_sells_each_rung_at_its_distance_and_the_target_the_rest(world:
     assert int(trade["value"]) == (300 * 50 + 300 * 100 + 400 * 200) * 1000
     assert life(world)[2:] == [("monitoring", "adjusting", "rung"), ("adjusting", "monitoring", "none"), ("monitoring", "adjusting", "rung"),
                                ("adjusting", "monitoring", "none"), ("monitoring", "closing", "none")]
+
+
+def test_what_a_rung_leaves_unsold_is_tried_again(world: World) -> None:
+    enter(world, ladder=[{"bps": 50, "share": 0.5}, {"bps": 100, "share": 0.5}])
+    at(world, 10_050)
+    rung = world.orders()[-1]
+    fill(world, 10_050, lots=50)
+    world.report(kind=l.EXPIRED, order_seq=rung["seq"], cum_lots=50, cum_quote=50 * 10_050 * 1000)
+    world.quote(10_050, 10_051, after_s=10)
+    assert exits(world) == [(500, l.EXIT_RUNG, 2), (450, l.EXIT_RUNG, 2)]
+    fill(world, 10_050)
+    at(world, 10_100)
+    assert exits(world)[2:] == [(500, l.EXIT_RUNG, 3)]
 
 
 def test_a_ladder_of_everything_closes_the_position_with_its_last_rung(world: World) -> None:
@@ -228,11 +249,30 @@ def test_a_stop_at_break_even_is_behind_the_price_or_stays(world: World) -> None
     assert int(position(world)["stop_price"]) == 10_020
 
 
-def test_a_stop_that_was_moved_stays_when_more_of_the_entry_fills(world: World) -> None:
-    enter(world)
-    adjust(world, stop="99.5")
-    world.successor()
-    assert int(position(world)["stop_price"]) == 9_950
+def filled_in_two(world: World, **moved: str) -> tuple[int, int]:
+    """(stop, target) of an entry that fills 100 lots at 100.00 and, after an adjustment, 900 at 101.00."""
+    world.arm("100.05", order="limit", limit_price="101")
+    world.quote(9_999, 10_001)
+    world.trade(10_010)
+    order = world.orders()[-1]
+    fill(world, ENTRY, lots=100)
+    assert isinstance(adjust(world, **moved), messages.Done)
+    whole = int(order["lots"])
+    world.report(kind=l.FILL, order_seq=order["seq"], cum_lots=whole, cum_quote=(100 * ENTRY + (whole - 100) * 10_100) * 1000, last_lots=whole - 100,
+                 last_price=10_100, trade_id=9)
+    return int(position(world)["stop_price"]), int(position(world)["target_price"])
+
+
+def test_a_stop_that_was_moved_stays_when_more_of_the_entry_fills_and_the_target_goes_on(world: World) -> None:
+    stop, target = filled_in_two(world, stop="99.5")
+    assert stop == 9_950
+    assert target > 10_200
+
+
+def test_a_target_that_was_moved_stays_when_more_of_the_entry_fills_and_the_stop_goes_on(world: World) -> None:
+    stop, target = filled_in_two(world, target="103")
+    assert target == 10_300
+    assert stop > 9_900
 
 
 # ── the operator ─────────────────────────────────────────────────────────────────────────────────────────────────────

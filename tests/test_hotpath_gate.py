@@ -212,6 +212,29 @@ def test_a_strategy_that_repeats_itself_too_often_is_latched_until_a_person_rele
     assert ask_for(world) == l.REF_NONE
 
 
+def test_a_latch_is_journaled_each_time(world: World) -> None:
+    limit(world, max_repeats=1, repeat_window_s=60)
+    for _ in range(2):
+        assert ask_for(world) == l.REF_NONE
+        rejected(world)
+        assert ask_for(world) == l.REF_REPEATED
+        command(world, command=l.CMD_RELEASE, argument=0)
+    assert [int(row["code"]) for row in world.orders(l.REFUSED)] == [l.REF_REPEATED] * 2
+
+
+@pytest.mark.parametrize(("side", "direction", "at", "code"), [("buy", "up", 10_003, l.REF_NONE), ("buy", "up", 10_004, l.REF_SLIPPAGE)])
+def test_the_slippage_of_what_is_no_level_is_from_the_middle_of_the_quote(side: str, direction: str, at: int, code: int, memory: Any) -> None:
+    world = World(memory, limits())  # a symbol without trades
+    condition = msgspec.convert({
+        "symbol": "BTC/USDT", "side": side, "feature": "imbalance", "value": 0.0, "direction": direction, "confidence": 0.9, "why": "test",
+        "size": {"kind": "quote", "value": "100"}, "stop_bps": 100, "max_slippage_bps": 2}, messages.Condition)
+    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[condition]))
+    world._publish(kind=l.TICK_QUOTE, price=9_999, lots=1, ask_price=at, ask_lots=2)
+    world._publish(kind=l.TICK_QUOTE, price=9_999, lots=2, ask_price=at, ask_lots=1)
+    assert len(world.orders()) == (code == l.REF_NONE)
+    assert int(world.s.refusals[l.REF_SLIPPAGE]) == (code == l.REF_SLIPPAGE)
+
+
 def test_entries_at_the_permitted_rate_are_never_too_many(world: World) -> None:
     limit(world, max_repeats=3, repeat_window_s=60)
     for _ in range(9):

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.sniper import write_params
 from ipc import layout as l
@@ -52,7 +51,7 @@ class Pair:
             memory.instruments.strategies[number]["name"] = STRATEGIES[number].encode()
         memory.board.run[0]["instruments"] = memory.board.run[0]["strategies"] = 2
         write_params(memory, LIMITS, HOTPATH)
-        self.world.armoury = Armoury(memory, self.world.run)
+        self.world.rearm()
         self.world.run()
         epoch = int(memory.conditions.table[0]["params_epoch"])
         params = memory.conditions.params[epoch & 1]
@@ -243,7 +242,7 @@ class Pair:
 
     def successor(self) -> None:
         self.world.successor()
-        self.world.armoury = Armoury(self.world.memory, self.world.run)
+        self.world.rearm()
 
     # ── whether they agree ───────────────────────────────────────────────────────────────────────────────────────────
     def compare(self) -> None:

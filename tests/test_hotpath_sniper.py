@@ -41,10 +41,15 @@ class World:
         write_params(memory, limits or Limits(), Hotpath())
         self.s = sniper_arrays(memory)
         loop.start(self.s)
-        self.armoury = Armoury(memory, self.run)
+        self.armoury = self.rearm()
         self.now = 1_700_000_000 * SECOND
         self._tick, self._report = np.zeros(1, l.TICK), np.zeros(1, l.REPORT)
         self.report(kind=l.BALANCE, balance=10_000 * 10**8)
+
+    def rearm(self) -> Armoury:
+        """The main thread's half anew; it merges often, so that both the main and the added thresholds are looked at."""
+        self.armoury = Armoury(self.memory, self.run, most_added=4)
+        return self.armoury
 
     def run(self) -> None:
         self.s.own[0]["stop"] = l.STOP_NONE

@@ -142,7 +142,7 @@ def test_the_extreme_is_forgotten_over_a_session_gap_and_kept_over_a_swap_and_by
     world.trade(9_900)
     change(world, condition(level="150"), plan_seq=2)
     world.successor()
-    world.armoury = Armoury(world.memory, world.run)
+    world.rearm()
     world.quote(9_998, 10_000)
     world.trade(9_999)
     assert len(world.orders()) == 1
@@ -214,7 +214,7 @@ def test_an_unknown_condition_cannot_be_withdrawn_and_then_nothing_changes(world
 def test_what_a_condition_did_is_kept_while_others_come_and_go(world: World) -> None:
     arm(world, condition(level="101", confidence=0.1), condition(level="150"))
     world.trade(10_100)
-    for plan_seq in range(2, 60):  # merges many times: the capacity is 64
+    for plan_seq in range(2, 60):  # merges with nearly each: four may be added
         change(world, *[condition(level=f"{140 + k}") for k in range(9)], plan_seq=plan_seq,
                withdraw=tuple((plan_seq - 1) << 20 | k for k in range(9)) if plan_seq > 2 else ())
     world.trade(10_000)
@@ -233,6 +233,44 @@ def test_a_groups_first_member_keeps_the_groups_state_when_it_is_withdrawn(world
                withdraw=(1 << 20,) if plan_seq == 2 else tuple((plan_seq - 1) << 20 | k for k in range(20)))
     world.trade(9_900)
     assert len(world.orders()) == 1, "the group had fired"
+
+
+def test_a_successor_keeps_the_state_of_a_group_whose_first_member_was_withdrawn(world: World) -> None:
+    arm(world, condition(level="101", group="a"), condition(level="99", direction="down", group="a"))
+    world.trade(10_100)
+    change(world, plan_seq=2, withdraw=(1 << 20,))
+    for plan_seq in range(3, 10):
+        world.successor()
+        world.rearm()
+        change(world, *[condition(level="150", group="b") for _ in range(8)], plan_seq=plan_seq)
+    world.trade(9_900)
+    assert len(world.orders()) == 1, "the group had fired"
+
+
+def test_what_was_removed_gives_way_when_its_slots_are_needed(world: World) -> None:
+    world.armoury = Armoury(world.memory, world.run, most_added=64)
+    arm(world, *[condition(level=f"{101 + k}") for k in range(64)])
+    world.rearm()
+    change(world, condition(level="300"), plan_seq=2, withdraw=(1 << 20,))  # merged: all of them are in the main thresholds
+    change(world, *[condition(level="301")] * 14, plan_seq=3, withdraw=tuple(1 << 20 | k for k in range(1, 15)))
+    for plan_seq in range(4, 9):
+        arm(world, *[condition(level=f"{101 + k}", confidence=0.1) for k in range(64)], plan_seq=plan_seq)
+    world.trade(10_250)
+    assert len(world.orders(l.REFUSED)) == 2
+
+
+def test_a_tick_of_many_refusals_looks_at_every_trailing_entry_once(world: World) -> None:
+    """The tick takes several sub-steps, features among them: none of it is skipped or done twice."""
+    trailing = [other(rebound_bps=100, price="bid", confidence=0.1, max_fires=9) for _ in range(9)]
+    levels = [other(feature="spread_bps", value=2.0 + k / 100, direction="up", confidence=0.1, max_fires=9) for k in range(40)]
+    more = [condition(price="bid", level=f"{99.01 + k / 100:.2f}", confidence=0.1, max_fires=9) for k in range(15)]
+    arm(world, *trailing, *levels, *more)
+    world.quote(9_900, 9_901)
+    world.quote(9_900, 9_901)
+    assert not fired(world)
+    world.quote(10_050, 10_060)
+    assert fired(world) == [*range(49, 64), *range(9, 49), *range(9)]
+    assert int(world.s.refusals[l.REF_CONFIDENCE]) == 64
 
 
 def test_the_whole_capacity_can_be_replaced_at_once(world: World) -> None:
@@ -272,7 +310,7 @@ def test_the_table_finds_what_a_list_finds_whatever_was_added_and_removed(data: 
                 alive.append((arming, plan_seq << 20 | index, level, direction))
             if data.draw(st.booleans()):
                 world.successor()
-                world.armoury = Armoury(memory, world.run)
+                world.rearm()
             new = data.draw(st.integers(9_985, 10_015))
             previous = int(world.s.states[0]["prev_last"])
             sign = 1 if new > previous else -1

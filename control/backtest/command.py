@@ -18,6 +18,7 @@ import numpy as np
 
 from control import config as configuration
 from control.faults import ConfigError
+from control.learn.knowledge import KnowledgeError
 from control.record.records import JournalError
 from control.serve.exits import EXIT_DATA_UNREAD, EXIT_DONE, EXIT_NOT_RECONCILED, EXIT_REFUSED, EXIT_USAGE
 from control.supervise.instance import EXIT_USAGE as LAUNCH_USAGE
@@ -26,6 +27,7 @@ from control.supervise.launch import make_plan
 from control.supervise.permission import permit
 from control.supervise.session import Plan
 from control.think.strategy import StrategyError
+from hotpath.venues.paper_ledger import LedgerError
 from hotpath.venues.record import SourceError
 from ipc import layout as l
 
@@ -43,13 +45,26 @@ class Refused(Exception):
         self.code = code
 
 
+class Ended(KeyboardInterrupt):
+    """A signal ends the backtest. Not SystemExit, which is caught where a strategy raises it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _end(number: int, frame: Any) -> None:
+    raise Ended(number)
+
+
 def backtest(options: argparse.Namespace) -> int:
     """Run it, print what it says; gives the exit code."""
     # an end by a signal unwinds, so that what is half written goes
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-              signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))}
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return _report(options)
+    except Ended as end:
+        return 128 + end.number
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -94,7 +109,7 @@ def conduct(options: argparse.Namespace, log: logging.Logger) -> tuple[dict[str,
             raise Refused(f"--data: {error}") from error
         except LaunchError as error:
             raise Refused(str(error), EXIT_REFUSED) from error
-        except (JournalError, OSError) as error:
+        except (JournalError, KnowledgeError, LedgerError, OSError) as error:
             raise Refused(f"--out: {draft.parent}: {error}; free space there, or name another folder", EXIT_REFUSED) from error
 
 
@@ -182,9 +197,12 @@ def _draft(folder: Path) -> Iterator[Path]:
         raise Refused(f"--out: {error.filename}: {error.strerror}; name a writable folder", EXIT_REFUSED) from error
     try:
         yield draft
-        if folder.is_dir():
-            folder.rmdir()
-        draft.rename(folder)
+        try:
+            if folder.is_dir():
+                folder.rmdir()
+            draft.rename(folder)
+        except OSError as error:  # another run was quicker
+            raise Refused(f"--out: {folder} is there by now and not empty ({error.strerror}); name a new folder", EXIT_REFUSED) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

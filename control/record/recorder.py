@@ -77,7 +77,7 @@ class Recorder:
         self.journal: JournalWriter | None = JournalWriter(self._path, self._sync)
         self._crash = CrashPoint("recorder", boot.restarts)
         self._adopt_run()
-        self.snapshots = snapshots.Reader(self.memory)
+        self.snapshots = snapshots.Reader(self.memory, snapshots.latched_elsewhere(self.journal.last_snapshot(), self.memory))
         self._snapshot: snapshots.Snapshot | None = None
         self._snapshot_commit = 0
         self._snapshot_at = self._checked_at = time.monotonic()

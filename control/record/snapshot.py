@@ -6,6 +6,7 @@ Prices are ticks, sizes lots, cash quanta, times event ns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -136,11 +137,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 class Reader:
     """Takes snapshots of a living sniper. A running step's writes are undone in the copy with the step's own undo log."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, latched_elsewhere: Sequence[str] = ()) -> None:
+        """`latched_elsewhere`: strategies that do not run here, and that nobody has released."""
         from hotpath.kernel.book import copy_book  # numba: the watchdog reads journals, and must stay without it
 
         self._copy_book = copy_book
-        self._memory = memory
+        self._memory, self._latched_elsewhere = memory, list(latched_elsewhere)
         self._tx, self._bases = memory.transactional()
         self._lines = self._bases["condition_states"]  # what fires how often is not part of a snapshot
         self._copy = np.zeros(self._lines, l.LINE)
@@ -181,7 +183,7 @@ class Reader:
                        for row in np.flatnonzero(positions["state"] != l.POS_FLAT)],
             working=[Working(**self._owner(int(working[row]["position_row"])), **_numbers(Working, working[row]))
                      for row in np.flatnonzero(working["order_seq"])],
-            latched=[name for name, number in strategies.items() if int(account["latched"]) >> number & 1],
+            latched=self._latched_elsewhere + [name for name, number in strategies.items() if int(account["latched"]) >> number & 1],
             entries_due_ns={name: int(account["entries_due_ns"][number]) for name, number in strategies.items()},
         )
 
@@ -189,6 +191,12 @@ class Reader:
         instrument, strategy = divmod(int(position_row), l.MAX_STRATEGIES)
         return {"symbol": self._memory.instruments.instruments[instrument]["symbol"].decode(),
                 "strategy": self._memory.instruments.strategies[strategy]["name"].decode()}
+
+
+def latched_elsewhere(snapshot: Snapshot | None, memory: Memory) -> list[str]:
+    """Strategies that the last run's snapshot has latched and that this run does not have: they stay so until they run, and are released."""
+    here = {row["name"].decode() for row in memory.instruments.strategies}
+    return [name for name in snapshot.latched if name not in here] if snapshot else []
 
 
 def write_back(snapshot: Snapshot, memory: Memory) -> None:

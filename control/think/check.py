@@ -73,5 +73,5 @@ def _values(condition: Condition, at: str, facts: Facts) -> None:
     try:
         arming.row_of(condition, at, _PLAN, 0, 0, known)
     except arming.NotArmed as error:
-        text, _, remedy = str(error).rpartition("; ")
-        raise StrategyError(text, remedy) from None
+        text, _, remedy = str(error).partition("; ")
+        raise StrategyError(text, remedy or "see Condition in ipc/messages.py for what each field takes") from None

@@ -28,7 +28,7 @@ _FEATURE_LINES = l.FEATURE.itemsize // l.CACHE_LINE
 _BEFORE_LINES = l.TRIGGERS * 8 // l.CACHE_LINE
 _RING_LINES = l.FEATURE_BUCKETS * 8 // l.CACHE_LINE
 #: undo lines that the largest single action of a step may need
-_ACTION_LINES = 384
+ACTION_LINES = 384
 #: outbox rows that the largest single action of a step may need
 _ACTION_INTENTS = 4
 
@@ -136,7 +136,7 @@ def touch_open_row(s: Any, index: int) -> None:
 @kernel
 def has_room(s: Any) -> bool:
     """Whether undo log and outbox can take one more action; if not, the sub-step ends and the next goes on at its resume index."""
-    return s.undo[0].count + _ACTION_LINES <= l.UNDO_LINES and s.line[0].outbox_len + _ACTION_INTENTS <= l.OUTBOX_SLOTS
+    return s.undo[0].count + ACTION_LINES <= l.UNDO_LINES and s.line[0].outbox_len + _ACTION_INTENTS <= l.OUTBOX_SLOTS
 
 
 @kernel

@@ -94,15 +94,16 @@ def fresh(memory: Any, condition_id: int) -> None:
 def _refuse(s: Any, slot: int, known: bool, code: int, price: int, ring_reserve: int, event_ns: int) -> None:
     """Count a refusal; journal it when this condition's last answer was another one. The level is not consumed."""
     s.refusals[code] += 1
-    if code == l.REF_REPEATED:
-        touch_account(s)
-        s.account[0].latched |= 1 << s.rows[slot].strategy
     condition, memory = s.rows[slot], s.condition_states[slot]
+    latches = code == l.REF_REPEATED and s.account[0].latched >> condition.strategy & 1 == 0
+    if latches:
+        touch_account(s)
+        s.account[0].latched |= 1 << condition.strategy
     touch_condition(s, slot)
     if not known:
         fresh(memory, condition.condition_id)
     memory.refused += 1
-    if memory.last_refusal != code and ring_room(s) > ring_reserve:
+    if (memory.last_refusal != code and ring_room(s) > ring_reserve) or (latches and ring_room(s) > 0):  # a latch outlives a crash
         memory.last_refusal = code
         emit_refused(s, condition, code, price, event_ns)
 

@@ -137,12 +137,21 @@ def _become(s: Any, row: int, state: int, cause: int, event_ns: int) -> None:
 def _send(s: Any, row: int, lots: int, reason: int, leg: int, event_ns: int) -> None:
     """The NEW record of an exit, with its collar."""
     position = s.positions[row]
-    reference = mark_price(s.states[position.instrument], position.side)
-    collar = s.params[s.line[0].params_epoch & 1].exit_collar_bps
+    state, params = s.states[position.instrument], s.params[s.line[0].params_epoch & 1]
+    reference = mark_price(state, position.side)
+    if state.trade_ns > state.quote_ns and event_ns - state.quote_ns > quote_age_ns(params):
+        reference = state.last  # the quote is of another time, and it is trades that protection looks at
+    collar = params.exit_collar_bps
     limit = 0
     if collar > 0 and reference > 0 and position.attempt < _WIDENINGS:
         limit = worsen(reference, -position.side, collar << position.attempt, s.instruments[position.instrument].max_price)
     emit_exit(s, position, lots, reference, limit, reason, leg, event_ns)
+
+
+@kernel
+def quote_age_ns(params: Any) -> int:
+    """How old a quote may be before trades take over its part in protection."""
+    return params.max_quote_age_ns if params.max_quote_age_ns >= 0 else params.session_gap_ns
 
 
 # ── what is better than to wait ──────────────────────────────────────────────────────────────────────────────────────
@@ -165,19 +174,21 @@ def _improve(s: Any, row: int, price: int, event_ns: int) -> bool:
 
 @kernel
 def _sell_rung(s: Any, row: int, rung: int, event_ns: int) -> bool:
-    """The rung's share of the entry, rounded down; with the last of a ladder that adds up to all, whatever is left. False: no room."""
+    """What this rung and those before it were to sell, and have not; with the last of a ladder that adds up to all, whatever is left.
+
+    False: no room.
+    """
     position = s.positions[row]
     if not has_room(s):
         return False
     working = find_working(s, 0)
     if ring_room(s) < _INTENTS or working < 0:
         return True
-    lots = min(bps_of(position.entry_lots, position.rung_share_e4[rung]), position.lots)
-    total = 0
-    for k in range(position.rungs):
-        total += position.rung_share_e4[k]
-    if rung == position.rungs - 1 and total == 10_000:
-        lots = position.lots
+    share, wanted = 0, 0
+    for k in range(rung + 1):
+        share += position.rung_share_e4[k]
+        wanted += bps_of(position.entry_lots, position.rung_share_e4[k])
+    lots = position.lots if share == 10_000 else min(wanted - position.exit_lots, position.lots)
     touch_position(s, row)
     if lots <= 0:
         position.rungs_done += 1  # less than a lot
@@ -214,6 +225,7 @@ def _break_even(s: Any, row: int, price: int, event_ns: int) -> bool:
     position.break_even_bps = 0
     if (position.stop_price == 0 or position.side * (stop - position.stop_price) > 0) and may_adjust(s, position):
         position.stop_price = stop
+        position.stop_bps = 0
         position.adjustments += 1
         _become(s, row, l.POS_ADJUSTING, l.ADJUST_BREAK_EVEN, event_ns)
     return True
@@ -235,8 +247,12 @@ def adjust(s: Any, position_id: int, stop_price: int, target_price: int, event_n
         if not may_adjust(s, position):
             continue
         touch_position(s, row)
-        position.stop_price = stop_price if stop_price > 0 else position.stop_price
-        position.target_price = target_price if target_price > 0 else position.target_price
+        if stop_price > 0:
+            position.stop_price = stop_price
+            position.stop_bps = 0
+        if target_price > 0:
+            position.target_price = target_price
+            position.target_bps = 0
         position.adjustments += 1
         _become(s, row, l.POS_ADJUSTING, l.ADJUST_OPERATOR, event_ns)
 

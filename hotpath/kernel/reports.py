@@ -18,6 +18,8 @@ from ipc.jit import kernel
 EARLIER = 1 << 40
 #: doublings of the pause before a rejected exit is tried again: 500 ms become 8 s
 _MOST_DOUBLINGS = 4
+#: lots of an adopted order: nobody knows any more how many it was for
+_ADOPTED_LOTS = 1 << 60
 
 
 @kernel
@@ -31,12 +33,12 @@ def find_working(s: Any, order_seq: int) -> int:
 
 @kernel
 def protect(position: Any, value_quanta: int) -> None:
-    """Set stop and target from the average entry price, where they are distances and were not moved since."""
+    """Set stop and target from the average entry price, where they are distances; one that was moved is none any more."""
     average = position.entry_quote // value_quanta // position.entry_lots
     side = position.side
-    if position.stop_bps > 0 and position.adjustments == 0:
+    if position.stop_bps > 0:
         position.stop_price = average - side * bps_of(average, position.stop_bps)
-    if position.target_bps > 0 and position.adjustments == 0:
+    if position.target_bps > 0:
         position.target_price = average + side * bps_of(average, position.target_bps)
     activation = average + side * bps_of(average, position.trail_activation_bps)
     position.trail_activation_price = activation if position.trail_distance_bps > 0 else 0
@@ -111,10 +113,11 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
         elif position.state == l.POS_OPEN:
             position.state = l.POS_MONITORING
     else:
-        position.exit_working_lots = max(0, position.exit_working_lots - (order.lots - order.cum_lots))
+        if order.lots < _ADOPTED_LOTS:
+            position.exit_working_lots = max(0, position.exit_working_lots - (order.lots - order.cum_lots))
         if position.rung_seq == order.order_seq:
             position.rung_seq = 0
-            position.rungs_done += 1 if order.cum_lots > 0 else 0
+            position.rungs_done += 1 if order.cum_lots >= order.lots else 0  # else the rest of it is tried again
         else:
             position.exit_seq = 0
             if position.lots > 0:
@@ -152,7 +155,7 @@ def close_if_flat(s: Any, row: int, event_ns: int) -> None:
         return
     if position.entry_seq != 0 or position.exit_seq != 0 or position.rung_seq != 0:
         return
-    if position.exit_reason == l.EXIT_NONE:
+    if position.exit_reason == l.EXIT_NONE and position.rungs > 0:
         position.exit_reason = l.EXIT_RUNG  # the ladder has closed all of it
     account = s.account[0]
     pnl = position.side * (position.exit_quote - position.entry_quote) - position.fees
@@ -208,7 +211,7 @@ def _adopt_exit(s: Any, report: Any) -> int:
     order.position_row = found
     order.side = report.side
     order.purpose = l.EXIT
-    order.lots = 1 << 60  # nobody knows any more how much it was for; its terminal report ends it
+    order.lots = _ADOPTED_LOTS  # its terminal report ends it
     order.position_id = s.positions[found].position_id
     s.positions[found].exit_seq = report.spare
     s.positions[found].state = l.POS_CLOSING

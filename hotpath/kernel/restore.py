@@ -47,8 +47,12 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
     elif order.kind == l.LIFECYCLE and s.positions[row].position_id == order.position_id:
         if order.flags == l.ADJUST_BREAK_EVEN or order.flags == l.ADJUST_OPERATOR:
             p = s.positions[row]
-            p.stop_price = order.limit_price
-            p.target_price = order.reference_price
+            if p.stop_price != order.limit_price:
+                p.stop_price = order.limit_price
+                p.stop_bps = 0
+            if p.target_price != order.reference_price:
+                p.target_price = order.reference_price
+                p.target_bps = 0
             p.adjustments = order.attempt
             if order.flags == l.ADJUST_BREAK_EVEN:
                 p.break_even_bps = 0
@@ -56,6 +60,7 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
         s.account[0].latched |= 1 << order.strategy
     elif order.kind == l.RELEASED:
         s.account[0].latched &= ~(1 << order.strategy)
+        s.account[0].entries_due_ns[order.strategy] = 0
     elif order.kind == l.CLOSED and s.positions[row].position_id == order.position_id:
         tx.begin(s)
         account = s.account[0]

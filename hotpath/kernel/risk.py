@@ -81,7 +81,8 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 @kernel
 def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_ns: int) -> int:
     """Controls over a sized order at its reference price; `survey` was taken before."""
-    level = s.states[condition.instrument].last  # of a trigger that is no level
+    quote = s.states[condition.instrument]
+    level = (quote.bid + quote.ask) >> 1 if quote.bid > 0 and quote.ask > 0 else quote.last  # of a trigger that is no level
     if condition.trigger <= l.PRICE_MID:
         level = condition.level >> 1 if condition.trigger == l.PRICE_MID else condition.level  # mid is held in half ticks
     if (condition.max_slippage_bps > 0 and condition.order_type == l.MARKET

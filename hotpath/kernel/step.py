@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
-from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of
+from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of, quote_age_ns
 from hotpath.kernel.features import forget, trade
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
 from hotpath.kernel.money import survey
@@ -66,7 +66,7 @@ def apply_commands(s: Any, event_ns: int) -> None:
     """Operator commands: mark positions for their exit, cancel what is working. The exits themselves go the usual way."""
     lines = 5 * s.account[0].open_positions  # one command may mark every open position: all of them, or none in this sub-step
     while (s.line[0].command_seq < s.table[0].command_seq and tx.has_room(s) and tx.ring_room(s) > 3
-           and s.undo[0].count + lines <= l.UNDO_LINES):
+           and s.undo[0].count + lines + tx.ACTION_LINES <= l.UNDO_LINES):
         command = s.commands[(s.line[0].command_seq + 1) % l.MAX_COMMANDS]
         s.line[0].command_seq += 1
         if command.command == l.CMD_RELEASE:
@@ -125,12 +125,6 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
         state.ask = tick.ask_price
         state.ask_lots = tick.ask_lots
         state.quote_ns = tick.event_ns
-
-
-@kernel
-def quote_age_ns(params: Any) -> int:
-    """How old a quote may be before trades take over its part in protection."""
-    return params.max_quote_age_ns if params.max_quote_age_ns >= 0 else params.session_gap_ns
 
 
 @kernel

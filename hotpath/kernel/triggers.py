@@ -65,13 +65,14 @@ def set_off(s: Any, tick: Any, params: Any) -> bool:
                 if examined < 0:
                     return False
     watched = s.watched[(s.line[0].generation & 1) * s.states.shape[0] + tick.instrument]
-    if watched & _FEATURES != 0 or state.watched != 0:
-        examined = _features(s, tick, params, watched & _FEATURES, examined)
+    features = watched & _FEATURES
+    if features != 0:
+        examined = _features(s, tick, params, features, examined)
         if examined < 0:
             return False
-    if watched >> l.TRIGGER_TRAILING & 1:
-        return _trailing(s, tick, params, examined) >= 0
-    return True
+    if watched >> l.TRIGGER_TRAILING & 1 and not _trailing(s, tick, params, examined):
+        return False
+    return (features == 0 and state.watched == 0) or _keep_features(s, tick, features)
 
 
 @kernel
@@ -116,22 +117,29 @@ def _features(s: Any, tick: Any, params: Any, watched: int, examined: int) -> in
                 examined = _pass(s, tick, params, feature, ordered(before), ordered(s.values[feature]), examined)
                 if examined < 0:
                     return -1
+    return examined
+
+
+@kernel
+def _keep_features(s: Any, tick: Any, watched: int) -> bool:
+    """The features of this tick are the previous ones of the next; last of all, since a resumed sub-step looks at the same moves. False: no room."""
+    number = tick.instrument
     if not has_room(s):
-        return -1
+        return False
     touch_before(s, number)
     for feature in range(_KINDS, l.TRIGGER_TRAILING):
         if watched >> feature & 1:
             s.feature_before[number * l.TRIGGERS + feature] = s.values[feature]
-    if known != watched:
+    if s.states[number].watched != watched:
         touch_state(s, number)
         s.states[number].watched = watched
-    return examined
+    return True
 
 
 # ── trailing entries ─────────────────────────────────────────────────────────────────────────────────────────────────
 @kernel
-def _trailing(s: Any, tick: Any, params: Any, examined: int) -> int:
-    """Every trailing entry of the instrument, of which there are at most MAX_TRAILING."""
+def _trailing(s: Any, tick: Any, params: Any, examined: int) -> bool:
+    """Every trailing entry of the instrument, of which there are at most MAX_TRAILING. False: no room."""
     done = s.line[0].resume_index - 1
     key = key_of(tick.instrument, l.TRIGGER_TRAILING, 0)
     at, end = span(s, key)
@@ -139,7 +147,7 @@ def _trailing(s: Any, tick: Any, params: Any, examined: int) -> int:
         examined += 1
         if examined > done:
             if not _trail(s, s.thresholds[at].slot, tick, params):
-                return -1
+                return False
             s.line[0].resume_index = 1 + examined
         at += 1
     at, end = span_added(s)
@@ -148,10 +156,10 @@ def _trailing(s: Any, tick: Any, params: Any, examined: int) -> int:
             examined += 1
             if examined > done:
                 if not _trail(s, s.added[at].slot, tick, params):
-                    return -1
+                    return False
                 s.line[0].resume_index = 1 + examined
         at += 1
-    return examined
+    return True
 
 
 @kernel
@@ -174,27 +182,29 @@ def _trail(s: Any, slot: int, tick: Any, params: Any) -> bool:
     if extreme == 0 and row.level > 0 and sign * (price - row.level) > 0:
         return True
     if extreme == 0 or previous <= 0 or sign * (price - extreme) < 0:
-        return _follow(s, row, slot, price)
+        if not has_room(s):
+            return False
+        _follow(s, row, slot, price)
+        return True
     at = extreme + sign * max(1, bps_of(extreme, row.rebound_bps))
     if sign * (price - at) < 0 or sign * (previous - at) >= 0:
         return True
     fired = memory.fired
     if not fire(s, slot, params, tick.event_ns):
         return False
-    return s.condition_states[slot].fired == fired or _follow(s, row, slot, price)
+    if s.condition_states[slot].fired != fired:
+        _follow(s, row, slot, price)  # the room that a fire asks for is for this, too
+    return True
 
 
 @kernel
-def _follow(s: Any, row: Any, slot: int, price: int) -> bool:
-    """The extreme is `price`. False: no room."""
-    if not has_room(s):
-        return False
+def _follow(s: Any, row: Any, slot: int, price: int) -> None:
+    """The extreme is `price`."""
     touch_condition(s, slot)
     memory = s.condition_states[slot]
     if memory.condition_id != row.condition_id:
         fresh(memory, row.condition_id)
     memory.extreme = price
-    return True
 
 
 @kernel
