@@ -63,7 +63,7 @@ def price_in(text: str, facts: Facts, field: str) -> int:
     """A price in ticks. Raises NotArmed where it is none of the instrument's."""
     ticks = whole(text, facts.tick, facts.symbol, field)
     if not 0 < ticks <= facts.max_price:
-        raise NotArmed(f"{field}: {text} is outside the prices of {facts.symbol}")
+        raise NotArmed(f"{field}: {text} is outside the prices of {facts.symbol}; give one from {facts.tick} to {facts.max_price * facts.tick}")
     return ticks
 
 
@@ -136,7 +136,7 @@ def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:
             raise NotArmed(f"{at}.move_bps: how far from the anchor is missing; give basis points, 1 to 10000")
         moved = anchor + -(-anchor * c.move_bps // 10_000) * (1 if c.direction == "up" else -1)  # never nearer than asked for
         if not 0 < moved <= facts.max_price * half:
-            raise NotArmed(f"{at}.move_bps: {c.move_bps} bps from {c.anchor} is outside the prices of {facts.symbol}")
+            raise NotArmed(f"{at}.move_bps: {c.move_bps} bps from {c.anchor} is outside the prices of {facts.symbol}; give fewer")
         return kind, moved, moved // half
     level = price_in(c.level, facts, f"{at}.level") if c.level is not None else 0
     return (l.TRIGGER_TRAILING if c.rebound_bps else kind), level * half, level
@@ -204,15 +204,15 @@ def _size(c: Condition, at: str, facts: Facts) -> tuple[int, int]:
     if c.size.kind == "base":
         lots = whole(c.size.value, facts.lot, facts.symbol, f"{at}.size.value")
         if lots <= 0:
-            raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero")
+            raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero; give a size above 0")
         return l.SIZE_BASE, lots
     value = Decimal(c.size.value)
     if value <= 0:
-        raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero")
+        raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero; give a size above 0")
     if c.size.kind == "quote":
         return l.SIZE_QUOTE, min(int(value.scaleb(-facts.quantum_exponent)), 1 << 60)
     if value > 10_000 or value != int(value):
-        raise NotArmed(f"{at}.size.value: {c.size.value} is no whole number of basis points up to 10000")
+        raise NotArmed(f"{at}.size.value: {c.size.value} is no whole number of basis points; give 1 to 10000")
     return l.SIZE_EQUITY_BPS, int(value)
 
 

@@ -136,11 +136,11 @@ def test_the_transactional_lines_are_the_regions_themselves(root: Path) -> None:
     assert set(bases) == set(l.TRANSACTIONAL)
     memory.sniper.refusals[:] = -1
     memory.sniper.outbox.view(np.uint8)[:] = 0xFF
-    assert not lines.any(), "a line beyond the transaction"
+    assert not lines["words"].any(), "a line beyond the transaction"
     for name, first in bases.items():
         getattr(memory.sniper, name).view(np.uint8)[:] = 1
-        assert lines[first].tolist() == [0x0101010101010101] * 8
-    assert lines.all(), "a line that no region owns"
+        assert lines["words"][first].tolist() == [0x0101010101010101] * 8
+    assert lines["words"].all(), "a line that no region owns"
 
 
 # ── what does not fit ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,14 +28,14 @@ MOODS = {
     "number": ("Wayward: plan gave 42, not a list", "return a list of Condition"),
     "nothing": ("Wayward: plan gave None, not a list", "return a list of Condition"),
     "words": ("Wayward: conditions[0] is 'buy low', not a Condition", "make it with control.think.strategy.Condition("),
-    "nan level": ("conditions[0].level: Expected `str`, got `float`", "see Condition in ipc/messages.py"),
+    "nan level": ("conditions[0].level: Expected `str | null`, got `float`", "see Condition in ipc/messages.py"),
     "nan text": ("conditions[0].level: Expected `str` matching", "see Condition in ipc/messages.py"),
     "nan confidence": ("conditions[1].confidence is nan", "give a number from 0 to 1"),
     "negative size": ("conditions[0].size.value: Expected `str` matching", "see Condition in ipc/messages.py"),
-    "no size": ("conditions[0].size.value: 0", "give a size above 0"),
+    "no size": ("conditions[0].size.value: 0 is not above zero", "give a size above 0"),
     "unknown symbol": ("conditions[0].symbol: 'DOGE/EUR' is not traded here", "use one of BTC/USDT, "),
     "unknown side": ("conditions[0].side: Invalid enum value 'hold'", "see Condition in ipc/messages.py"),
-    "no protection": ("conditions[0].stop_bps: neither a stop nor a time stop", "give stop_bps or time_stop_s above 0"),
+    "no protection": ("conditions[0].stop_bps: no position may be without protection", "give stop_bps, stop_price, time_stop_s"),
     "million": ("plan gave 1000000 conditions", "return at most 1000"),
 }
 
