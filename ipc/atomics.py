@@ -114,6 +114,20 @@ fence_full = intrinsic(_fence("seq_cst"))
 
 
 @intrinsic
+def prefetch(typingctx: Any, array: Any, row: Any, offset: Any) -> Any:
+    """Ask for the cache line of a word that will be needed soon. A hint: it changes nothing, and no address is wrong."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(_address(context, builder, signature.args[0], args[0], args[1], args[2]), ir.PointerType(ir.IntType(8)))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@intrinsic
 def copy_words(typingctx: Any, target: Any, target_row: Any, source: Any, source_row: Any) -> Any:
     """Copy one row word by word with relaxed atomics (rows of equal size, a multiple of 8 bytes)."""
     size = target.dtype.size

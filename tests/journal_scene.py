@@ -74,7 +74,7 @@ class Scene:
         """NEW entry, accepted; gives its sequence, which is the position's number too."""
         seq = self._order(kind=l.NEW, purpose=l.ENTRY, side=side, order_type=l.MARKET, instrument=instrument.id, strategy=strategy,
                           lots=lots, order_seq=len(self.orders) + 1, position_id=len(self.orders) + 1, condition_id=condition,
-                          plan_seq=condition >> 16)
+                          plan_seq=condition >> 20)
         self._report(kind=l.ACCEPTED, order_seq=seq, side=side, instrument=instrument.id)
         return seq
 

@@ -33,7 +33,7 @@ def instance(tmp_path: Path) -> Iterator[Running]:
 
 def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: Running) -> None:
     instance.start()
-    before = until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "open"], 20, "an open position")
+    before = until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "monitoring"], 20, "an open position")
     assert instance.process is not None
     killed = time.monotonic()
     instance.process.kill()
@@ -202,7 +202,8 @@ def closed_positions(running: Running) -> set[str]:
 TIMES = ("opened_ns", "deadline_ns")
 #: what a quote moves, and what is not kept beyond a run
 MARKED = {"reserved", "equity", "peak_equity", "max_drawdown_e6", "event_ns", "day_start_equity", "best_price", "entry_seq", "exit_seq",
-          "exit_working_lots", "retry_ns", "state", "attempt", "day", "entries_today", "messages_due_ns"}
+          "exit_working_lots", "retry_ns", "state", "attempt", "day", "entries_today", "messages_due_ns",
+          "entries_due_ns", "adjusted_tick", "open_index"}
 
 
 def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(instance: Running, tmp_path: Path,
@@ -221,8 +222,8 @@ def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(inst
         if how == "all, fills twice":
             monkeypatch.setattr(restoring, "read_tail", lambda journal: fills_twice(read_tail(journal)))
         assert restore(journal, memory)
-        account = {name: int(memory.sniper.account[0][name]) for name in l.ACCOUNT.names or () if name not in MARKED and name[0] != "_"}
-        positions = {int(row["position_id"]): {name: int(row[name]) for name in l.POSITION.names or () if name not in MARKED and name[0] != "_"}
+        account = {name: memory.sniper.account[0][name].tolist() for name in l.ACCOUNT.names or () if name not in MARKED and name[0] != "_"}
+        positions = {int(row["position_id"]): {name: row[name].tolist() for name in l.POSITION.names or () if name not in MARKED and name[0] != "_"}
                      for row in memory.sniper.positions if row["state"] != l.POS_FLAT}
         books.append((account, positions, memory.sniper.instrument_states["exposure_lots"].tolist()))
         journal.close()
@@ -259,7 +260,7 @@ def segments_like(journal: Journal) -> Any:
 def test_a_position_of_a_strategy_and_symbol_that_are_not_named_again_is_kept_until_it_closes(instance: Running) -> None:
     while not set(instance.open_at_the_end()) - {"BTC/USDT"}:  # what is open when the stop begins may close meanwhile
         instance.start("--strategy", "mean_reversion")
-        until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "open" and row["symbol"] != "BTC/USDT"], 30,
+        until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "monitoring" and row["symbol"] != "BTC/USDT"], 30,
               "an open position")
         assert instance.stop() == 0
     instance.start("--strategy", "momentum", "--symbols", "BTC/USDT")

@@ -22,7 +22,7 @@ def instance(tmp_path: Path) -> Iterator[Running]:
 
 def test_the_first_ctrl_c_of_a_terminal_stops_in_order_and_says_what_stays_open(instance: Running) -> None:
     instance.start()
-    until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "open"], 20, "an open position")
+    until(lambda: [row for row in instance.ctl("positions")[1]["rows"] if row["state"] == "monitoring"], 20, "an open position")
     assert instance.process is not None
     os.killpg(instance.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     assert instance.process.wait(40) == 0, instance.text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
+from hotpath.kernel.ahead import look_ahead_in_ring
 from hotpath.kernel.histogram import record
 from hotpath.kernel.intents import emit_cancel_all, emit_missed
 from hotpath.kernel.state import OWN
@@ -124,6 +125,7 @@ def run(s: Any, lockstep: int, spins: int) -> int:
             if not may_step(s, seq, s.tick[0].event_ns, lockstep):
                 break
             own.taken_ns = monotonic_ns()
+            look_ahead_in_ring(s, seq)
             orders = own.orders_made
             made = step(s) if seq != own.deadly_tick else skip(s)
             if own.orders_made != orders:
