@@ -121,6 +121,13 @@ def test_a_strategy_from_a_file_trades_what_it_learns_serves_a_replay_and_fresh_
     _, reply = instance.ctl("orders")
     assert {row["strategy"] for row in reply["rows"]} == {"Eager"}
     assert {row["why"] for row in reply["rows"]} == {"it moves"}
+    instance.ctl("flatten")  # a trade that closes while the reflection has stopped already is learned at the next start
+
+    def all_learned() -> bool:
+        data = instance.ctl("stats")[1]["data"]
+        return not instance.status()["open_positions"] and data["metrics"]["reflection"]["trades_applied"] == data["trades_closed"]
+
+    until(all_learned, 20, "every trade is learned")
     assert instance.stop() == 0
     assert instance.summary()["reconciled"] is True
     learned = coins(instance.state / "knowledge")

@@ -14,7 +14,7 @@ from ipc.jit import kernel
 
 #: so many ticks before its turn
 DISTANCE = 4
-_LINE = l.CACHE_LINE
+_LINE, _KINDS = l.CACHE_LINE, len(l.PRICE_KINDS)
 
 
 @kernel
@@ -24,14 +24,14 @@ def look_ahead(s: Any, instrument: int, kind: int) -> None:
         return
     prefetch(s.states, instrument, 0)
     prefetch(s.states, instrument, _LINE)
-    prefetch(s.bounds, instrument * l.TRIGGERS, 0)
+    prefetch(s.bounds, instrument * _KINDS, 0)
     if kind == l.TICK_TRADE:
         prefetch(s.features, instrument, 0)
         prefetch(s.features, instrument, _LINE)
         prefetch(s.features, instrument, 2 * _LINE)
         prefetch(s.features, instrument, 3 * _LINE)
     else:
-        prefetch(s.bounds, instrument * l.TRIGGERS, _LINE)
+        prefetch(s.bounds, instrument * _KINDS, _LINE)
 
 
 @kernel

@@ -22,7 +22,7 @@ BOUND = np.dtype([("low", "<i8"), ("high", "<i8"), ("generation", "<i8"), ("spar
 
 
 def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
-    bounds = np.zeros(instruments * l.TRIGGERS, BOUND)
+    bounds = np.zeros(instruments * (len(l.PRICE_KINDS) + l.TRIGGERS), BOUND)
     bounds["generation"] = -1
     return bounds
 

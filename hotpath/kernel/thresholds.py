@@ -16,6 +16,7 @@ from ipc import layout as l
 from ipc.jit import kernel
 
 _DIRECTIONS = len(l.DIRECTIONS)
+_KINDS = len(l.PRICE_KINDS)
 
 
 @kernel
@@ -91,6 +92,14 @@ def passed(s: Any, key: int, sign: int, previous: int, new: int) -> tuple[int, i
 
 
 @kernel
+def bound_of(s: Any, instrument: int, trigger: int) -> int:
+    """Row of `bounds` for a trigger of an instrument; those of its prices lie together, since every quote looks at three of them."""
+    if trigger < _KINDS:
+        return instrument * _KINDS + trigger
+    return s.states.shape[0] * _KINDS + instrument * l.TRIGGERS + trigger
+
+
+@kernel
 def is_quiet(s: Any, bound: int, previous: int, new: int) -> bool:
     """Whether a move cannot pass anything: both values are in the interval around the value that was looked up last."""
     b = s.bounds[bound]
@@ -126,6 +135,6 @@ def look_around(s: Any, instrument: int, trigger: int, value: int) -> None:
             low = max(low, -s.added[at].signed + 1)
         if at > start and s.added[at - 1].key == key + 1:
             high = min(high, -s.added[at - 1].signed)
-    b = s.bounds[instrument * l.TRIGGERS + trigger]
+    b = s.bounds[bound_of(s, instrument, trigger)]
     b.low, b.high = low, high
     b.generation = s.line[0].generation

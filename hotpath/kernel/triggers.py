@@ -13,7 +13,7 @@ from hotpath.kernel.commit import has_room, touch_before, touch_condition, touch
 from hotpath.kernel.entries import fire, fresh, is_live
 from hotpath.kernel.features import advance, value
 from hotpath.kernel.money import bps_of
-from hotpath.kernel.thresholds import is_quiet, key_of, look_around, ordered, passed, span, span_added
+from hotpath.kernel.thresholds import bound_of, is_quiet, key_of, look_around, ordered, passed, span, span_added
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -78,7 +78,7 @@ def set_off(s: Any, tick: Any, params: Any) -> bool:
 @kernel
 def _pass(s: Any, tick: Any, params: Any, trigger: int, previous: int, new: int, examined: int) -> int:
     """Fire what the move previous → new of one trigger passes; gives how many were looked at so far, −1 when the sub-step is full."""
-    if previous == new or is_quiet(s, tick.instrument * l.TRIGGERS + trigger, previous, new):
+    if previous == new or is_quiet(s, bound_of(s, tick.instrument, trigger), previous, new):
         return examined
     sign, direction = (1, l.CROSS_UP) if new > previous else (-1, l.CROSS_DOWN)
     done = s.line[0].resume_index - 1
