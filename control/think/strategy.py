@@ -19,6 +19,9 @@ class Breakout(Strategy):
         return conditions
 ```
 
+A condition may wait for a level, a move from an anchor, a feature or a rebound, and say how its position is protected and sold (stop, target,
+break-even, trailing, ladder): ipc/messages.py has every field.
+
 `plan` is called at each multiple of `interval_s` of event time with everything before that instant and nothing after it. What it
 gives replaces all that this strategy had armed. It is called in the strategist's main thread: one that does not come back misses the
 heartbeat, and the watchdog replaces the process. The same file runs in paper, replay and backtest; reading a clock or a file in it breaks
@@ -44,10 +47,10 @@ import numpy as np
 import numpy.typing as npt
 
 from control.think import config
-from ipc.messages import Clause, Condition, Size
+from ipc.messages import Clause, Condition, Rung, Size
 
-__all__ = ["Candles", "Clause", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Size", "Strategy",
-           "StrategyError", "equity_bps", "load", "look_over", "name_of"]
+__all__ = ["Candles", "Clause", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Rung", "Size",
+           "Strategy", "StrategyError", "equity_bps", "load", "look_over", "name_of"]
 
 #: built-in strategies by name: module and class
 BUILT_IN = {"momentum": ("control.think.momentum", "Momentum"), "mean_reversion": ("control.think.mean_reversion", "MeanReversion")}
