@@ -49,7 +49,8 @@ class Armoury:
     # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
     def _reload(self) -> None:
         """A successor takes over what its predecessor had published; what it had only begun to write is no one's."""
-        rows, generation = self._c.rows, int(self._c.table[0]["generation"])
+        generation = int(self._c.table[0]["generation"])
+        rows = self._c.rows[: int(self._c.table[0]["slots_used"])]  # what lies behind was never touched, and takes no memory
         rows["since"][rows["since"] > generation] = 0
         rows["removed"][rows["removed"] > generation] = 0
         self._armed = armed_slots(self._c)
@@ -59,7 +60,7 @@ class Armoury:
             self._last_plans[strategy] = int(mine["plan_seq"][mine["strategy"] == strategy].max(initial=0))
         self._counts = np.zeros((len(self._memory.instruments.instruments), l.TRIGGERS), np.int64)
         np.add.at(self._counts, (mine["instrument"], mine["trigger"]), 1)
-        used = np.zeros(len(rows), bool)
+        used = np.zeros(len(self._c.rows), bool)
         used[self._armed] = True
         used[self._added()["slot"]] = True
         leaders = mine["group_slot"][mine["group_id"] != 0]
@@ -153,8 +154,8 @@ class Armoury:
         rows["since"] = generation
         rows["arming"] = np.arange(self._arming + 1, self._arming + 1 + len(rows))
         _join_groups(rows, slots, conditions)
-        self._c.rows[slots] = rows
         self._c.table[0]["slots_used"] = max(int(self._c.table[0]["slots_used"]), int(slots.max(initial=-1)) + 1)
+        self._c.rows[slots] = rows
         self._c.rows["removed"][removed] = generation
         added = self._sorted_with(rows, slots)
         self._write_generation(generation, added, count, plan_seq, counts)
