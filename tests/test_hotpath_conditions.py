@@ -13,13 +13,17 @@ from ipc import messages
 from tests.test_hotpath_sniper import SECOND, World
 
 
-@pytest.fixture
-def world(memory: Any) -> World:
+def quoted(memory: Any) -> World:
     """100.00 bid, 100.02 ask, last 100.01; levels are crossed by trades at 101.00."""
     made = World(memory)
     made.quote(10_000, 10_002)
     made.trade(10_001)
     return made
+
+
+@pytest.fixture
+def world(memory: Any) -> World:
+    return quoted(memory)
 
 
 def condition(**more: Any) -> messages.Condition:

@@ -85,6 +85,7 @@ def test_an_exit_that_the_venue_refuses_is_told_and_stops_entries(world: World) 
 def test_an_entry_that_the_venue_refuses_is_no_alarm(world: World) -> None:
     world.start()
     world.quote(6_000_000, 6_000_100)
+    world.matched()  # an order is judged by the quotes that the venue has seen
     seq = world.intent(lots=1)
     world.journal()
     world.until(lambda: world.kinds(seq) == [l.REJECTED])

@@ -15,17 +15,13 @@ from hotpath.kernel import thresholds
 from ipc import layout as l
 from ipc import messages
 from ipc.jit import kernel
-from tests.test_hotpath_conditions import arm, condition
+from tests.test_hotpath_conditions import arm, condition, quoted
 from tests.test_hotpath_sniper import World
 
 
 @pytest.fixture
 def world(memory: Any) -> World:
-    """100.00 bid, 100.02 ask, last 100.01."""
-    made = World(memory)
-    made.quote(10_000, 10_002)
-    made.trade(10_001)
-    return made
+    return quoted(memory)
 
 
 def other(**more: Any) -> messages.Condition:
@@ -200,6 +196,17 @@ def test_what_is_added_fires_beside_what_is_there_and_what_is_withdrawn_does_not
     assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [(1, 0), (2, 0), (1, 1), (2, 1)]
     (swapped,) = [row for row in world.orders(l.SWAPPED) if row["plan_seq"] == 2]
     assert int(swapped["value"]) == 4
+
+
+def test_at_one_level_what_was_merged_fires_before_what_was_added_later(world: World) -> None:
+    arm(world, *[condition(level="101", confidence=0.1)] * 5)  # more than may be added: merged at once
+    line = world.memory.conditions.generations[1]
+    assert int(line["added"]) == 0
+    change(world, condition(level="101", confidence=0.1), condition(level="100.9", confidence=0.1), plan_seq=2)
+    assert int(world.memory.conditions.generations[0]["added"]) == 2
+    world.trade(10_100)
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [
+        (2, 1), *((1, k) for k in range(5)), (2, 0)]
 
 
 def test_an_unknown_condition_cannot_be_withdrawn_and_then_nothing_changes(world: World) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from control.record.summary import FILL
+from tests.test_system_replay import BUSY
 
 pytestmark = pytest.mark.real_data
 
@@ -23,21 +24,11 @@ LIVELY = """
 seed = 7
 flatten_at_end = true
 strategies = ["momentum", "mean_reversion"]
-[limits]
-max_entries_per_day = 100000
-min_confidence = 0.0
-[strategy]
-range_minutes = 1
-mean_minutes = 1
-interval_s = 2
-candle_s = 2
-stretch_sigma = 1.0
-stretch_least_bps = 0.3
+""" + BUSY + """
 stop_bps = 2
 target_bps = 3
 trail_activation_bps = 1
 trail_distance_bps = 1
-time_stop_s = 10
 """
 
 

@@ -240,11 +240,10 @@ def may_adjust(s: Any, position: Any) -> bool:
 @kernel
 def adjust(s: Any, position_id: int, stop_price: int, target_price: int, event_ns: int) -> None:
     """An operator moves stop or target (0: as it is) of a position; nothing happens if it is closing, gone, or was adjusted as often as it may be."""
-    for row in range(s.positions.shape[0]):
+    for k in range(s.account[0].open_positions):
+        row = s.open_rows[k]
         position = s.positions[row]
-        if position.state == l.POS_FLAT or position.position_id != position_id or position.lots <= 0 or position.exit_reason != l.EXIT_NONE:
-            continue
-        if not may_adjust(s, position):
+        if position.position_id != position_id or position.lots <= 0 or position.exit_reason != l.EXIT_NONE or not may_adjust(s, position):
             continue
         touch_position(s, row)
         if stop_price > 0:

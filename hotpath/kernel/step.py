@@ -82,9 +82,10 @@ def apply_commands(s: Any, event_ns: int) -> None:
             emit_cancel_all(s, command.argument, event_ns)
         if command.command == l.CMD_CANCEL_ENTRIES:
             continue
-        for row in range(s.positions.shape[0]):
+        for k in range(s.account[0].open_positions):
+            row = s.open_rows[k]
             p = s.positions[row]
-            if p.state != l.POS_FLAT and (command.command == l.CMD_FLATTEN or p.position_id == command.argument) and p.exit_reason == 0:
+            if (command.command == l.CMD_FLATTEN or p.position_id == command.argument) and p.exit_reason == 0:
                 tx.touch_position(s, row)
                 p.exit_reason = command.reason
                 p.retry_ns = 0
