@@ -25,6 +25,8 @@ from ipc.segment import Memory
 
 #: how long the hot loop may take to commit a generation
 _PATIENCE_S = 2.0
+#: so many conditions, and an eighth of all, may be added before they are merged into the main thresholds, which are found by their key
+_FEW = 64
 
 
 class Armoury:
@@ -192,7 +194,7 @@ class Armoury:
         removed_now = np.flatnonzero(c.rows["removed"][self._armed] == generation)
         self._leaving = self._gone_from_added
         self._dead = np.concatenate([self._dead, np.setdiff1d(self._armed[removed_now], self._gone_from_added, assume_unique=True)])
-        if merged or len(added) > self._most_added or 4 * len(self._dead) > self._capacity:
+        if merged or len(added) > min(self._most_added, _FEW + count // 8) or 4 * len(self._dead) > self._capacity:
             merge.merge(self._kernel, half, added, len(added))
             half, added = 1 - half, added[:0]
             self._leaving, self._dead = np.concatenate([self._leaving, self._dead]), self._dead[:0]

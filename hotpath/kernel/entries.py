@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotpath.kernel.ahead import look_at_entry
 from hotpath.kernel.clauses import clauses_hold
 from hotpath.kernel.commit import (
     has_room,
@@ -48,6 +49,7 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
         return True
     if not has_room(s):
         return False
+    look_at_entry(s, condition.instrument * l.MAX_STRATEGIES + condition.strategy)
     state = s.states[condition.instrument]
     price = reference_price(state, condition.side)
     lots = 0

@@ -76,18 +76,14 @@ def span_added(s: Any) -> tuple[int, int]:
 
 
 @kernel
-def passed(s: Any, key: int, sign: int, previous: int, new: int) -> tuple[int, int, int, int]:
-    """Main thresholds [a, b) and added ones [c, d) that the move previous → new passes."""
-    if sign * (new - previous) <= 0:
-        return 0, 0, 0, 0
-    start, end = span(s, key)
-    a, b = 0, 0
-    if start < end:
-        a, b = first_beyond(s, start, end, sign * previous), first_beyond(s, start, end, sign * new)
-    start, end = span_added(s)
-    c, d = 0, 0
-    if start < end:
-        c, d = first_added(s, start, end, key, sign * previous), first_added(s, start, end, key, sign * new)
+def beyond(s: Any, key: int, signed: int) -> tuple[int, int, int, int]:
+    """Main thresholds [a, b) of a key that are greater than `signed`; and added ones [c, d), of which those of the key come first."""
+    a, b = span(s, key)
+    if a < b:
+        a = first_beyond(s, a, b, signed)
+    c, d = span_added(s)
+    if c < d:
+        c = first_added(s, c, d, key, signed)
     return a, b, c, d
 
 

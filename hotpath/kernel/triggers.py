@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from hotpath.kernel.ahead import look_at_condition
 from hotpath.kernel.commit import has_room, touch_before, touch_condition, touch_state
 from hotpath.kernel.entries import fire, fresh, is_live
 from hotpath.kernel.features import advance, value
 from hotpath.kernel.money import bps_of
-from hotpath.kernel.thresholds import bound_of, is_quiet, key_of, look_around, ordered, passed, span, span_added
+from hotpath.kernel.thresholds import beyond, bound_of, is_quiet, key_of, look_around, ordered, span, span_added
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -60,7 +61,7 @@ def set_off(s: Any, tick: Any, params: Any) -> bool:
     for kind in range(_KINDS):
         if carries(tick.kind, kind):
             previous, new = previous_of(state, kind), price_of(state, kind)
-            if previous > 0 and new > 0:
+            if previous != new and previous > 0 and new > 0 and not is_quiet(s, bound_of(s, tick.instrument, kind), previous, new):
                 examined = _pass(s, tick, params, kind, previous, new, examined)
                 if examined < 0:
                     return False
@@ -78,20 +79,24 @@ def set_off(s: Any, tick: Any, params: Any) -> bool:
 @kernel
 def _pass(s: Any, tick: Any, params: Any, trigger: int, previous: int, new: int, examined: int) -> int:
     """Fire what the move previous → new of one trigger passes; gives how many were looked at so far, −1 when the sub-step is full."""
-    if previous == new or is_quiet(s, bound_of(s, tick.instrument, trigger), previous, new):
-        return examined
     sign, direction = (1, l.CROSS_UP) if new > previous else (-1, l.CROSS_DOWN)
     done = s.line[0].resume_index - 1
-    a, b, c, d = passed(s, key_of(tick.instrument, trigger, direction), sign, previous, new)
-    while a < b or c < d:
-        if a < b and (c >= d or s.thresholds[a].signed <= s.added[c].signed):  # what was added was armed later
+    key, to = key_of(tick.instrument, trigger, direction), sign * new
+    a, b, c, d = beyond(s, key, sign * previous)
+    while True:
+        main = a < b and s.thresholds[a].signed <= to
+        added = c < d and s.added[c].key == key and s.added[c].signed <= to
+        if main and (not added or s.thresholds[a].signed <= s.added[c].signed):  # what was added was armed later
             slot = s.thresholds[a].slot
             a += 1
-        else:
+        elif added:
             slot = s.added[c].slot
             c += 1
+        else:
+            break
         examined += 1
         if examined > done:
+            look_at_condition(s, slot, tick.instrument)
             if not fire(s, slot, params, tick.event_ns):
                 return -1
             s.line[0].resume_index = 1 + examined
@@ -114,9 +119,11 @@ def _features(s: Any, tick: Any, params: Any, watched: int, examined: int) -> in
             s.values[feature] = value(s, number, feature, tick.event_ns)
             before = s.feature_before[number * l.TRIGGERS + feature]
             if known >> feature & 1 and not math.isnan(before) and not math.isnan(s.values[feature]):
-                examined = _pass(s, tick, params, feature, ordered(before), ordered(s.values[feature]), examined)
-                if examined < 0:
-                    return -1
+                previous, new = ordered(before), ordered(s.values[feature])
+                if previous != new and not is_quiet(s, bound_of(s, number, feature), previous, new):
+                    examined = _pass(s, tick, params, feature, previous, new, examined)
+                    if examined < 0:
+                        return -1
     return examined
 
 
