@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.frame import Row, check, instance
 from benchmarks.market import QUOTES, arm_rows, crossings, dormant, furnish, loop_of, rows_at, trades_by_symbol, walk
-from hotpath.kernel.ahead import DISTANCE, look_ahead
+from hotpath.kernel.ahead import look_ahead
 from hotpath.kernel.step import step
 from ipc import layout as l
 from ipc import ring
@@ -48,8 +48,7 @@ def drive(s: Any, ticks: Any, first: int, end: int, record: Any, report: Any, ma
     """
     orders = 0
     for row in range(first, end):
-        if row + DISTANCE < end:
-            look_ahead(s, ticks[row + DISTANCE].instrument, ticks[row + DISTANCE].kind)
+        look_ahead(s, ticks, row, end)
         s.tick[0] = ticks[row]
         made = step(s)
         if made:

@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 5
+LAYOUT_VERSION: Final = 6
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -214,11 +214,14 @@ FEATURE = _record(
     ("squares_in_300", "<i8"), ("lots_in_300", "<i8"), ("notional_in_300", "<i8"), ("high_in_300", "<i8"), ("low_in_300", "<i8"),
     ("high_in_900", "<i8"), ("low_in_900", "<i8"), ("_pad2", "S56"),
 )
-#: closed buckets of the windows of 1, 10, 60, 300 and 900 s, int64[instruments, rings × buckets]
+#: closed buckets of the windows of 1, 10, 60, 300 and 900 s, [instruments, FEATURE_BUCKETS]: what is closed together lies together
 FEATURE_BUCKETS: Final = 64
-(RING_CLOSE_1, RING_CLOSE_10, RING_LOTS_10, RING_TRADES_10, RING_CLOSE_60, RING_SQUARE_60, RING_LOTS_60, RING_SIGNED_60, RING_HIGH_60,
- RING_LOW_60, RING_CLOSE_300, RING_SQUARE_300, RING_LOTS_300, RING_NOTIONAL_300, RING_HIGH_300, RING_LOW_300, RING_HIGH_900, RING_LOW_900,
- FEATURE_RINGS) = range(19)
+BUCKET_1 = _record(("close", "<i8"))
+BUCKET_10 = _record(("close", "<i8"), ("lots", "<i8"), ("trades", "<i8"), ("_pad", "S8"))
+BUCKET_60 = _record(("close", "<i8"), ("square", "<i8"), ("lots", "<i8"), ("signed", "<i8"), ("high", "<i8"), ("low", "<i8"), ("_pad", "S16"))
+BUCKET_300 = _record(("close", "<i8"), ("square", "<i8"), ("lots", "<i8"), ("notional", "<i8"), ("high", "<i8"), ("low", "<i8"), ("_pad", "S16"))
+BUCKET_900 = _record(("high", "<i8"), ("low", "<i8"))
+BUCKETS: Final = {"buckets_1": BUCKET_1, "buckets_10": BUCKET_10, "buckets_60": BUCKET_60, "buckets_300": BUCKET_300, "buckets_900": BUCKET_900}
 #: a position of (instrument, strategy), row = instrument × MAX_STRATEGIES + strategy
 POSITION = _record(
     ("position_id", "<i8"), ("state", "<i8"), ("side", "<i8"), ("lots", "<i8"), ("entry_lots", "<i8"), ("entry_quote", "<i8"),
@@ -342,7 +345,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    # rows of the positions that are not flat, ACCOUNT.open_positions of them
                    Region("open_rows", np.dtype("<i8"), positions),
                    Region("condition_states", CONDITION_STATE, 2 * conditions), Region("features", FEATURE, instruments),
-                   Region("feature_rings", np.dtype("<i8"), instruments * FEATURE_RINGS * FEATURE_BUCKETS),
+                   *(Region(name, dtype, instruments * FEATURE_BUCKETS) for name, dtype in BUCKETS.items()),
                    Region("feature_before", np.dtype("<f8"), instruments * TRIGGERS),
                    # not transactional: statistics
                    Region("refusals", np.dtype("<i8"), 64), Region("decision_hist", np.dtype("<i8"), HIST_BUCKETS),
@@ -357,7 +360,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
 
 
 #: regions of the sniper's segment that belong to the step's transaction
-TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", "feature_rings", "feature_before",
+TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", *BUCKETS, "feature_before",
                          "open_rows")
 #: bytes before the first region of a segment: magic, version, layout hash, size, capacities
 HEADER_BYTES: Final = 256
@@ -373,7 +376,8 @@ def _check() -> None:
     words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
              INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
              LINE: 64, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
-             GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
+             GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, BUCKET_1: 8, BUCKET_10: 32, BUCKET_60: 64,
+             BUCKET_300: 64, BUCKET_900: 16, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
     for dtype, size in words.items():
         assert dtype.itemsize == size, f"{dtype.names} takes {dtype.itemsize} bytes, not {size}"
         assert dtype.fields is not None

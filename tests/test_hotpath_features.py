@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hotpath.kernel import features
+from hotpath.kernel import features, windows
 from hotpath.kernel.commit import begin, recover
 from hotpath.kernel.state import sniper_arrays
 from ipc import layout as l
@@ -208,7 +208,7 @@ def test_every_feature_is_what_its_formula_says_of_the_raw_ticks(seed: int, seco
     st.integers(1, 200_000), st.integers(0, 10**6), st.booleans()), min_size=1, max_size=60), offset=st.integers(0, SECOND))
 def test_any_times_prices_and_sizes_agree_with_the_oracle(memory: Any, steps: list[tuple[int, int, int, bool]], offset: int) -> None:
     subject = Subject(memory)
-    features.forget(subject.s, 0)
+    windows.forget(subject.s, 0)
     now = START + offset
     for elapsed, price, lots, sold in steps:
         now += elapsed
@@ -224,7 +224,7 @@ def test_asking_in_between_changes_nothing(memory: Any) -> None:
     for asked in (False, True):
         subject = Subject(memory)
         begin(subject.s)
-        features.forget(subject.s, 0)
+        windows.forget(subject.s, 0)
         for tick in market(5, 1000, 2.0):
             subject.take(tick)
             if asked:
@@ -234,29 +234,34 @@ def test_asking_in_between_changes_nothing(memory: Any) -> None:
     assert not any(math.isnan(value) for value in rows[0].values())
 
 
+def memory_of(subject: Subject) -> list[bytes]:
+    """Everything that features are kept in."""
+    return [subject.s.arrays[name].tobytes() for name in ("features", *l.BUCKETS)]
+
+
 def test_a_step_that_is_never_committed_leaves_no_trace(subject: Subject) -> None:
     ticks = list(market(6, 1000, 2.0))
     for tick in ticks[:-1]:
         subject.take(tick)
     for jump in (0, 20_000_000, SECOND, 10 * SECOND, 100 * SECOND, 10_000 * SECOND):
         begin(subject.s)
-        before = (subject.s.features.tobytes(), subject.s.feature_rings.tobytes())
+        before = memory_of(subject)
         features.trade(subject.s, 0, ticks[-1].ns + jump, 61_000, 5, True)
-        assert subject.s.features.tobytes() != before[0]
+        assert memory_of(subject) != before
         recover(subject.s)
-        assert (subject.s.features.tobytes(), subject.s.feature_rings.tobytes()) == before, jump
+        assert memory_of(subject) == before, jump
         subject.s.undo[0]["tick_seq"] = 0
     begin(subject.s)
-    features.forget(subject.s, 0)
+    windows.forget(subject.s, 0)
     recover(subject.s)
-    assert (subject.s.features.tobytes(), subject.s.feature_rings.tobytes()) == before
+    assert memory_of(subject) == before
 
 
 def test_a_new_session_knows_nothing_of_the_old_one(subject: Subject) -> None:
     for tick in market(7, 1000, 2.0):
         subject.take(tick)
     begin(subject.s)
-    features.forget(subject.s, 0)
+    windows.forget(subject.s, 0)
     now = START + 5000 * SECOND
     subject.oracle.trades = []
     subject.take(Trade(now, 70_000, 3, False))
@@ -268,5 +273,5 @@ def test_other_instruments_are_not_touched(memory: Any) -> None:
     subject = Subject(memory)
     for tick in market(8, 100, 5.0):
         subject.take(tick)
-    assert not subject.s.feature_rings[1].any()
+    assert not any(subject.s.arrays[name][1].tobytes().strip(b"\0") for name in l.BUCKETS)
     assert subject.s.features[1]["bucket"] == 0

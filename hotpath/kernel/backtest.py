@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hotpath.kernel.ahead import DISTANCE, look_ahead
+from hotpath.kernel.ahead import look_ahead
 from hotpath.kernel.candles import fold_tick
 from hotpath.kernel.match import match, observe
 from hotpath.kernel.step import adopt, finish, open_step, step, step_without_tick
@@ -115,8 +115,7 @@ def run(s: Any, g: Any, f: Any, t: Any, ticks: Any) -> int:
             if reason != DONE:
                 t.words[ROW] = row
                 return reason
-        if row + DISTANCE < end:
-            look_ahead(s, ticks[row + DISTANCE].instrument, ticks[row + DISTANCE].kind)
+        look_ahead(s, ticks, row, end)
         s.tick[0] = tick
         step(s)
         f.tick[0] = tick

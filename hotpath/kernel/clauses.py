@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hotpath.kernel.features import advance, value
+from hotpath.kernel.features import value
+from hotpath.kernel.windows import advance
 from ipc import layout as l
 from ipc.jit import kernel
 

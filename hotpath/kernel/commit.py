@@ -26,7 +26,7 @@ _WORKING_LINES = l.WORKING.itemsize // l.CACHE_LINE
 _CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
 _FEATURE_LINES = l.FEATURE.itemsize // l.CACHE_LINE
 _BEFORE_LINES = l.TRIGGERS * 8 // l.CACHE_LINE
-_RING_LINES = l.FEATURE_BUCKETS * 8 // l.CACHE_LINE
+_BEFORE, _OPEN_ROWS = l.TRANSACTIONAL.index("feature_before"), l.TRANSACTIONAL.index("open_rows")
 #: undo lines that the largest single action of a step may need
 ACTION_LINES = 384
 #: outbox rows that the largest single action of a step may need
@@ -61,6 +61,8 @@ def begin(s: Any) -> None:
     fence_release()
     s.line[0] = s.commit_lines[number & 1]
     s.line[0].outbox_len = 0
+    s.own[0].account_saved = 0
+    s.own[0].state_saved = -1
 
 
 @kernel
@@ -77,14 +79,18 @@ def _save(s: Any, first: int, lines: int) -> None:
 
 @kernel
 def touch_account(s: Any) -> None:
-    """Save the account before it is written."""
-    _save(s, s.bases[0], _ACCOUNT_LINES)
+    """Save the account before it is written, once in a step."""
+    if s.own[0].account_saved == 0:
+        _save(s, s.bases[0], _ACCOUNT_LINES)
+        s.own[0].account_saved = 1
 
 
 @kernel
 def touch_state(s: Any, instrument: int) -> None:
-    """Save an instrument's state before it is written."""
-    _save(s, s.bases[1] + instrument * _STATE_LINES, _STATE_LINES)
+    """Save an instrument's state before it is written; once, if it is the only one of the step, as it mostly is."""
+    if s.own[0].state_saved != instrument:
+        _save(s, s.bases[1] + instrument * _STATE_LINES, _STATE_LINES)
+        s.own[0].state_saved = instrument
 
 
 @kernel
@@ -112,25 +118,27 @@ def touch_feature(s: Any, instrument: int, lines: int) -> None:
 
 
 @kernel
-def touch_ring(s: Any, instrument: int, ring: int, first: int, end: int) -> None:
-    """Save the lines of the buckets [first, end), 64 at most, of one of an instrument's feature rings before they are written."""
-    line = s.bases[6] + (instrument * l.FEATURE_RINGS + ring) * _RING_LINES
-    bucket = first
-    while bucket < end:
-        _save(s, line + (bucket >> 3) % _RING_LINES, 1)
-        bucket = (bucket | 7) + 1
+def touch_buckets(s: Any, base: int, in_line: int, instrument: int, first: int, end: int) -> None:
+    """Save the lines of the buckets [first, end), 64 at most, of one of an instrument's windows before they are written; `base` is the window's
+    place among the transactional arrays, `in_line` the buckets of a cache line."""
+    lines = l.FEATURE_BUCKETS // in_line
+    line = s.bases[base] + instrument * lines
+    bucket = first // in_line
+    while bucket * in_line < end:
+        _save(s, line + bucket % lines, 1)
+        bucket += 1
 
 
 @kernel
 def touch_before(s: Any, instrument: int) -> None:
     """Save the features that an instrument had at its last tick before they are written."""
-    _save(s, s.bases[7] + instrument * _BEFORE_LINES, _BEFORE_LINES)
+    _save(s, s.bases[_BEFORE] + instrument * _BEFORE_LINES, _BEFORE_LINES)
 
 
 @kernel
 def touch_open_row(s: Any, index: int) -> None:
     """Save the line of an entry of `open_rows` before it is written."""
-    _save(s, s.bases[8] + (index >> 3), 1)
+    _save(s, s.bases[_OPEN_ROWS] + (index >> 3), 1)
 
 
 @kernel

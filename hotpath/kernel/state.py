@@ -12,17 +12,27 @@ from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
 #: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, the state that a report's position was in,
-#: and the last survey of money.py
+#: what of the running step the undo log has (account or not, instrument of the state saved last or −1), and the last survey of money.py
 OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
-                ("state_before", "<i8"), ("equity", "<i8"), ("unmarked", "<i8"), ("margin", "<i8"), ("gross", "<i8")])
+                ("state_before", "<i8"), ("account_saved", "<i8"), ("state_saved", "<i8"), ("equity", "<i8"), ("unmarked", "<i8"),
+                ("margin", "<i8"), ("gross", "<i8")])
 
 
-#: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known
-BOUND = np.dtype([("low", "<i8"), ("high", "<i8"), ("generation", "<i8"), ("spare", "<i8")])
+#: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known. `below` and `above`
+#: are the slots of the conditions that fire first beyond them, −1 without
+BOUND = np.dtype([("low", "<i8"), ("high", "<i8"), ("generation", "<i8"), ("below", "<i4"), ("above", "<i4")])
+
+
+def _aligned(count: int, dtype: Any) -> np.ndarray[Any, Any]:
+    """Zeros that begin at a cache line, as shared memory does."""
+    size = count * np.dtype(dtype).itemsize
+    room = np.zeros(size + l.CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % l.CACHE_LINE
+    return room[first: first + size].view(dtype)
 
 
 def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
-    bounds = np.zeros(instruments * (len(l.PRICE_KINDS) + l.TRIGGERS), BOUND)
+    bounds = _aligned(instruments * (len(l.PRICE_KINDS) + l.TRIGGERS), BOUND)
     bounds["generation"] = -1
     return bounds
 
@@ -40,7 +50,8 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
         account=s.account, states=s.instrument_states, positions=s.positions, open_rows=s.open_rows,
         working=s.working, condition_states=s.condition_states,
-        features=s.features, feature_rings=s.feature_rings.reshape(len(s.features), -1), feature_before=s.feature_before,
+        features=s.features, feature_before=s.feature_before,
+        **{name: getattr(s, name).reshape(len(s.features), l.FEATURE_BUCKETS) for name in l.BUCKETS},
         refusals=s.refusals, decision_hist=s.decision_hist, tick_to_intent_hist=s.tick_to_intent_hist,
         # rings
         tick_ring=t.ring, tick_readers=t.readers, tick_slots=t.slots, intervals=t.intervals,
@@ -51,11 +62,11 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         params=c.params, commands=c.commands,
         instruments=memory.instruments.instruments, processes=b.processes, modes=b.modes, cursors=b.cursors,
         # private to the process
-        line=np.zeros(1, l.COMMIT_LINE),  # the line that the running step will commit
-        tick=np.zeros(1, l.TICK), report=np.zeros(1, l.REPORT),
+        line=_aligned(1, l.COMMIT_LINE),  # the line that the running step will commit
+        tick=_aligned(1, l.TICK), report=_aligned(1, l.REPORT),
         crash=np.array(crash, np.int64),  # crash point, passes left (tests)
-        own=np.zeros(1, OWN), bounds=_no_bounds(len(s.instrument_states)),
-        blank_intent=np.zeros(1, l.INTENT), blank_working=np.zeros(1, l.WORKING), blank_position=np.zeros(1, l.POSITION),
-        blank_feature=np.zeros(1, l.FEATURE),
-        values=np.zeros(l.TRIGGERS, np.float64),  # features at the running tick
+        own=_aligned(1, OWN), bounds=_no_bounds(len(s.instrument_states)),
+        blank_intent=_aligned(1, l.INTENT), blank_working=_aligned(1, l.WORKING), blank_position=_aligned(1, l.POSITION),
+        blank_feature=_aligned(1, l.FEATURE),
+        values=_aligned(l.TRIGGERS, np.float64),  # features at the running tick
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
+from hotpath.kernel.ahead import foresee
 from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of, quote_age_ns
-from hotpath.kernel.features import forget, trade
+from hotpath.kernel.features import trade
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
 from hotpath.kernel.money import survey
 from hotpath.kernel.reports import apply_report
 from hotpath.kernel.triggers import anchor, lose_anchors, set_off
+from hotpath.kernel.windows import forget
 from ipc import layout as l
 from ipc import ring
 from ipc.jit import kernel
@@ -160,6 +162,7 @@ def substep(s: Any) -> bool:
         if tick.kind <= l.TICK_QUOTE:
             if not tx.has_room(s):
                 return False  # before anything of the tick is applied: the next sub-step begins anew
+            foresee(s, tick)
             observe(s, tick, params.session_gap_ns)
         line.resume_index = 1
     s.undo[0].tick_seq = tick.seq  # from here on a death is this tick's

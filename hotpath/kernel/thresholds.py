@@ -104,19 +104,23 @@ def is_quiet(s: Any, bound: int, previous: int, new: int) -> bool:
 
 @kernel
 def look_around(s: Any, instrument: int, trigger: int, value: int) -> None:
-    """Note the widest interval around `value` in which no move passes anything of (instrument, trigger), in either direction."""
+    """Note the widest interval around `value` in which no move passes anything of (instrument, trigger), in either direction; and what a move out of
+    it passes first."""
     key = key_of(instrument, trigger, l.CROSS_UP)
     low, high = -(1 << 62) - (1 << 62), (1 << 62) - 1 + (1 << 62)
+    below, above = -1, -1
     start, end = span(s, key)
     at = first_beyond(s, start, end, value)
     if at < end:
         high = s.thresholds[at].signed - 1  # reached, it fires
+        above = s.thresholds[at].slot
     if at > start:
         low = s.thresholds[at - 1].signed  # below it, it would be armed again
     start, end = span(s, key + 1)
     at = first_beyond(s, start, end, -value)
     if at < end:
         low = max(low, -s.thresholds[at].signed + 1)
+        below = s.thresholds[at].slot
     if at > start:
         high = min(high, -s.thresholds[at - 1].signed)
     start, end = span_added(s)
@@ -124,13 +128,16 @@ def look_around(s: Any, instrument: int, trigger: int, value: int) -> None:
         at = first_added(s, start, end, key, value)
         if at < end and s.added[at].key == key:
             high = min(high, s.added[at].signed - 1)
+            above = s.added[at].slot
         if at > start and s.added[at - 1].key == key:
             low = max(low, s.added[at - 1].signed)
         at = first_added(s, start, end, key + 1, -value)
         if at < end and s.added[at].key == key + 1:
             low = max(low, -s.added[at].signed + 1)
+            below = s.added[at].slot
         if at > start and s.added[at - 1].key == key + 1:
             high = min(high, -s.added[at - 1].signed)
     b = s.bounds[bound_of(s, instrument, trigger)]
     b.low, b.high = low, high
+    b.below, b.above = below, above
     b.generation = s.line[0].generation

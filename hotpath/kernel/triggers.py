@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hotpath.kernel.ahead import look_at_condition
 from hotpath.kernel.commit import has_room, touch_before, touch_condition, touch_state
 from hotpath.kernel.entries import fire, fresh, is_live
-from hotpath.kernel.features import advance, value
+from hotpath.kernel.features import value
 from hotpath.kernel.money import bps_of
 from hotpath.kernel.thresholds import beyond, bound_of, is_quiet, key_of, look_around, ordered, span, span_added
+from hotpath.kernel.windows import advance
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -96,7 +96,6 @@ def _pass(s: Any, tick: Any, params: Any, trigger: int, previous: int, new: int,
             break
         examined += 1
         if examined > done:
-            look_at_condition(s, slot, tick.instrument)
             if not fire(s, slot, params, tick.event_ns):
                 return -1
             s.line[0].resume_index = 1 + examined
