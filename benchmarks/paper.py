@@ -73,7 +73,8 @@ class Instance:
 
     def __init__(self, folder: Path, screen: bool, line: list[str], environment: dict[str, str] | None = None) -> None:
         self.folder, self.screen, self.name, self._line = folder, screen, f"bench-{uuid.uuid4().hex[:8]}", line
-        self._environment = {**os.environ, **(environment or {})}
+        # as on a user's machine, Python may keep the bytecode of a first start
+        self._environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (environment or {})
         self._drawn = bytearray()
         self._memory: Memory | None = None
         self.process: subprocess.Popen[bytes] | None = None

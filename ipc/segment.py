@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -48,7 +49,12 @@ def instance_dir(instance: str) -> Path:
 
 def layout_hash(ticks: int, instruments: int, conditions: int) -> bytes:
     """32 bytes that differ whenever a dtype, its order, or a capacity does."""
-    digest = hashlib.sha256(str(layout.LAYOUT_VERSION).encode())
+    return _layout_hash(layout.LAYOUT_VERSION, ticks, instruments, conditions)
+
+
+@functools.cache  # every segment that is made or mapped asks, and numpy takes its time to describe a dtype
+def _layout_hash(version: int, ticks: int, instruments: int, conditions: int) -> bytes:
+    digest = hashlib.sha256(str(version).encode())
     for name, regions in layout.segments(ticks, instruments, conditions).items():
         for region in regions:
             digest.update(f"{name}.{region.name}:{region.dtype.descr}:{region.count}".encode())
