@@ -49,16 +49,16 @@ def instance_dir(instance: str) -> Path:
 
 def layout_hash(ticks: int, instruments: int, conditions: int) -> bytes:
     """32 bytes that differ whenever a dtype, its order, or a capacity does."""
-    return _layout_hash(layout.LAYOUT_VERSION, ticks, instruments, conditions)
-
-
-@functools.cache  # every segment that is made or mapped asks, and numpy takes its time to describe a dtype
-def _layout_hash(version: int, ticks: int, instruments: int, conditions: int) -> bytes:
-    digest = hashlib.sha256(str(version).encode())
+    digest = hashlib.sha256(str(layout.LAYOUT_VERSION).encode())
     for name, regions in layout.segments(ticks, instruments, conditions).items():
         for region in regions:
-            digest.update(f"{name}.{region.name}:{region.dtype.descr}:{region.count}".encode())
+            digest.update(f"{name}.{region.name}:{_described(region.dtype)}:{region.count}".encode())
     return digest.digest()
+
+
+@functools.cache  # every segment that is made or mapped asks, and numpy takes its time
+def _described(dtype: np.dtype[Any]) -> str:
+    return str(dtype.descr)
 
 
 def create_all(instance: str, ticks: int, instruments: int, conditions: int) -> None:
