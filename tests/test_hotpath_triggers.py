@@ -30,7 +30,7 @@ def other(**more: Any) -> messages.Condition:
 
 
 def change(world: World, *conditions: messages.Condition, plan_seq: int, withdraw: tuple[int, ...] = ()) -> None:
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, add=True,
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, add=True,
                                     conditions=list(conditions), withdraw=list(withdraw)))
     world.run()
 

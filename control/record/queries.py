@@ -20,8 +20,8 @@ from ipc import layout as l
 from ipc import messages
 from ipc.messages import Answer, Message, Query, Refused
 
-#: a condition's id = its plan's number × this + its place in the plan (hotpath/arming.py)
-CONDITIONS_PER_PLAN: Final = 1 << 20
+#: a condition's id = the number of its plan (or its part of one) × this + its place there
+CONDITIONS_PER_PLAN: Final = 1 << l.PLAN_SHIFT
 #: report kind → order state, in words of the order state machine; FILL depends on what is left
 _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.REJECTED: l.ORD_REJECTED, l.EXPIRED: l.ORD_EXPIRED,
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}
