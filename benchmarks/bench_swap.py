@@ -2,10 +2,10 @@
 
 The sniper's process is built as in a run: its loop in a thread on the last core, its control thread beside the publisher on the first. The publisher
 sends 50 ticks each 0.5 ms and sleeps in between. `benchmarks/firing.py`'s plan stays armed for one strategy and goes on firing; plans of another
-strategy, dormant, are swapped as fast as they come, one each 20 ms: 1,000 conditions in one message, 100,000 in parts. A swap counts from the bytes of
-its first message (all are decoded in it) to the commit by which the loop has taken its generation. The loop's worst stall is the longest way from a tick's stamp to its intent, by the loop's own
-histogram (one tick of ten has one): phases with and without swaps follow in turn, and the longest of each are compared. In a third kind of
-phase the control thread holds the GIL for 2 s.
+strategy, dormant, are swapped as fast as they come, one each 20 ms: 1,000 conditions in one message, 100,000 in parts. A swap counts from the bytes
+of the first message (all are decoded in it) to the commit by which the loop has taken its generation. The loop's worst stall is the longest way from
+a tick's stamp to its intent, by the loop's own histogram (one tick of ten has one): phases with and without swaps follow in turn, and the longest of
+each are compared. In a third kind of phase the control thread holds the GIL for 2 s.
 
 It checks itself: no tick is lost, the orders of all phases are exactly the oracle's, every plan was armed whole under its number.
 """

@@ -94,7 +94,7 @@ class Armoury:
         main = self._c.thresholds["slot"][first: first + int(self._c.index[(int(line["half"]) + 1) * (len(self._c.index) // 2) - 1])].astype(np.int64)
         added = self._added()["slot"].astype(np.int64)
         used = np.concatenate([armed, added, main, *self._leading])
-        self._free = self._without(np.arange(len(self._c.rows)), used)[::-1]
+        self._free = self._without(np.arange(len(self._c.rows))[::-1], used)
         #: removed, but still in the main array; free when the hot loop has committed the generation that is published; kept for a group that lives
         self._dead = main[rows["removed"][main] != 0]
         self._leaving = _NO_SLOTS
@@ -111,8 +111,6 @@ class Armoury:
 
     def _without(self, slots: Any, others: Any) -> Any:
         """Those of `slots` that are none of `others`, in their order. By marks, since numpy's set functions sort."""
-        if not len(others):
-            return slots
         self._marks[others] = True
         left = slots[~self._marks[slots]]
         self._marks[others] = False
@@ -237,7 +235,7 @@ class Armoury:
         self._leaving = before["slot"][gone].astype(np.int64)
         self._dead = np.concatenate([self._dead, self._without(removed, self._leaving)])
         added = np.concatenate([before[~gone], made])
-        added = added[np.lexsort((added["signed"], added["key"]))]  # it keeps the order of arming, in which they are
+        added = merge.in_order(added, np.empty_like(added))  # equal ones stay in the order of their arming
         if merged or len(added) > self._most_added or 4 * len(self._dead) > self._capacity:
             merge.merge(self._kernel, half, added, len(added))
             half, added = 1 - half, added[:0]
@@ -271,7 +269,7 @@ def warm_up(memory: Memory) -> None:
     """Compile the merge and the look at rows."""
     c = memory.conditions
     kernel = Bundle(table=c.table, rows=c.rows, thresholds=c.thresholds, index=c.index)
-    merge.merge(kernel, 0, np.zeros(1, l.ADDED), 0)
+    merge.merge(kernel, 0, merge.in_order(np.zeros(1, l.ADDED), np.zeros(1, l.ADDED)), 0)
     rows, slots, counts = np.frombuffer(bytes(l.CONDITION.itemsize), l.CONDITION), np.zeros(1, np.int64), np.zeros((1, l.TRIGGERS), np.int64)
     looked_at.first_fault(rows, 0, np.zeros(1, np.int64), memory.instruments.instruments, 1)
     looked_at.tally(rows, counts)

@@ -143,8 +143,8 @@ class Plan(Message, frozen=True):
 class Arm(Message, frozen=True):
     """A journaled plan, or a part of it, as the strategist compiled it: `rows` are its conditions in their order (layout.CONDITION).
 
-    strategist → sniper. What it has in common with Plan means the same. Nothing is armed before the last part. → Planned; Refused with code `not_continued` where the
-    parts before this one are not there (the sniper was replaced meanwhile): then they are sent again from the first on.
+    strategist → sniper. What it has in common with Plan means the same. Nothing is armed before the last part. → Planned; Refused with code
+    `not_continued` where the parts before this one are not there (the sniper was replaced meanwhile): then they are sent again from the first on.
     """
 
     strategy: Name

@@ -187,7 +187,7 @@ class Strategist:
         """The sniper's answer to the last part, or to the one that it refused. One that was replaced meanwhile is told all of them again."""
         for _ in itertools.count() if self.lockstep else range(_TRIES):
             for part in parts:
-                reply = self._put(self._sniper, part, lambda part=part: not part.more and self._is_armed(planner, part))
+                reply = self._put(self._sniper, part, (lambda: False) if part.more else (lambda: self._is_armed(planner, parts[-1])))
                 if not isinstance(reply, messages.Planned):
                     break
             if not (isinstance(reply, messages.Refused) and reply.code == "not_continued"):

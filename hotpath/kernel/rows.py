@@ -1,7 +1,6 @@
 """Rows that the strategist has compiled: are they fit to be armed, what do they wait for, and into their slots with them.
 
-Every field that the hot loop follows is looked at, since it checks nothing itself. Here and not in numpy, which copies structured rows field by
-field: 100,000 rows took 60 ms more.
+Every field that the hot loop follows is looked at, since it checks nothing itself. In kernels, since numpy copies structured rows field by field.
 """
 from __future__ import annotations
 
