@@ -283,10 +283,6 @@ def test_every_query_answers_and_an_unknown_one_is_refused(tmp_path: Path) -> No
     writer.close()
 
 
-def test_a_condition_id_is_taken_apart_as_it_is_made() -> None:
-    assert CONDITIONS_PER_PLAN == 1 << l.PLAN_SHIFT
-
-
 def test_100_rows_take_less_than_10_ms_among_many_records(tmp_path: Path) -> None:
     writer = written(tmp_path)
     orders = rows(l.INTENT, 1, 40_000, kind=l.SWAPPED, instrument=0, lots=10)

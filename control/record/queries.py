@@ -163,13 +163,13 @@ class Queries:
         return rows
 
     def plans(self, limit: int, strategy: str = "") -> list[dict[str, Any]]:
-        """Newest plans first, their conditions as they were sent; `strategy` selects."""
+        """Newest plans first (of a large one each part), their conditions as they were sent; `strategy` selects."""
         rows: list[dict[str, Any]] = []
         for record in self._newest("plans"):
             plan = decode_plan(record.payload)
             if strategy in ("", plan.strategy):
                 rows.append({"plan_seq": plan.plan_seq, "time_ns": plan.due_ns, "next_ns": plan.next_due_ns, "strategy": plan.strategy,
-                             "why": plan.why, "keep": plan.keep, "conditions": len(plan.conditions),
+                             "why": plan.why, "keep": plan.keep, "part": plan.part, "more": plan.more, "conditions": len(plan.conditions),
                              "whys": [f"{condition.symbol}: {condition.why}" for condition in plan.conditions[:20]]})
                 if len(rows) == limit:
                     break
