@@ -63,6 +63,7 @@ class Control:
 
     def __init__(self, child: Child, armoury: Armoury) -> None:
         self._child, self._memory, self._armoury = child, child.memory, armoury
+        self._crash = crash.CrashPoint("sniper", child.boot.restarts)
 
     def handle(self, request: messages.ChildRequest) -> messages.Reply:
         """One request, one reply."""
@@ -91,6 +92,7 @@ class Control:
                 generation, armed = int(table["generation"]), 0
             else:
                 generation, armed = self._armoury.arm(plan)
+                self._crash.reached("sniper.part")
                 self._child.metric("plans_armed", int(over))
             reply = messages.Planned(plan_seq=plan.plan_seq, generation=generation, armed=armed)
         except NotContinued as error:

@@ -281,8 +281,9 @@ def adjust(world: World, **more: Any) -> messages.Reply:
 
     from hotpath.sniper import Control
 
-    child = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda name: None)
-    reply = Control(child, world.armoury).handle(messages.Operate(action="adjust", position="BTC/USDT", **more))  # type: ignore[arg-type]
+    boot = SimpleNamespace(restarts=0)
+    child: Any = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda name: None, boot=boot)
+    reply = Control(child, world.armoury).handle(messages.Operate(action="adjust", position="BTC/USDT", **more))
     world.run()
     return reply
 

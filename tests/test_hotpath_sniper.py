@@ -329,7 +329,9 @@ def test_a_level_off_the_grid_arms_nothing_and_says_where(world: World, level: s
 
 
 def test_closing_a_symbol_with_two_positions_is_refused_with_their_ids(world: World) -> None:
-    control = Control(SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda *_: None), world.armoury)  # type: ignore[arg-type]
+    boot = SimpleNamespace(restarts=0)
+    child: Any = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda *_: None, boot=boot)
+    control = Control(child, world.armoury)
     for row, identity in ((0, 71), (1, 72)):
         world.s.positions[row]["state"], world.s.positions[row]["position_id"] = l.POS_OPEN, identity
     refused = control.handle(messages.Operate(action="close", position="BTC/USDT"))
