@@ -303,8 +303,8 @@ def test_a_plan_that_was_armed_is_not_sent_again(world: World, monkeypatch: pyte
     monkeypatch.setattr(module, "_ANSWER_S", 0.1)
 
     def arm_and_say_nothing(request: Any) -> None:
-        world.memory.conditions.rows[0]["plan_seq"], world.memory.conditions.rows[0]["since"] = request.plan_seq, 1
-        world.memory.conditions.table[0]["generation"] = world.memory.conditions.table[0]["slots_used"] = 1
+        world.memory.conditions.generations[1]["plan_seq"] = request.plan_seq
+        world.memory.conditions.table[0]["generation"] = 1
 
     world.sniper._answer = arm_and_say_nothing
     strategist = world.strategist()

@@ -397,6 +397,15 @@ def test_a_row_with_a_clause_that_is_none_is_refused(field: str, value: float, w
         tell(world, rows)
 
 
+def test_a_successor_knows_the_last_plan_even_where_it_has_no_condition(world: World) -> None:
+    arm(world, condition())
+    assert tell(world, rows_of(world), 2) == (2, 0)
+    world.run()
+    world.successor()
+    world.rearm()
+    assert tell(world, rows_of(world), 2) == (2, 0), "asked twice"
+
+
 def test_bytes_that_are_no_whole_rows_are_refused(world: World) -> None:
     with pytest.raises(NotArmed, match="321 bytes are no whole rows of 320"):
         tell(world, np.zeros(321, np.uint8))

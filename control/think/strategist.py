@@ -25,7 +25,7 @@ from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.planning import Outcome, Planner, Planning, failure_of
 from control.think.strategy import StrategyError
-from hotpath.arming import arm_of, armed_slots
+from hotpath.arming import arm_of
 from hotpath.config import Hotpath
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
@@ -202,14 +202,14 @@ class Strategist:
         self._child.log.warning("plan of %s not armed: %s", planner.name, text)
 
     def _is_armed(self, planner: Planner, plan: messages.Arm) -> bool:
-        """Whether the sniper's table holds this very plan, by its last part: an answer may be lost, and armed twice it could fire twice.
+        """Whether the last plan in the sniper's table is this very one, by its last part: an answer may be lost, and nobody else plans meanwhile.
 
         Of the last strategy in lockstep the horizon tells: a sniper that died between table and horizon needs the plan again.
         """
         if self.lockstep and planner is self.planners[-1]:
             return int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON)) >= plan.next_due_ns
-        rows, slots = self._memory.conditions.rows, armed_slots(self._memory.conditions)
-        return bool(((rows["plan_seq"][slots] == plan.plan_seq) & (rows["strategy"][slots] == planner.number)).any())
+        conditions = self._memory.conditions
+        return int(conditions.generations[int(conditions.table[0]["generation"]) & 1]["plan_seq"]) == plan.plan_seq
 
     def _put(self, client: bus.Client, request: Any, settled: Callable[[], bool]) -> Any:
         """The answer to a request; None without one, or when it was settled without. In lockstep it is asked for until told to stop."""
