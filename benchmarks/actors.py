@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.firing import FIRING_LIMITS, LEAST_DISTANCE, SYMBOLS
 from benchmarks.frame import check, instance
-from benchmarks.market import furnish
+from benchmarks.market import compiled_plan, furnish
 from hotpath.armoury import Armoury
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
@@ -121,15 +121,15 @@ def publish(w: Any, ticks: Any, first: int, end: int, interval_ns: int, together
     return True
 
 
-def be_sniper(memory: Any, core: int, plans: list[bytes], ready: Any) -> None:
-    """The sniper's process without its main thread: plans armed from their messages, then the loop, spinning, until its stop word."""
+def be_sniper(memory: Any, core: int, plans: list[messages.Plan], ready: Any) -> None:
+    """The sniper's process without its main thread: plans armed, then the loop, spinning, until its stop word."""
     os.sched_setaffinity(0, {core})
     s = armed(memory, plans)
     ready.set()
     loop.run(s, 0, wait.spins_of(l.WAIT_SPIN))
 
 
-def armed(memory: Any, plans: list[bytes]) -> Bundle:
+def armed(memory: Any, plans: list[messages.Plan]) -> Bundle:
     """The sniper's arrays with the plans armed."""
     s = sniper_arrays(memory)
     loop.start(s)
@@ -139,7 +139,7 @@ def armed(memory: Any, plans: list[bytes]) -> Bundle:
 
     armoury = Armoury(memory, take)
     for plan in plans:
-        armoury.arm(messages.decode_child_request(plan))
+        armoury.arm(compiled_plan(memory, plan))
     return s
 
 

@@ -1,7 +1,8 @@
 """From the command to the first tick that the sniper has processed: with an empty kernel cache, and with a warm one.
 
 Cold: the cache's folder is a new one (XDG_CACHE_HOME), so that every kernel is compiled first; once. Warm: kernels are compiled and the instance has
-run once, which is not counted, so that bytecode is there, too; the best of the starts, and their median. The tick is looked for every 5 ms in shared memory.
+run once, which is not counted, so that bytecode is there, too; the best of the starts, and their median. The tick is looked for every 5 ms in shared
+memory.
 
 It checks itself: after the cold start the folder holds the compiled kernels; each instance became healthy, lost no tick, ended with exit code 0, and
 its books reconcile.

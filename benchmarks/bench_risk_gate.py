@@ -23,7 +23,7 @@ from hotpath.arming import armed_slots
 from hotpath.kernel.money import survey
 from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
 from hotpath.kernel.step import step
-from ipc import board, messages, ring
+from ipc import board, ring
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -65,7 +65,7 @@ def _end(memory: Any, order: Any, filled: bool) -> None:
 
 def book(memory: Any, opened: int) -> tuple[Any, Any]:
     """The sniper's arrays behind some rounds of ticks, `opened` positions left open; and the armed conditions of the other symbols."""
-    s = armed(memory, [messages.encode(firing.plan())])
+    s = armed(memory, [firing.plan()])
     ticks, record = firing.ticks(_ROUNDS * firing.SYMBOLS), np.zeros(1, l.INTENT)
     taken, held = 0, set[int]()
     for row in range(len(ticks)):

@@ -2,10 +2,10 @@
 
 The sniper's process is built as in a run: its loop in a thread on the last core, its control thread beside the publisher on the first. The publisher
 sends 50 ticks each 0.5 ms and sleeps in between. `benchmarks/firing.py`'s plan stays armed for one strategy and goes on firing; plans of another
-strategy, dormant, are swapped as fast as they come, one each 20 ms. A swap counts from the bytes of its message (JSON is decoded in it) to the
-commit by which the loop has taken its generation. The loop's worst stall is the longest way from a tick's stamp to its intent, by the loop's own
-histogram (one tick of ten has one): phases with and without swaps follow in turn, and the longest of each are compared. In a third kind of
-phase the control thread holds the GIL for 2 s.
+strategy, dormant, are swapped as fast as they come, one each 20 ms: 1,000 conditions in one message, 100,000 in parts. A swap counts from the bytes
+of the first message (all are decoded in it) to the commit by which the loop has taken its generation. The loop's worst stall is the longest way from
+a tick's stamp to its intent, by the loop's own histogram (one tick of ten has one): phases with and without swaps follow in turn, and the longest of
+each are compared. In a third kind of phase the control thread holds the GIL for 2 s.
 
 It checks itself: no tick is lost, the orders of all phases are exactly the oracle's, every plan was armed whole under its number.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import actors, firing
 from benchmarks.frame import Missing, Row, check, pinned, two_cores
-from benchmarks.market import EVENT_NS, STRATEGIES, dormant
+from benchmarks.market import EVENT_NS, STRATEGIES, compiled_plan, dormant, parts_of
 from control.record.summary import latencies
 from hotpath.armoury import Armoury
 from hotpath.kernel import loop
@@ -31,39 +31,39 @@ from ipc import layout as l
 from ipc import messages, wait
 
 #: ns that arming may take at p99, and what a stall may be longer with swaps, ns
-MESSAGES_P99_NS, ROWS_P99_NS, STALL_NS = 5e6, 150e6, 1e6
-ROWS = 100_000
+ONE_P99_NS, PARTS_P99_NS, STALL_NS = 5e6, 150e6, 1e6
+LARGE = 100_000
 TICKS_PER_S, TOGETHER = 100_000, 50
 #: s of a phase with or without swaps, of one with a held GIL, of the hold itself; s between two plans
 _PHASE_S, _GIL_PHASE_S, _HOLD_S, _PAUSE_S = 2.0, 2.5, 2.0, 0.02
-QUIET, MESSAGES, GIL, PLAN_ROWS = "none", "messages", "GIL held for 2 s", "rows"
+QUIET, ONE, GIL, PARTS = "none", "one message", "GIL held for 2 s", "parts"
 
 
-def plan_bytes(plan_seq: int) -> bytes:
+def one_message(memory: Any, plan_seq: int) -> list[bytes]:
     """A plan of the second strategy, 1,000 conditions that the ticks do not come near; each number has other levels."""
     plan = firing.plan(plan_seq, STRATEGIES[1])
     conditions = [msgspec.structs.replace(one, level=f"{15_000 + plan_seq % 100 + number}.00" if one.direction == "up" else f"{5_000 + number}.00")
                   for number, one in enumerate(plan.conditions)]
-    return messages.encode(msgspec.structs.replace(plan, conditions=conditions))
+    return [messages.encode(compiled_plan(memory, msgspec.structs.replace(plan, conditions=conditions)))]
 
 
-def rows_of(plan_seq: int) -> Any:
-    """The same as rows, 100,000 of them."""
-    rows = dormant(ROWS, firing.SYMBOLS)
+def in_parts(plan_seq: int) -> list[bytes]:
+    """The same of 100,000, numbered from `plan_seq` on."""
+    rows = dormant(LARGE, firing.SYMBOLS)
     rows["valid_from_ns"] = EVENT_NS
-    return rows
+    return [messages.encode(part) for part in parts_of(rows, STRATEGIES[1], plan_seq)]
 
 
-def _arm(armoury: Armoury, kind: str, plan_seq: int, received: Any) -> tuple[int, int]:
+def _arm(armoury: Armoury, received: list[bytes]) -> tuple[int, int]:
     """The sniper's part: from what was received to a published generation; gives it and the number of conditions armed."""
-    if kind == PLAN_ROWS:
-        return armoury.arm_rows(STRATEGIES[1], plan_seq, received)
-    plan = messages.decode_child_request(received)
-    assert isinstance(plan, messages.Plan)
-    return armoury.arm(plan)
+    for text in received:
+        plan = messages.decode_child_request(text)
+        assert isinstance(plan, messages.Arm)
+        armed = armoury.arm(plan)
+    return armed
 
 
-def be_armourer(memory: Any, here: int, there: int, plan: bytes, pipe: Any, ready: Any) -> None:
+def be_armourer(memory: Any, here: int, there: int, plan: messages.Plan, pipe: Any, ready: Any) -> None:
     """The sniper's process: what the phase asks of its control thread, until "end"; answers each with the ns that its swaps took."""
     s = actors.armed(memory, [plan])
 
@@ -91,22 +91,22 @@ def _serve(memory: Any, armoury: Armoury, pipe: Any) -> None:
             began = time.monotonic_ns()
             ctypes.PyDLL(None).usleep(int(_HOLD_S * 1e6))  # PyDLL keeps the GIL during the call
             took.append(time.monotonic_ns() - began)
-        while phase in (MESSAGES, PLAN_ROWS) and not pipe.poll(_PAUSE_S):
-            number += 1
-            received = plan_bytes(number) if phase == MESSAGES else rows_of(number)
+        while phase in (ONE, PARTS) and not pipe.poll(_PAUSE_S):
+            received = one_message(memory, number + 1) if phase == ONE else in_parts(number + 1)
+            number += len(received)
             began = time.monotonic_ns()
-            generation, armed = _arm(armoury, phase, number, received)
+            generation, armed = _arm(armoury, received)
             while int(memory.sniper.commit_lines[int(memory.sniper.commit[0]["number"]) & 1]["generation"]) != generation:
                 time.sleep(0)
             took.append(time.monotonic_ns() - began)
-            check(armed == firing.CONDITIONS + (ROWS if phase == PLAN_ROWS else firing.CONDITIONS), f"{armed} conditions are armed")
+            check(armed == firing.CONDITIONS + (LARGE if phase == PARTS else firing.CONDITIONS), f"{armed} conditions are armed")
         pipe.recv()  # the publisher has ended the phase
         pipe.send(took)
 
 
 def phases(quick: bool, kind: str) -> list[str]:
     """In turn, so that a slow minute of the machine is in all of them."""
-    one = [QUIET, kind] if kind == PLAN_ROWS else [QUIET, kind, GIL]
+    one = [QUIET, kind] if kind == PARTS else [QUIET, kind, GIL]
     return one if quick else one * 5
 
 
@@ -125,8 +125,8 @@ def measured(kind: str, quick: bool) -> tuple[dict[str, list[int]], dict[str, li
     longest: dict[str, list[int]] = {phase: [] for phase in order}
     ours, theirs = Pipe()
     interval_ns = 10**9 // TICKS_PER_S
-    capacity = 1 << 18 if kind == PLAN_ROWS else 16_384
-    with actors.sniper(be_armourer, here, there, messages.encode(firing.plan()), theirs, conditions=capacity) as sniper, pinned(here):
+    capacity = 1 << 18 if kind == PARTS else 16_384
+    with actors.sniper(be_armourer, here, there, firing.plan(), theirs, conditions=capacity) as sniper, pinned(here):
         w = actors.wire(sniper.memory, len(ticks), len(wanted) + 1)
         check(actors.publish(w, ticks, 0, warm, interval_ns, TOGETHER), "the sniper did not follow the warm-up")
         first = warm
@@ -164,6 +164,6 @@ def rows_for(kind: str, conditions: int, target_ns: float, quick: bool) -> list[
 
 
 def run(quick: bool) -> list[Row | Missing]:
-    """Plans of 1,000 as messages, then of 100,000 as rows."""
-    rows = rows_for(MESSAGES, firing.CONDITIONS, MESSAGES_P99_NS, quick)
-    return rows + rows_for(PLAN_ROWS, ROWS, ROWS_P99_NS, quick)
+    """Plans of 1,000 in one message, then of 100,000 in parts."""
+    rows = rows_for(ONE, firing.CONDITIONS, ONE_P99_NS, quick)
+    return rows + rows_for(PARTS, LARGE, PARTS_P99_NS, quick)

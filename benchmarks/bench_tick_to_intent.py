@@ -19,7 +19,6 @@ from benchmarks import actors, firing
 from benchmarks.bench_ring_hop import spinning_p50_ns
 from benchmarks.frame import Row, check, latency_rows, pinned, two_cores
 from control.record.summary import latencies
-from ipc import messages
 
 #: what a decision may add to a hop, and the whole, ns
 ABOVE_HOP_NS, TARGET_NS = 500.0, 1000.0
@@ -34,7 +33,7 @@ def measured(count: int, interval_ns: int) -> tuple[Any, dict[str, Any], float]:
     actors.compile_publisher()
     ticks = firing.ticks(_WARM + count)
     wanted = firing.expected(ticks)
-    with actors.sniper(actors.be_sniper, there, [messages.encode(firing.plan())]) as sniper, pinned(here):
+    with actors.sniper(actors.be_sniper, there, [firing.plan()]) as sniper, pinned(here):
         w = actors.wire(sniper.memory, len(ticks), len(wanted) + 1)
         check(actors.publish(w, ticks, 0, _WARM, interval_ns or 1000, 1), "the sniper did not follow the warm-up")
         kept = {"loop": sniper.memory.sniper.tick_to_intent_hist, "decision": sniper.memory.sniper.decision_hist}

@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks import bench_tick_to_intent, firing
 from benchmarks.frame import Row, check, latency_rows, pinned, two_cores
 from benchmarks.zmq_peer import TICK, Publisher, be_matcher
-from hotpath.arming import PLAN_SHIFT
 from ipc import layout as l
 
 TICKS_PER_S = 2_000
@@ -36,7 +35,7 @@ def conditions() -> list[tuple[int, int, int, int]]:
     """(condition id, instrument, level in ticks, side) of the plan."""
     plan = firing.plan()
     symbols = [int(one.symbol.partition("/")[0][1:]) for one in plan.conditions]
-    return [(plan.plan_seq << PLAN_SHIFT | number, symbol, round(float(one.level or 0) * 100), 1 if one.side == "buy" else -1)
+    return [(plan.plan_seq << l.PLAN_SHIFT | number, symbol, round(float(one.level or 0) * 100), 1 if one.side == "buy" else -1)
             for number, (symbol, one) in enumerate(zip(symbols, plan.conditions, strict=True))]
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from benchmarks.frame import check
 from benchmarks.market import EVENT_NS, FIRST_PRICE, LIMITS, STRATEGIES, crossings, price_ticks, trades_by_symbol
-from hotpath.arming import PLAN_SHIFT
 from ipc import layout as l
 from ipc import messages
 
@@ -83,7 +82,7 @@ def expected(made: Any, plan_seq: int = 1, value_quanta: int = 1000) -> Any:
         places = crossings(*of_symbol[symbol], level, l.CROSS_UP if up else l.CROSS_DOWN)
         part = np.zeros(len(places), EXPECTED)
         quote = quotes[symbol][np.searchsorted(quotes[symbol], places) - 1]
-        part["tick_seq"], part["condition_id"], part["instrument"] = places + 1, plan_seq << PLAN_SHIFT | number, symbol
+        part["tick_seq"], part["condition_id"], part["instrument"] = places + 1, plan_seq << l.PLAN_SHIFT | number, symbol
         part["side"] = l.BUY if up else l.SELL
         part["reference_price"] = made["ask_price" if up else "price"][quote]
         part["lots"] = _SIZE * 10**8 // (part["reference_price"] * value_quanta)

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from hotpath.arming import arm_of, compiled, facts_by_symbol
 from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel.loop import start
 from hotpath.kernel.state import sniper_arrays
 from hotpath.sniper import write_params
 from ipc import layout as l
-from ipc import ring
+from ipc import messages, ring
 from ipc.bundle import Bundle
 
 #: share of the ticks that are quotes; the rest are trades (the mix of recorded Binance streams)
@@ -53,9 +54,25 @@ def furnish(memory: Any, symbols: int, limits: Limits = LIMITS) -> None:
     ring.publish(memory.reports.ring, memory.reports.slots, deposit, 0)
 
 
+def parts_of(rows: Any, strategy: str, plan_seq: int) -> list[messages.Arm]:
+    """Rows as a plan in parts, which have the numbers from `plan_seq` on."""
+    most = messages.MAX_PLAN_CONDITIONS
+    return [messages.Arm(strategy=strategy, due_ns=EVENT_NS, next_due_ns=EVENT_NS, plan_seq=plan_seq + part, part=part,
+                         more=first + most < len(rows), rows=rows[first: first + most].tobytes())
+            for part, first in enumerate(range(0, len(rows), most))]
+
+
 def arm_rows(memory: Any, rows: Any) -> None:
     """Rows as the first strategy's plan, as the sniper arms it."""
-    Armoury(memory, lambda: None).arm_rows(STRATEGIES[0], 1, rows)
+    armoury = Armoury(memory, lambda: None)
+    for part in parts_of(rows, STRATEGIES[0], 1):
+        armoury.arm(part)
+
+
+def compiled_plan(memory: Any, plan: messages.Plan) -> messages.Arm:
+    """A plan as its strategist compiles it for this instance."""
+    known = facts_by_symbol(memory.instruments.instruments)
+    return arm_of(plan, compiled(plan.conditions, plan.due_ns, known, lambda: None))
 
 
 def loop_of(memory: Any) -> Bundle:

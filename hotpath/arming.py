@@ -1,22 +1,20 @@
 """Conditions in words become rows, and rows words again. Imports no kernel: whoever shows conditions needs it, too.
 
-A row is packed in one go, since a plan of a thousand conditions is to be armed within milliseconds.
+The strategist compiles, where a fault can still be told to whoever wrote it; the sniper takes rows only. A row is packed in one go.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ipc import layout as l
-from ipc.messages import Condition, Plan
+from ipc.messages import MAX_PLAN_CONDITIONS, MAX_ROWS_BYTES, Arm, Condition, Plan
 
-#: a condition id is plan_seq << PLAN_SHIFT | index in the plan
-PLAN_SHIFT = 20
 _SECOND_NS = 1_000_000_000
 _ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iB3x 6d 4i 6B6B6B46x")
 _FEATURE_NUMBERS = {name: number for number, name in enumerate(l.FEATURES)}
@@ -25,7 +23,15 @@ _KIND_NUMBERS = {name: number for number, name in enumerate(l.PRICE_KINDS)}
 
 
 class NotArmed(Exception):
-    """A plan cannot be armed as a whole; nothing has changed. The text names the field and the remedy."""
+    """A plan cannot be armed as a whole; nothing has changed. The text names the field and the remedy.
+
+    NotArmed
+    └── NotContinued    a part came whose earlier parts are not there
+    """
+
+
+class NotContinued(NotArmed):
+    """A part of a plan came whose earlier parts are not there; send them again from the first on."""
 
 
 class Facts(NamedTuple):
@@ -79,9 +85,30 @@ def value_of(level: int) -> float:
     return value
 
 
-# ── words → row ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int, known: Mapping[str, Facts]) -> bytes:
-    """One condition as the bytes of a CONDITION row, still without slot and arming. Raises NotArmed with the path of the field."""
+# ── words → rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def compiled(conditions: Sequence[Condition], due_ns: int, known: Mapping[str, Facts], while_working: Callable[[], None]) -> bytes:
+    """A whole plan as its rows. Raises NotArmed with the path of the first fault; calls `while_working` with every thousand.
+
+    Of a group's members each names the first one: `group_id` is 1 + its place in the plan.
+    """
+    rows: list[bytes] = []
+    first: dict[str, int] = {}
+    for index, condition in enumerate(conditions):
+        group = 0 if condition.group is None else 1 + first.setdefault(condition.group, index)
+        rows.append(row_of(condition, f"conditions[{index}]", due_ns, known, group))
+        if index % MAX_PLAN_CONDITIONS == 0:
+            while_working()
+    return b"".join(rows)
+
+
+def arm_of(plan: Plan, rows: bytes) -> Arm:
+    """What the sniper is told of a journaled plan, or of a part of it."""
+    return Arm(strategy=plan.strategy, due_ns=plan.due_ns, next_due_ns=plan.next_due_ns, plan_seq=plan.plan_seq, keep=plan.keep, add=plan.add,
+               withdraw=plan.withdraw, part=plan.part, more=plan.more, rows=rows)
+
+
+def row_of(condition: Condition, at: str, due_ns: int, known: Mapping[str, Facts], group: int = 0) -> bytes:
+    """One condition as the bytes of a CONDITION row, still without id, plan, strategy, slot and arming. Raises NotArmed with the field's path."""
     c = condition
     facts = known.get(c.symbol)
     if facts is None:
@@ -98,17 +125,17 @@ def row_of(condition: Condition, at: str, plan: Plan, index: int, strategy: int,
     stop, target = _protection(c, at, facts, around)
     rungs = _ladder(c, at)
     clauses = _clauses(c, at, facts) if c.clauses else _NO_CLAUSES
-    valid_from_ns = plan.due_ns + c.valid_after_s * _SECOND_NS
+    valid_from_ns = due_ns + c.valid_after_s * _SECOND_NS
     up = c.direction == "up"
     return _ROW.pack(
-        plan.plan_seq << PLAN_SHIFT | index, level, valid_from_ns, valid_from_ns + c.valid_for_s * _SECOND_NS, c.cooldown_s * _SECOND_NS,
+        0, level, valid_from_ns, valid_from_ns + c.valid_for_s * _SECOND_NS, c.cooldown_s * _SECOND_NS,
         c.time_stop_s * _SECOND_NS, size_value, 0 if c.limit_price is None else price_in(c.limit_price, facts, f"{at}.limit_price"),
-        facts.number, strategy, trigger, l.CROSS_UP if up else l.CROSS_DOWN, l.BUY if c.side == "buy" else l.SELL,
+        facts.number, 0, trigger, l.CROSS_UP if up else l.CROSS_DOWN, l.BUY if c.side == "buy" else l.SELL,
         l.MARKET if c.order == "market" else l.LIMIT,
         size_kind, c.max_fires, int(round(c.confidence * 10_000, 6)),  # 0.29 is 2900, 0.69999 is not 7000
-        c.stop_bps, c.target_bps, c.trail_activation_bps, c.trail_distance_bps, c.max_slippage_bps, plan.plan_seq, 0, 0, len(c.clauses),
+        c.stop_bps, c.target_bps, c.trail_activation_bps, c.trail_distance_bps, c.max_slippage_bps, 0, 0, 0, len(c.clauses),
         c.rebound_bps, c.break_even_bps,
-        0, stop, target, 0, 0, *rungs[0], len(c.ladder), _KIND_NUMBERS[c.price], *clauses[0], *rungs[1], *clauses[1])
+        group, stop, target, 0, 0, *rungs[0], len(c.ladder), _KIND_NUMBERS[c.price], *clauses[0], *rungs[1], *clauses[1])
 
 
 def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:
@@ -259,3 +286,6 @@ def clauses_of(row: Any, instrument: Any) -> list[str]:
             right = f"{value * tick if feature in l.PRICE_FEATURES else value:.10g}"
         texts.append(f"{feature} {l.OPERATORS[int(row['clause_op'][k])]} {right}")
     return texts
+
+
+assert _ROW.size * MAX_PLAN_CONDITIONS == l.CONDITION.itemsize * MAX_PLAN_CONDITIONS == MAX_ROWS_BYTES, "a message has room for its rows"

@@ -5,28 +5,51 @@ each change; when they are too many they are merged into the main array. What is
 holds. A generation's line names the half of the main array, and has its own half of `added`; so the half that is written is one that nobody reads:
 the next change waits until the loop has committed this one. A slot is given away only when nothing in use names it; so what a condition has done
 (fired, next allowed, its group) is kept over any change of the others.
+
+A plan comes as rows that the strategist has compiled, a large one in parts. Each part is looked through when it comes and kept aside; the last one
+changes the table, once for the whole plan.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hotpath.arming import PLAN_SHIFT, Facts, NotArmed, armed_slots, facts_by_symbol, row_of
+from hotpath.arming import Facts, NotArmed, NotContinued, armed_slots, facts_by_symbol
 from hotpath.kernel import merge
-from hotpath.kernel.rows import FAULTS, first_fault
+from hotpath.kernel import rows as looked_at
 from ipc import layout as l
 from ipc.bundle import Bundle
-from ipc.messages import Condition, Plan
+from ipc.messages import Arm
 from ipc.segment import Memory
 
 #: how long the hot loop may take to commit a generation
 _PATIENCE_S = 2.0
 #: so many conditions, and an eighth of all, may be added before they are merged into the main thresholds, which are found by their key
 _FEW = 64
+_NO_SLOTS = np.zeros(0, np.int64)
+
+
+class Parts:
+    """What has come of one plan: its rows (CONDITION) with the number of each part, and how many of each instrument and trigger."""
+
+    def __init__(self, strategy: int, plan: Arm, counts: Any) -> None:
+        self.strategy, self.due_ns, self.add, self.counts = strategy, plan.due_ns, plan.add, counts
+        self.withdraw: list[int] = []
+        self.rows: list[tuple[int, Any]] = []
+        self.count = 0
+
+    @property
+    def plan_seq(self) -> int:
+        """Number of the newest part; 0 before the first."""
+        return self.rows[-1][0] if self.rows else 0
+
+    def goes_on_with(self, strategy: int, part: Arm) -> bool:
+        """Whether a part is the next one of this plan."""
+        return (self.strategy, self.due_ns, len(self.rows)) == (strategy, part.due_ns, part.part) and part.plan_seq > self.plan_seq
 
 
 class Armoury:
@@ -38,10 +61,14 @@ class Armoury:
         c, run = memory.conditions, memory.board.run[0]
         self._c = c
         self._kernel = Bundle(table=c.table, rows=c.rows, thresholds=c.thresholds, index=c.index)
-        self._known = facts_by_symbol(memory.instruments.instruments[: int(run["instruments"])])
+        self._instruments = int(run["instruments"])
+        self._known = facts_by_symbol(memory.instruments.instruments[: self._instruments])
         self.strategies = [row["name"].decode() for row in memory.instruments.strategies[: int(run["strategies"])]]
         self._capacity = len(c.thresholds) // 2
-        self._last_plans: dict[int, int] = {}
+        self._parts: Parts | None = None
+        #: by place in the plan that is coming: the group, as its rows name it
+        self._groups = np.zeros(self._capacity, np.int64)
+        self._marks = np.zeros(len(c.rows), bool)
         self._reload()
 
     def facts(self, symbol: str) -> Facts:
@@ -55,149 +82,167 @@ class Armoury:
         rows = self._c.rows[: int(self._c.table[0]["slots_used"])]  # what lies behind was never touched, and takes no memory
         rows["since"][rows["since"] > generation] = 0
         rows["removed"][rows["removed"] > generation] = 0
-        self._armed = armed_slots(self._c)
-        mine = rows[self._armed]
+        armed = armed_slots(self._c)
+        mine = rows[armed]
         self._arming = int(mine["arming"].max(initial=0))
-        for strategy in range(len(self.strategies)):
-            self._last_plans[strategy] = int(mine["plan_seq"][mine["strategy"] == strategy].max(initial=0))
         self._counts = np.zeros((len(self._memory.instruments.instruments), l.TRIGGERS), np.int64)
         np.add.at(self._counts, (mine["instrument"], mine["trigger"]), 1)
-        used = np.zeros(len(self._c.rows), bool)
-        used[self._armed] = True
-        used[self._added()["slot"]] = True
-        leaders = mine["group_slot"][mine["group_id"] != 0]
-        used[leaders] = True
+        #: by strategy: the slots of what it has armed, the number of its last plan, the slots that keep the state of its groups
+        self._armed = [armed[mine["strategy"] == strategy] for strategy in range(l.MAX_STRATEGIES)]
+        self._last_plans = [int(rows["plan_seq"][slots].max(initial=0)) for slots in self._armed]
+        self._leading = [self._leaders_of(slots) for slots in self._armed]
         line = self._c.generations[generation & 1]
         first = int(line["half"]) * self._capacity
-        main = self._c.thresholds["slot"][first: first + int(self._c.index[(int(line["half"]) + 1) * (len(self._c.index) // 2) - 1])]
-        used[main] = True
-        self._free = np.flatnonzero(~used)[::-1]
-        #: removed, but still in the main array; free when the hot loop has committed the generation that is published; leaders of a group that lives
-        self._dead = main[rows["removed"][main] != 0].astype(np.int64)
-        self._leaving = np.zeros(0, np.int64)
-        self._leaders = np.setdiff1d(leaders, np.concatenate([self._armed, self._added()["slot"], main])).astype(np.int64)
+        main = self._c.thresholds["slot"][first: first + int(self._c.index[(int(line["half"]) + 1) * (len(self._c.index) // 2) - 1])].astype(np.int64)
+        added = self._added()["slot"].astype(np.int64)
+        used = np.concatenate([armed, added, main, *self._leading])
+        self._free = self._without(np.arange(len(self._c.rows))[::-1], used)
+        #: removed, but still in the main array; free when the hot loop has committed the generation that is published; kept for a group that lives
+        self._dead = main[rows["removed"][main] != 0]
+        self._leaving = _NO_SLOTS
+        self._leaders = self._without(np.unique(np.concatenate(self._leading)), np.concatenate([armed, added, main]))
+
+    def _leaders_of(self, slots: Any) -> Any:
+        """Slots that keep the state of the groups of these."""
+        return np.unique(self._c.rows["group_slot"][slots[self._c.rows["group_id"][slots] != 0]]).astype(np.int64)
 
     def _added(self) -> Any:
         """The added thresholds of the published generation."""
         half = int(self._c.table[0]["generation"]) & 1
         return self._c.added[half * l.MAX_ADDED: half * l.MAX_ADDED + int(self._c.generations[half]["added"])]
 
-    # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    def arm(self, plan: Plan) -> tuple[int, int]:
-        """What a plan says of its strategy's conditions; gives (generation, conditions armed in all). Raises NotArmed; then nothing has changed."""
-        strategy = self._strategy(plan.strategy)
-        if not self._is_new(strategy, plan.plan_seq):
-            return int(self._c.table[0]["generation"]), len(self._armed)
-        made = b"".join([row_of(condition, f"conditions[{index}]", plan, index, strategy, self._known)
-                         for index, condition in enumerate(plan.conditions)])
-        rows = np.frombuffer(bytearray(made), l.CONDITION)
-        mine = self._armed[self._c.rows["strategy"][self._armed] == strategy]
-        if plan.add:
-            removed = mine[np.isin(self._c.rows["condition_id"][mine], plan.withdraw)]
-            if len(removed) < len(set(plan.withdraw)):
-                lost = sorted(set(plan.withdraw) - set(self._c.rows["condition_id"][removed].tolist()))
-                raise NotArmed(f"withdraw: {lost[0]} is no armed condition of {plan.strategy}; withdraw what trader-ctl conditions lists")
-        else:
-            removed = mine
-        changed = self._change(rows, plan.conditions, removed, plan.plan_seq)
-        self._last_plans[strategy] = plan.plan_seq
-        return changed
+    def _without(self, slots: Any, others: Any) -> Any:
+        """Those of `slots` that are none of `others`, in their order. By marks, since numpy's set functions sort."""
+        self._marks[others] = True
+        left = slots[~self._marks[slots]]
+        self._marks[others] = False
+        return left
 
-    def arm_rows(self, strategy_name: str, plan_seq: int, rows: Any) -> tuple[int, int]:
-        """As `arm`, for a plan that was compiled into CONDITION rows by its maker: all of the strategy's conditions are replaced by these.
+    # ── a plan comes ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def arm(self, plan: Arm) -> tuple[int, int]:
+        """A plan, or a part of it; gives (generation, conditions armed in all), which only the last part changes.
 
-        The rows are written to: they get the strategy, the plan and their ids. Raises NotArmed with the first row that may not be armed.
+        Raises NotArmed, or NotContinued for a part whose earlier ones are not there; then nothing has changed, what came of the plan is forgotten.
         """
-        strategy = self._strategy(strategy_name)
-        if not self._is_new(strategy, plan_seq):
-            return int(self._c.table[0]["generation"]), len(self._armed)
-        if len(rows) > 1 << PLAN_SHIFT:
-            raise NotArmed(f"rows: {len(rows)} are more than the {1 << PLAN_SHIFT} of a plan; plan fewer")
-        row, code = first_fault(rows, self._memory.instruments.instruments, int(self._memory.board.run[0]["instruments"]))
+        try:
+            self._take(plan)
+        except NotArmed:
+            self._parts = None
+            raise
+        return int(self._c.table[0]["generation"]), sum(map(len, self._armed))
+
+    def _take(self, plan: Arm) -> None:
+        if plan.strategy not in self.strategies:
+            raise NotArmed(f"strategy: {plan.strategy!r} does not run here; running are {', '.join(self.strategies)}")
+        strategy = self.strategies.index(plan.strategy)
+        last = self._last_plans[strategy]
+        if plan.plan_seq < last:
+            raise NotArmed(f"plan_seq: {plan.plan_seq} is older than {last}, which is armed; send the newest plan")
+        parts = self._parts
+        published = int(self._c.generations[int(self._c.table[0]["generation"]) & 1]["plan_seq"])  # a plan of no conditions is known by it alone
+        if plan.plan_seq in (last, published) or (parts and plan.part and (parts.strategy, parts.plan_seq) == (strategy, plan.plan_seq)):
+            return  # asked twice; armed twice, its conditions would have forgotten what they fired
+        if plan.part == 0:
+            parts = self._parts = Parts(strategy, plan, np.zeros_like(self._counts))
+        elif parts is None or not parts.goes_on_with(strategy, plan):
+            raise NotContinued(f"part: {plan.part} of plan {plan.plan_seq} does not go on with what is here; send its parts again from the first on")
+        parts.rows.append((plan.plan_seq, self._looked_through(plan, parts)))
+        parts.withdraw += plan.withdraw
+        if not plan.more:
+            self._change(parts)
+            self._parts, self._last_plans[strategy] = None, plan.plan_seq
+
+    def _looked_through(self, plan: Arm, parts: Parts) -> Any:
+        """The rows of a part, counted. Raises NotArmed with the first that may not be armed."""
+        if len(plan.rows) % l.CONDITION.itemsize:
+            raise NotArmed(f"rows: {len(plan.rows)} bytes are no whole rows of {l.CONDITION.itemsize}; compile the plan with this version")
+        rows = np.frombuffer(plan.rows, l.CONDITION)
+        first, parts.count = parts.count, parts.count + len(rows)
+        self._check_count(parts.count)
+        row, code = looked_at.first_fault(rows, first, self._groups, self._memory.instruments.instruments, self._instruments)
         if code:
-            raise NotArmed(f"rows[{row}].{FAULTS[code]}; nothing of the plan is armed, compile it anew")
-        rows["strategy"], rows["plan_seq"], rows["removed"] = strategy, plan_seq, 0
-        rows["condition_id"] = (plan_seq << PLAN_SHIFT) + np.arange(len(rows))
-        changed = self._change(rows, (), self._armed[self._c.rows["strategy"][self._armed] == strategy], plan_seq)
-        self._last_plans[strategy] = plan_seq
-        return changed
+            raise NotArmed(f"rows[{row}].{looked_at.FAULTS[code]}; nothing of the plan is armed, compile it anew")
+        looked_at.tally(rows, parts.counts)
+        return rows
 
-    def _strategy(self, name: str) -> int:
-        if name not in self.strategies:
-            raise NotArmed(f"strategy: {name!r} does not run here; running are {', '.join(self.strategies)}")
-        return self.strategies.index(name)
-
-    def _is_new(self, strategy: int, plan_seq: int) -> bool:
-        """False: it is armed; asked twice, its conditions would have forgotten what they fired. Raises NotArmed for an older one."""
-        last = self._last_plans.get(strategy, 0)
-        if plan_seq < last:
-            raise NotArmed(f"plan_seq: {plan_seq} is older than {last}, which is armed; send the newest plan")
-        return plan_seq != last
-
-    def _change(self, rows: Any, conditions: Sequence[Condition], removed: Any, plan_seq: int) -> tuple[int, int]:
-        """Add `rows` (in words: `conditions`), remove the slots `removed`, publish. Raises NotArmed before anything is written."""
-        count = len(self._armed) - len(removed) + len(rows)
+    def _check_count(self, count: int) -> None:
         if count > self._capacity:
             raise NotArmed(f"conditions: {count} are more than hotpath.condition_capacity = {self._capacity}; raise it or plan fewer")
-        counts = self._counts.copy()
-        np.subtract.at(counts, (self._c.rows["instrument"][removed], self._c.rows["trigger"][removed]), 1)
-        np.add.at(counts, (rows["instrument"], rows["trigger"]), 1)
+
+    # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _change(self, plan: Parts) -> None:
+        """Add a plan's rows, remove what it replaces or withdraws, publish. Raises NotArmed before anything is written."""
+        mine = self._armed[plan.strategy]
+        removed = self._withdrawn(plan) if plan.add else mine
+        count = sum(map(len, self._armed)) - len(removed) + plan.count
+        self._check_count(count)
+        counts = self._counts + plan.counts
+        looked_at.tally_removed(self._kernel, removed, counts)
         if (counts[:, l.TRIGGER_TRAILING] > l.MAX_TRAILING).any():
             symbol = self._memory.instruments.instruments[int(counts[:, l.TRIGGER_TRAILING].argmax())]["symbol"].decode()
             raise NotArmed(f"conditions: more than {l.MAX_TRAILING} with rebound_bps in {symbol}; each is looked at with every tick, plan fewer")
         self._wait_committed()
-        if len(self._free) < len(rows):
+        if len(self._free) < plan.count:
             self._compact()
-        if len(self._free) < len(rows):
-            raise NotArmed(f"conditions: only {len(self._free)} slots are free for {len(rows)} more; withdraw some first, or raise "
+        if len(self._free) < plan.count:
+            raise NotArmed(f"conditions: only {len(self._free)} slots are free for {plan.count} more; withdraw some first, or raise "
                            "hotpath.condition_capacity")
         generation = int(self._c.table[0]["generation"]) + 1
-        slots = self._free[len(self._free) - len(rows):]
-        rows["since"] = generation
-        rows["arming"] = np.arange(self._arming + 1, self._arming + 1 + len(rows))
-        _join_groups(rows, slots, conditions)
-        self._c.table[0]["slots_used"] = max(int(self._c.table[0]["slots_used"]), int(slots.max(initial=-1)) + 1)
-        self._c.rows[slots] = rows
+        slots = self._free[len(self._free) - plan.count:]
+        made = self._write_rows(plan, slots, generation)
         self._c.rows["removed"][removed] = generation
-        added = self._sorted_with(rows, slots)
-        self._write_generation(generation, added, count, plan_seq, counts)
-        self._free = self._free[: len(self._free) - len(rows)]
-        self._arming += len(rows)
-        self._armed = np.concatenate([np.setdiff1d(self._armed, removed, assume_unique=True), slots])
-        return generation, count
+        self._write_generation(generation, made, removed, count, plan.plan_seq, counts)
+        self._free = self._free[: len(self._free) - plan.count]
+        self._arming += plan.count
+        self._armed[plan.strategy] = np.concatenate([self._without(mine, removed), slots])
+        if plan.add or self._groups[: plan.count].any():
+            self._leading[plan.strategy] = self._leaders_of(self._armed[plan.strategy])
+        else:
+            self._leading[plan.strategy] = _NO_SLOTS
+
+    def _withdrawn(self, plan: Parts) -> Any:
+        """Slots of what an addition withdraws."""
+        mine = self._armed[plan.strategy]
+        ids = self._c.rows["condition_id"][mine]
+        removed = mine[np.isin(ids, plan.withdraw)]
+        if len(removed) < len(set(plan.withdraw)):
+            lost = sorted(set(plan.withdraw) - set(ids.tolist()))
+            name = self.strategies[plan.strategy]
+            raise NotArmed(f"withdraw: {lost[0]} is no armed condition of {name}; withdraw what trader-ctl conditions lists")
+        return removed
+
+    def _write_rows(self, plan: Parts, slots: Any, generation: int) -> Any:
+        """The rows into their slots, and what they wait for (ADDED), not sorted yet."""
+        self._c.table[0]["slots_used"] = max(int(self._c.table[0]["slots_used"]), int(slots.max(initial=-1)) + 1)
+        self._c.rows["since"][slots] = generation  # before anything else of them: who dies here leaves nothing that looks armed
+        made = np.zeros(plan.count, l.ADDED)
+        first = 0
+        for plan_seq, rows in plan.rows:
+            looked_at.place(self._kernel, rows, first, slots, made, plan.strategy, plan_seq, generation, self._arming + 1)
+            first += len(rows)
+        return made
 
     def _compact(self) -> None:
         """A generation of what is armed already, merged, so that the slots of what was removed are free."""
-        added = self._sorted_with(np.zeros(0, l.CONDITION), np.zeros(0, np.int64))
         line = self._c.generations[int(self._c.table[0]["generation"]) & 1]
-        self._write_generation(int(self._c.table[0]["generation"]) + 1, added, len(self._armed), int(line["plan_seq"]), self._counts, merged=True)
+        self._write_generation(int(self._c.table[0]["generation"]) + 1, np.zeros(0, l.ADDED), _NO_SLOTS, int(line["armed"]), int(line["plan_seq"]),
+                               self._counts, merged=True)
         self._wait_committed()
 
-    def _sorted_with(self, rows: Any, slots: Any) -> Any:
-        """The added thresholds of the published generation that are not removed, and those of `rows`."""
-        before = self._added()
-        gone = self._c.rows["removed"][before["slot"]] != 0
-        new = np.zeros(len(rows), l.ADDED)
-        new["key"] = (rows["instrument"].astype(np.int64) * l.TRIGGERS + rows["trigger"]) * len(l.DIRECTIONS) + rows["direction"]
-        new["signed"] = np.where(rows["direction"] == l.CROSS_UP, rows["level"], -rows["level"])
-        trailing = rows["trigger"] == l.TRIGGER_TRAILING  # all under one key, in the order of their arming
-        new["key"][trailing] -= rows["direction"][trailing]
-        new["signed"][trailing] = 0
-        new["slot"], new["arming"] = slots, rows["arming"]
-        self._gone_from_added = before["slot"][gone].astype(np.int64)
-        both = np.concatenate([before[~gone], new])
-        return both[np.lexsort((both["arming"], both["signed"], both["key"]))]
-
-    def _write_generation(self, generation: int, added: Any, count: int, plan_seq: int, counts: Any, merged: bool = False) -> None:
+    def _write_generation(self, generation: int, made: Any, removed: Any, count: int, plan_seq: int, counts: Any, merged: bool = False) -> None:
+        """The thresholds with those of new rows and without those of removed ones, watched triggers and the line; then it is published."""
         c, at = self._c, generation & 1
         half = int(c.generations[1 - at]["half"])
-        removed_now = np.flatnonzero(c.rows["removed"][self._armed] == generation)
-        self._leaving = self._gone_from_added
-        self._dead = np.concatenate([self._dead, np.setdiff1d(self._armed[removed_now], self._gone_from_added, assume_unique=True)])
+        before = self._added()
+        gone = c.rows["removed"][before["slot"]] != 0
+        self._leaving = before["slot"][gone].astype(np.int64)
+        self._dead = np.concatenate([self._dead, self._without(removed, self._leaving)])
+        added = np.concatenate([before[~gone], made])
+        added = merge.in_order(added, np.empty_like(added))  # equal ones stay in the order of their arming
         if merged or len(added) > min(self._most_added, _FEW + count // 8) or 4 * len(self._dead) > self._capacity:
             merge.merge(self._kernel, half, added, len(added))
             half, added = 1 - half, added[:0]
-            self._leaving, self._dead = np.concatenate([self._leaving, self._dead]), self._dead[:0]
+            self._leaving, self._dead = np.concatenate([self._leaving, self._dead]), _NO_SLOTS
         c.added[at * l.MAX_ADDED: at * l.MAX_ADDED + len(added)] = added
         watched = ((counts[:, len(l.PRICE_KINDS):] > 0) << np.arange(len(l.PRICE_KINDS), l.TRIGGERS, dtype=np.int64)).sum(axis=1)
         c.watched[at * len(counts): (at + 1) * len(counts)] = watched
@@ -215,28 +260,22 @@ class Armoury:
                 raise NotArmed(f"the hot loop did not take the last plan within {_PATIENCE_S:g} s; try again")
             self._while_waiting()
             time.sleep(0.0002)
-        free = np.concatenate([self._leaving, self._leaders])
-        # a group's first member keeps the group's state for the others, even when it is withdrawn itself
-        needed = self._c.rows["group_slot"][self._armed[self._c.rows["group_id"][self._armed] != 0]] if len(free) else free
-        self._leaders = free[np.isin(free, needed)]
-        free = free[~np.isin(free, needed)]
-        self._c.rows["since"][free] = 0
-        self._free, self._leaving = np.concatenate([self._free, free]), self._leaving[:0]
-
-
-def _join_groups(rows: Any, slots: Any, conditions: Sequence[Condition]) -> None:
-    """Name in each member of a group the group's first member, in whose state it stands whether one of them has fired."""
-    first: dict[str, int] = {}
-    for index, condition in enumerate(conditions):
-        if condition.group is not None:
-            leader = first.setdefault(condition.group, index)
-            rows["group_id"][index], rows["group_slot"][index] = rows["condition_id"][leader], slots[leader]
+        if len(self._leaving) or len(self._leaders):
+            free = np.concatenate([self._leaving, self._leaders])
+            # a group's first member keeps the group's state for the others, even when it is withdrawn itself
+            given = self._without(free, np.concatenate(self._leading))
+            self._leaders, self._leaving = self._without(free, given), _NO_SLOTS
+            self._free = np.concatenate([self._free, given])
 
 
 def warm_up(memory: Memory) -> None:
     """Compile the merge and the look at rows."""
     c = memory.conditions
     kernel = Bundle(table=c.table, rows=c.rows, thresholds=c.thresholds, index=c.index)
-    merge.merge(kernel, 0, np.zeros(1, l.ADDED), 0)
-    first_fault(np.zeros(1, l.CONDITION), memory.instruments.instruments, 1)
+    merge.merge(kernel, 0, merge.in_order(np.zeros(1, l.ADDED), np.zeros(1, l.ADDED)), 0)
+    rows, slots, counts = np.frombuffer(bytes(l.CONDITION.itemsize), l.CONDITION), np.zeros(1, np.int64), np.zeros((1, l.TRIGGERS), np.int64)
+    looked_at.first_fault(rows, 0, np.zeros(1, np.int64), memory.instruments.instruments, 1)
+    looked_at.tally(rows, counts)
+    looked_at.place(kernel, rows[:0], 0, slots, np.zeros(1, l.ADDED), 0, 0, 0, 0)
+    looked_at.tally_removed(kernel, slots[:0], counts)
     merge.publish(kernel, int(c.table[0]["generation"]))

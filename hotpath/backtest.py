@@ -24,7 +24,7 @@ from hotpath.venues.paper_ledger import Ledger
 from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.jit import cache_dir
-from ipc.messages import Plan
+from ipc.messages import Arm
 from ipc.process import Boot, Child
 from ipc.segment import Memory
 
@@ -67,8 +67,8 @@ class Machine:
     def _take_table(self) -> None:
         k.take_table(self.s)
 
-    def arm(self, plan: Plan) -> None:
-        """Put a strategy's conditions in the place of its former ones. Raises NotArmed; then nothing has changed."""
+    def arm(self, plan: Arm) -> None:
+        """A plan, or a part of it, as the sniper is told of it. Raises NotArmed; then nothing has changed."""
         self.armoury.arm(plan)
         k.take_table(self.s)
 

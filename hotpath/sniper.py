@@ -12,7 +12,7 @@ import time
 from decimal import Decimal
 from typing import Any
 
-from hotpath.arming import NotArmed, armed_slots, clauses_of, level_of, price_in, trigger_of
+from hotpath.arming import NotArmed, NotContinued, armed_slots, clauses_of, level_of, price_in, trigger_of
 from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
@@ -63,14 +63,15 @@ class Control:
 
     def __init__(self, child: Child, armoury: Armoury) -> None:
         self._child, self._memory, self._armoury = child, child.memory, armoury
+        self._crash = crash.CrashPoint("sniper", child.boot.restarts)
 
     def handle(self, request: messages.ChildRequest) -> messages.Reply:
         """One request, one reply."""
         match request:
             case messages.Ping():
                 return messages.Pong(role="sniper", pid=int(self._child.processes[l.SNIPER]["pid"]))
-            case messages.Plan():
-                return self._plan(request)
+            case messages.Arm():
+                return self._arm(request)
             case messages.Operate():
                 return self._operate(request)
             case messages.Query(what="positions"):
@@ -81,9 +82,9 @@ class Control:
                 return messages.Refused(code="unknown_query", text="the sniper answers positions and conditions",
                                         remedy="ask the recorder for orders and trades")
 
-    def _plan(self, plan: messages.Plan) -> messages.Reply:
+    def _arm(self, plan: messages.Arm) -> messages.Reply:
         reply: messages.Reply
-        table = self._memory.conditions.table[0]
+        table, over = self._memory.conditions.table[0], not plan.more
         if plan.plan_seq <= 0 and not plan.keep:
             return messages.Refused(code="not_durable", text="plan_seq: 0 is no journaled plan", remedy="send the plan to the recorder first")
         try:
@@ -91,14 +92,18 @@ class Control:
                 generation, armed = int(table["generation"]), 0
             else:
                 generation, armed = self._armoury.arm(plan)
-                self._child.metric("plans_armed")
+                self._crash.reached("sniper.part")
+                self._child.metric("plans_armed", int(over))
             reply = messages.Planned(plan_seq=plan.plan_seq, generation=generation, armed=armed)
+        except NotContinued as error:
+            return messages.Refused(code="not_continued", text=str(error), remedy="send its parts again from the first on")
         except NotArmed as error:
+            over = True
             self._child.metric("plans_refused")
             self._child.log.warning("plan %d of %s refused: %s", plan.plan_seq, plan.strategy, error)
             reply = messages.Refused(code="not_armed", text=str(error), remedy="mend the strategy; what was armed before stays until it expires")
-        # In lockstep the loop waits for the plan of the last strategy; a refused one must not stop the run.
-        if self._child.boot.lockstep and plan.strategy == self._armoury.strategies[-1]:
+        # In lockstep the loop waits for the plan of the last strategy, all parts of it; a refused one must not stop the run.
+        if over and self._child.boot.lockstep and plan.strategy == self._armoury.strategies[-1]:
             self._memory.board.cursors[0]["plan_horizon_ns"] = plan.next_due_ns
         wait.ring_bells(self._child.processes, 1 << l.SNIPER)
         return reply

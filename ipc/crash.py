@@ -8,7 +8,7 @@ import signal
 #: every named point, by number; the number is what kernels compare
 POINTS = (
     "none",
-    "sniper.undo", "sniper.commit", "sniper.committed", "sniper.copy", "sniper.copied",
+    "sniper.undo", "sniper.commit", "sniper.committed", "sniper.copy", "sniper.copied", "sniper.part",
     "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor",
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
 )

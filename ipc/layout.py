@@ -59,6 +59,8 @@ MAX_TRAILING: Final = 64
 MAX_COMMANDS: Final = 64
 #: gateway's order rows, by intent sequence modulo
 MAX_GATEWAY_ORDERS: Final = 4096
+#: a condition id is plan_seq << PLAN_SHIFT | index in what was journaled under that number: a plan, or a part of one
+PLAN_SHIFT: Final = 20
 #: latency histogram: sub-buckets per power of two, and their count (to 2^40 ns)
 HIST_SUB: Final = 32
 HIST_BUCKETS: Final = 41 * HIST_SUB

@@ -13,8 +13,10 @@ from msgspec import Meta, Struct
 
 #: largest payload that a socket accepts
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-#: conditions that one message may carry; larger plans arrive as rows
+#: conditions that one message may carry, in words or as rows; a larger plan goes in parts
 MAX_PLAN_CONDITIONS = 1000
+#: bytes of their rows (layout.CONDITION)
+MAX_ROWS_BYTES = MAX_PLAN_CONDITIONS * 320
 
 Bps = Annotated[int, Meta(ge=0, le=10_000)]
 #: Unix time; bounded so that shared memory can hold it with what is added to it
@@ -22,6 +24,10 @@ Nanoseconds = Annotated[int, Meta(ge=0, le=2**62)]
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
 Symbol = Annotated[str, Meta(min_length=3, max_length=32)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,48}$")]
+#: a journaled plan's number, 0 before it has one; a part's place in its plan; ids of conditions
+PlanNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+PlanPart = Annotated[int, Meta(ge=0, le=2**20)]
+ConditionIds = Annotated[list[Annotated[int, Meta(ge=0, le=2**62)]], Meta(max_length=10_000)]
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=lambda name: name.lower(), kw_only=True):
@@ -113,22 +119,44 @@ class Ping(Message, frozen=True):
 
 
 class Plan(Message, frozen=True):
-    """All conditions of one strategy, replacing its earlier ones. strategist → recorder (plan_seq 0) → sniper (numbered).
+    """All conditions of one strategy in words, for the journal. strategist → recorder (plan_seq 0), which answers with its number.
 
     `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one. With `keep` nothing changes but the
     due time: the strategy failed, and what is armed keeps its expiry. With `add` its earlier conditions stay, but for those whose ids are in
-    `withdraw`.
+    `withdraw`. A plan of more conditions than a message carries goes in parts, `part` 0 first; each is journaled under a number of its own, and
+    all but the last one say that there is `more`.
     """
 
     strategy: Name
     due_ns: Nanoseconds
     next_due_ns: Nanoseconds
-    plan_seq: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    plan_seq: PlanNumber = 0
     why: str = ""
     keep: bool = False
     add: bool = False
-    withdraw: Annotated[list[Annotated[int, Meta(ge=0, le=2**62)]], Meta(max_length=10_000)] = []
+    withdraw: ConditionIds = []
+    part: PlanPart = 0
+    more: bool = False
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
+
+
+class Arm(Message, frozen=True):
+    """A journaled plan, or a part of it, as the strategist compiled it: `rows` are its conditions in their order (layout.CONDITION).
+
+    strategist → sniper. What it has in common with Plan means the same. Nothing is armed before the last part. → Planned; Refused with code
+    `not_continued` where the parts before this one are not there (the sniper was replaced meanwhile): then they are sent again from the first on.
+    """
+
+    strategy: Name
+    due_ns: Nanoseconds
+    next_due_ns: Nanoseconds
+    plan_seq: PlanNumber = 0
+    keep: bool = False
+    add: bool = False
+    withdraw: ConditionIds = []
+    part: PlanPart = 0
+    more: bool = False
+    rows: Annotated[bytes, Meta(max_length=MAX_ROWS_BYTES)] = b""
 
 
 class Event(Message, frozen=True):
@@ -279,7 +307,7 @@ class Unavailable(Message, frozen=True):
 
 
 #: what a child accepts on its own socket
-ChildRequest = Ping | Plan | Event | Query | Operate
+ChildRequest = Ping | Plan | Arm | Event | Query | Operate
 #: what the control socket accepts
 ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Adjust | Release | Flatten |
                   Stop)

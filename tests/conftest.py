@@ -57,10 +57,10 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @contextmanager
-def throw_away_memory() -> Iterator[Any]:
+def throw_away_memory(conditions: int = 64) -> Iterator[Any]:
     """Small segments of an instance of its own, rings ready; removed at the end."""
     name = f"test-{uuid.uuid4().hex[:8]}"
-    segment.create_all(name, ticks=1024, instruments=8, conditions=64)
+    segment.create_all(name, ticks=1024, instruments=8, conditions=conditions)
     made = segment.Memory(name)
     for region, slots in ((made.ticks, 1024), (made.orders, l.RING_SLOTS), (made.reports, l.RING_SLOTS)):
         region.ring[0]["capacity"], region.ring[0]["gated"] = slots, 1

@@ -19,6 +19,7 @@ from control.record import journal as journals
 from control.record import records
 from control.record.journal import DATABASES, Journal
 from control.record.queries import CONDITIONS_PER_PLAN, Queries
+from control.record.summary import _conditions_armed
 from control.record.writer import SNAPSHOTS_KEPT, JournalWriter
 from ipc import layout as l
 from ipc import messages
@@ -181,6 +182,34 @@ def test_without_a_journal_a_reader_says_so(tmp_path: Path) -> None:
 
 
 # ── plans, events, snapshots ─────────────────────────────────────────────────────────────────────────────────────────
+def test_a_part_of_a_plan_has_a_number_of_its_own_and_keeps_it_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    parts = [msgspec.structs.replace(plan(why=f"part {number}"), part=number, more=number < 2) for number in range(3)]
+    writer = JournalWriter(tmp_path, sync=False)
+    writer.begin_run("run", RUN_FACTS)
+    assert [writer.append(plans=[part]) for part in (parts[0], parts[0], parts[1])] == [[1], [1], [2]]
+    writer.close()
+    again = JournalWriter(tmp_path, sync=False)  # the answer was lost with the recorder
+    again.go_on("run", 1)
+    assert [again.append(plans=[part]) for part in (parts[1], parts[2], parts[2])] == [[2], [3], [3]]
+    assert again.append(plans=[parts[0]]) == [4], "a successor of the strategist begins anew"
+    queries = Queries(again)
+    assert [queries.why((number << l.PLAN_SHIFT) + 1) for number in (1, 2, 3)] == ["part 0 1", "part 1 1", "part 2 1"]
+    assert [(row["plan_seq"], row["part"], row["more"]) for row in queries.plans(10)] == [(4, 0, True), (3, 2, False), (2, 1, True), (1, 0, True)]
+    again.close()
+
+
+def test_conditions_that_were_armed_are_those_of_whole_plans(tmp_path: Path) -> None:
+    def parts(due_ns: int, count: int, strategy: str = "momentum") -> list[messages.Plan]:
+        return [msgspec.structs.replace(plan(strategy, due_ns), part=number, more=number < 2) for number in range(count)]
+
+    writer = JournalWriter(tmp_path, sync=False)
+    writer.begin_run("run", RUN_FACTS)
+    writer.append(plans=[*parts(1, 3), *parts(2, 2), *parts(2, 3), plan("mean_reversion", 3), *parts(4, 1)])
+    assert _conditions_armed(writer, 1, 99) == 2 * (3 + 3 + 1)
+    assert _conditions_armed(writer, 1, 3) == 2 * 3
+    writer.close()
+
+
 def test_a_repeated_plan_keeps_its_number_and_a_changed_one_does_not(tmp_path: Path) -> None:
     writer = written(tmp_path)
     assert writer.append(plans=[plan(), plan("mean_reversion"), plan()]) == [1, 2, 1]
@@ -281,12 +310,6 @@ def test_every_query_answers_and_an_unknown_one_is_refused(tmp_path: Path) -> No
     assert isinstance(refused, messages.Refused)
     assert "positions" in refused.text
     writer.close()
-
-
-def test_a_condition_id_is_taken_apart_as_it_is_made() -> None:
-    from hotpath.arming import PLAN_SHIFT
-
-    assert CONDITIONS_PER_PLAN == 1 << PLAN_SHIFT
 
 
 def test_100_rows_take_less_than_10_ms_among_many_records(tmp_path: Path) -> None:

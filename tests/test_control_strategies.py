@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from control.think import mean_reversion, momentum
-from control.think.check import checked
+from control.think.check import Checker
 from control.think.config import Strategy as Settings
 from control.think.strategy import (
     Candles,
@@ -30,6 +30,8 @@ from control.think.strategy import (
     load,
     name_of,
 )
+from hotpath import arming
+from ipc import layout as l
 from ipc import messages
 
 NOW = 1_700_000_040 * 1_000_000_000 // 60_000_000_000 * 60_000_000_000
@@ -165,6 +167,14 @@ def test_mean_reversions_confidence_falls_with_volatility_and_rises_with_the_edg
     assert mean_reversion.confidence(2, 6, 3, False) == pytest.approx(0.55)
     assert mean_reversion.confidence(1, 30, 3, True) == pytest.approx(0.90)
     assert mean_reversion.confidence(0, 1e9, 0, True) == 1.0
+
+
+def checked(output: Any, facts: dict[str, Facts]) -> list[Condition]:
+    """The conditions that pass, in a run of these instruments with room for 1,000."""
+    known = {symbol: arming.Facts(number, symbol, one.tick_size, one.lot_size, 1 << 53, -8) for number, (symbol, one) in enumerate(facts.items())}
+    found = Checker(facts, known, 1000, lambda: None).checked(output, NOW)
+    assert len(found.rows) == len(found.conditions) * l.CONDITION.itemsize
+    return found.conditions
 
 
 # ── both ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

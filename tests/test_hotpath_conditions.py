@@ -33,7 +33,7 @@ def condition(**more: Any) -> messages.Condition:
 
 
 def arm(world: World, *conditions: messages.Condition, plan_seq: int = 1) -> None:
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, conditions=list(conditions)))
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, conditions=list(conditions)))
     world.run()
 
 

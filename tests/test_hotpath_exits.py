@@ -33,7 +33,7 @@ def enter(world: World, plan_seq: int = 1, side: str = "buy", **more: Any) -> An
     """A position of 1000 lots, filled at 100.00."""
     fields: dict[str, Any] = {"symbol": "BTC/USDT", "side": side, "level": "100.05", "direction": "up", "confidence": 0.9, "why": "test",
                               "size": {"kind": "base", "value": "1"}, "stop_bps": 100, **more}
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq,
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq,
                                     conditions=[msgspec.convert(fields, messages.Condition)]))
     world.quote(9_999, 10_001)
     world.trade(10_010)
@@ -281,8 +281,9 @@ def adjust(world: World, **more: Any) -> messages.Reply:
 
     from hotpath.sniper import Control
 
-    child = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda name: None)
-    reply = Control(child, world.armoury).handle(messages.Operate(action="adjust", position="BTC/USDT", **more))  # type: ignore[arg-type]
+    boot = SimpleNamespace(restarts=0)
+    child: Any = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda name: None, boot=boot)
+    reply = Control(child, world.armoury).handle(messages.Operate(action="adjust", position="BTC/USDT", **more))
     world.run()
     return reply
 

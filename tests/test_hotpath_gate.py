@@ -43,7 +43,7 @@ def ask_for(world: World, value: str = "100", plan_seq: int = 0, kind: str = "qu
                               "size": {"kind": kind, "value": value}, "stop_bps": 100, **more}
     before, refused = len(world.orders()), world.s.refusals.copy()
     world.trade(at - 5, after_s=0.01)
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=world.plans,  # type: ignore[attr-defined]
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=world.plans,  # type: ignore[attr-defined]
                                     conditions=[msgspec.convert(fields, messages.Condition)]))
     world.run()
     world.quote(at - 1, at + 1, after_s=0.01)
@@ -74,7 +74,7 @@ def test_the_collar_around_the_last_trade(last: int, code: int, world: World) ->
     fields = {"order": "limit", "limit_price": "99.99" if last < 10_001 else "100.01"}
     world.s.states[0]["last"] = last
     world.trade(last - 5, after_s=0.01)
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[msgspec.convert(
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[msgspec.convert(
         {"symbol": "BTC/USDT", "side": "buy", "level": f"{last / 100:.2f}", "direction": "up", "confidence": 0.9, "why": "test", "stop_bps": 100,
          "size": {"kind": "quote", "value": "100"}, **fields}, messages.Condition)]))
     world.run()
@@ -113,7 +113,7 @@ def test_the_least_equity(world: World) -> None:
 
 def test_a_book_with_one_side_is_empty(world: World) -> None:
     world.s.states[0]["ask"] = 0
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[msgspec.convert(
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[msgspec.convert(
         {"symbol": "BTC/USDT", "side": "buy", "level": "100.05", "direction": "up", "confidence": 0.9, "why": "test", "stop_bps": 100,
          "size": {"kind": "quote", "value": "100"}}, messages.Condition)]))
     world.run()
@@ -228,7 +228,7 @@ def test_the_slippage_of_what_is_no_level_is_from_the_middle_of_the_quote(side: 
     condition = msgspec.convert({
         "symbol": "BTC/USDT", "side": side, "feature": "imbalance", "value": 0.0, "direction": direction, "confidence": 0.9, "why": "test",
         "size": {"kind": "quote", "value": "100"}, "stop_bps": 100, "max_slippage_bps": 2}, messages.Condition)
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[condition]))
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[condition]))
     world._publish(kind=l.TICK_QUOTE, price=9_999, lots=1, ask_price=at, ask_lots=2)
     world._publish(kind=l.TICK_QUOTE, price=9_999, lots=2, ask_price=at, ask_lots=1)
     assert len(world.orders()) == (code == l.REF_NONE)

@@ -127,7 +127,7 @@ def test_margin_of_open_perpetuals_is_not_spent_twice(memory: Any) -> None:
     conditions = [messages.Condition(symbol=symbol, side="buy", level="100.05", direction="up", confidence=0.9, why="test", stop_bps=100,
                                      size=messages.Size(kind="equity_bps", value=size))
                   for symbol, size in (("BTC/USDT:USDT", "9000"), ("ETH/USDT:USDT", "2000"))]
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=conditions))
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=conditions))
     world.run()
     world.publish_only(kind=l.TICK_TRADE, instrument=0, price=10_010, lots=1)
     world.run()
@@ -203,7 +203,7 @@ def test_what_would_not_protect_is_not_armed(world: World, fields: dict[str, Any
         "symbol": "BTC/USDT", "side": "buy", "level": "100.05", "direction": "up", "confidence": 0.9, "why": "test", "stop_bps": 100,
         "size": messages.Size(kind="equity_bps", value="500"), **fields})
     with pytest.raises(NotArmed, match=says):
-        world.armoury.arm(messages.Plan(strategy="probe", due_ns=1, next_due_ns=2, plan_seq=9, conditions=[condition]))
+        world.take(messages.Plan(strategy="probe", due_ns=1, next_due_ns=2, plan_seq=9, conditions=[condition]))
 
 
 def test_a_report_that_is_not_about_an_orders_fate_ends_none(world: World) -> None:

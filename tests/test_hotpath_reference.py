@@ -116,7 +116,7 @@ class Pair:
         withdraw = r.sample(mine, r.randrange(0, len(mine) + 1)) if add and r.random() < 0.5 else []
         if add and len(mine) > 20:
             add, withdraw = False, []
-        self.world.armoury.arm(messages.Plan(
+        self.world.take(messages.Plan(
             strategy=STRATEGIES[strategy], due_ns=self.world.now, next_due_ns=self.world.now, plan_seq=self.plan_seq, add=add, withdraw=withdraw,
             conditions=[msgspec.convert(words, messages.Condition) for words in given]))
         self.world.run()

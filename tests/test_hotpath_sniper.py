@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hotpath.arming import NotArmed
+from hotpath.arming import NotArmed, arm_of, compiled, facts_by_symbol
 from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
@@ -50,6 +50,11 @@ class World:
         """The main thread's half anew; it merges often, so that both the main and the added thresholds are looked at."""
         self.armoury = Armoury(self.memory, self.run, most_added=4)
         return self.armoury
+
+    def take(self, plan: messages.Plan) -> tuple[int, int]:
+        """A plan as its strategist compiles it, armed."""
+        known = facts_by_symbol(self.memory.instruments.instruments)
+        return self.armoury.arm(arm_of(plan, compiled(plan.conditions, plan.due_ns, known, lambda: None)))
 
     def run(self) -> None:
         self.s.own[0]["stop"] = l.STOP_NONE
@@ -119,7 +124,7 @@ class World:
     def arm(self, level: str, direction: str = "up", confidence: float = 0.9, plan_seq: int = 1, **more: Any) -> None:
         condition = messages.Condition(symbol="BTC/USDT", side="buy", level=level, direction=direction, confidence=confidence, why="test",
                                        size=messages.Size(kind="equity_bps", value="500"), stop_bps=100, target_bps=200, **more)  # type: ignore[arg-type]
-        self.armoury.arm(messages.Plan(strategy="probe", due_ns=self.now, next_due_ns=self.now, plan_seq=plan_seq, conditions=[condition]))
+        self.take(messages.Plan(strategy="probe", due_ns=self.now, next_due_ns=self.now, plan_seq=plan_seq, conditions=[condition]))
         self.run()
 
     def orders(self, kind: int = l.NEW) -> list[Any]:
@@ -324,7 +329,9 @@ def test_a_level_off_the_grid_arms_nothing_and_says_where(world: World, level: s
 
 
 def test_closing_a_symbol_with_two_positions_is_refused_with_their_ids(world: World) -> None:
-    control = Control(SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda *_: None), world.armoury)  # type: ignore[arg-type]
+    boot = SimpleNamespace(restarts=0)
+    child: Any = SimpleNamespace(memory=world.memory, processes=world.memory.board.processes, metric=lambda *_: None, boot=boot)
+    control = Control(child, world.armoury)
     for row, identity in ((0, 71), (1, 72)):
         world.s.positions[row]["state"], world.s.positions[row]["position_id"] = l.POS_OPEN, identity
     refused = control.handle(messages.Operate(action="close", position="BTC/USDT"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotpath.arming import NotArmed, armed_slots, facts_by_symbol, ordered, row_of, trigger_of, value_of
+from hotpath.arming import NotArmed, NotContinued, armed_slots, compiled, facts_by_symbol, ordered, trigger_of, value_of
 from hotpath.armoury import Armoury
 from hotpath.kernel import thresholds
 from ipc import layout as l
@@ -30,7 +30,7 @@ def other(**more: Any) -> messages.Condition:
 
 
 def change(world: World, *conditions: messages.Condition, plan_seq: int, withdraw: tuple[int, ...] = ()) -> None:
-    world.armoury.arm(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, add=True,
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=plan_seq, add=True,
                                     conditions=list(conditions), withdraw=list(withdraw)))
     world.run()
 
@@ -346,24 +346,29 @@ def _ordered(value: float) -> int:
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def compiled(world: World, *conditions: messages.Condition) -> Any:
+def rows_of(world: World, *conditions: messages.Condition) -> Any:
     """CONDITION rows as a strategist compiles them."""
     known = facts_by_symbol(world.memory.instruments.instruments)
-    given = messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now)
-    return np.frombuffer(bytearray(b"".join(row_of(one, "", given, k, 0, known) for k, one in enumerate(conditions))), l.CONDITION)
+    return np.frombuffer(bytearray(compiled(conditions, world.now, known, lambda: None)), l.CONDITION)
 
 
-def test_rows_are_armed_like_the_conditions_that_they_were_made_of(world: World) -> None:
-    rows = compiled(world, condition(level="101", confidence=0.1), other(feature="spread_bps", value=5.0, confidence=0.1), condition(level="102"))
-    assert world.armoury.arm_rows("probe", 3, rows) == (1, 3)
+def tell(world: World, rows: Any, plan_seq: int = 1, **more: Any) -> tuple[int, int]:
+    """What the strategist tells the sniper."""
+    fields: dict[str, Any] = {"strategy": "probe", "due_ns": 7, "next_due_ns": 8, "plan_seq": plan_seq, "rows": rows.tobytes(), **more}
+    return world.armoury.arm(messages.Arm(**fields))
+
+
+def test_rows_are_armed_under_the_number_of_their_plan_and_asked_twice_once(world: World) -> None:
+    rows = rows_of(world, condition(level="101", confidence=0.1), other(feature="spread_bps", value=5.0, confidence=0.1), condition(level="102"))
+    assert tell(world, rows, 3) == (1, 3)
     world.run()
     world.quote(10_000, 10_002)
     world.quote(10_000, 10_008)
     world.trade(10_100)
     assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [(3, 1), (3, 0)]
-    assert world.armoury.arm_rows("probe", 3, rows)[1] == 3, "asked twice"
+    assert tell(world, rows, 3) == (1, 3), "asked twice"
     with pytest.raises(NotArmed, match="plan_seq: 2 is older than 3"):
-        world.armoury.arm_rows("probe", 2, rows)
+        tell(world, rows, 2)
 
 
 @pytest.mark.parametrize(("field", "value", "says"), [
@@ -374,19 +379,161 @@ def test_rows_are_armed_like_the_conditions_that_they_were_made_of(world: World)
     ("size_value", 10_001, "size_value"), ("max_fires", 0, "max_fires"), ("confidence_e4", 10_001, "confidence"), ("target_bps", -1, "bps"),
     ("break_even_bps", 10_001, "bps"), ("stop_bps", 0, "protection"), ("stop_bps", 10_000, "protection"), ("stop_price", -1, "stop_price"),
     ("valid_until_ns", 0, "valid_until_ns"), ("cooldown_ns", -1, "cooldown_ns"), ("clauses", 7, "clauses"), ("clauses", -1, "clauses"),
-    ("rungs", 5, "rungs"), ("rungs", 1, "rungs"), ("group_id", 5, "group_id"),
+    ("rungs", 5, "rungs"), ("rungs", 1, "rungs"), ("group_id", 3, "group_id"), ("group_id", 1, "group_id"), ("group_id", -1, "group_id"),
 ])
 def test_a_row_that_may_not_be_armed_is_named_and_then_nothing_is(field: str, value: int, says: str, world: World) -> None:
-    rows = compiled(world, condition(), condition())
+    rows = rows_of(world, condition(), condition())
     rows[field][1] = value
     with pytest.raises(NotArmed, match=rf"rows\[1\].*{says}"):
-        world.armoury.arm_rows("probe", 1, rows)
+        tell(world, rows)
     assert not len(armed_slots(world.memory.conditions))
 
 
 @pytest.mark.parametrize(("field", "value"), [("clause_feature", 28), ("clause_op", 2), ("clause_other", 28), ("clause_value", float("nan"))])
 def test_a_row_with_a_clause_that_is_none_is_refused(field: str, value: float, world: World) -> None:
-    rows = compiled(world, condition(clauses=[{"feature": "spread_bps", "op": "<", "value": 2}]))
+    rows = rows_of(world, condition(clauses=[{"feature": "spread_bps", "op": "<", "value": 2}]))
     rows[field][0, 0] = value
     with pytest.raises(NotArmed, match="clauses"):
-        world.armoury.arm_rows("probe", 1, rows)
+        tell(world, rows)
+
+
+def test_a_successor_knows_the_last_plan_even_where_it_has_no_condition(world: World) -> None:
+    arm(world, condition())
+    assert tell(world, rows_of(world), 2) == (2, 0)
+    world.run()
+    world.successor()
+    world.rearm()
+    assert tell(world, rows_of(world), 2) == (2, 0), "asked twice"
+
+
+def test_bytes_that_are_no_whole_rows_are_refused(world: World) -> None:
+    with pytest.raises(NotArmed, match="321 bytes are no whole rows of 320"):
+        tell(world, np.zeros(321, np.uint8))
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("most_added", [4, 64])
+def test_a_plan_in_parts_is_armed_at_its_last_one_in_one_generation(most_added: int, world: World) -> None:
+    world.armoury = Armoury(world.memory, world.run, most_added)
+    arm(world, condition(level="101", confidence=0.1))
+    rows = rows_of(world, *[condition(level=f"{101 + k}", confidence=0.1) for k in range(25)])
+    assert tell(world, rows[:10], 2, more=True) == (1, 1)
+    assert tell(world, rows[:10], 2, more=True) == (1, 1), "asked twice"
+    assert tell(world, rows[10:20], 3, part=1, more=True) == (1, 1)
+    assert tell(world, rows[10:20], 3, part=1, more=True) == (1, 1), "asked twice"
+    world.trade(10_100)
+    assert [int(row["plan_seq"]) for row in world.orders(l.REFUSED)] == [1], "the former plan holds until then"
+    assert tell(world, rows[20:], 4, part=2) == (2, 25)
+    assert tell(world, rows[20:], 4, part=2) == (2, 25), "asked twice"
+    world.trade(10_000)
+    world.trade(12_500)
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)][1:] == [
+        *((2, k) for k in range(10)), *((3, k) for k in range(10)), *((4, k) for k in range(5))]
+    (swapped,) = [row for row in world.orders(l.SWAPPED) if row["plan_seq"] != 1]
+    assert (int(swapped["plan_seq"]), int(swapped["value"])) == (4, 25)
+
+
+def test_a_group_holds_over_the_parts_of_its_plan(world: World) -> None:
+    rows = rows_of(world, condition(level="150"), condition(level="102", group="a"), condition(level="101", group="a"),
+                   condition(level="103", group="a"), condition(level="99", direction="down", group="b"))
+    assert rows["group_id"].tolist() == [0, 2, 2, 2, 5]
+    tell(world, rows[:2], 1, more=True)
+    tell(world, rows[2:], 2, part=1)
+    world.run()
+    world.trade(10_100)
+    world.trade(10_350)
+    assert [int(row["condition_id"]) for row in world.orders()] == [2 << 20], "one of the three"
+    world.trade(9_900)
+    assert len(world.orders()) == 2 or world.orders(l.REFUSED), "the other group is its own"
+
+
+@pytest.mark.parametrize("group", [1, 4, 7])
+def test_a_group_that_no_earlier_row_leads_is_refused_in_a_later_part(group: int, world: World) -> None:
+    rows = rows_of(world, *[condition()] * 6)
+    rows["group_id"][1], rows["group_id"][4] = 2, group
+    tell(world, rows[:3], 1, more=True)
+    with pytest.raises(NotArmed, match=r"rows\[4\]\.group_id"):
+        tell(world, rows[3:], 2, part=1)
+
+
+def test_a_refused_row_in_the_last_part_changes_nothing_and_loses_nothing(world: World) -> None:
+    arm(world, condition(level="101", confidence=0.1), condition(level="102", confidence=0.1))
+    world.trade(10_100)
+    before = (int(world.memory.conditions.table[0]["generation"]), armed_slots(world.memory.conditions).tolist())
+    rows = rows_of(world, *[condition(level=f"{101 + k}") for k in range(20)])
+    for plan_seq in range(2, 200, 2):  # no slot is lost by it
+        tell(world, rows[:10], plan_seq, more=True)
+        rows["max_fires"][17] = 0
+        with pytest.raises(NotArmed, match=r"rows\[17\]\.max_fires"):
+            tell(world, rows[10:], plan_seq + 1, part=1)
+        with pytest.raises(NotContinued):
+            tell(world, rows[10:], plan_seq + 1, part=1)
+    assert (int(world.memory.conditions.table[0]["generation"]), armed_slots(world.memory.conditions).tolist()) == before
+    world.trade(10_250)
+    assert [int(row["condition_id"]) & 0xFFFFF for row in world.orders(l.REFUSED)] == [0, 1], "the first had been refused, and is known to have been"
+    rows["max_fires"][17] = 1
+    tell(world, rows[:10], 300, more=True)
+    assert tell(world, rows[10:], 301, part=1)[1] == 20
+
+
+def test_a_part_that_does_not_go_on_with_what_is_there_is_told_apart_from_a_bad_one(world: World) -> None:
+    rows = rows_of(world, condition(), condition(), condition())
+    with pytest.raises(NotContinued, match="send its parts again from the first on"):
+        tell(world, rows[1:2], 2, part=1, more=True)
+    tell(world, rows[:1], 1, more=True)
+    world.successor()
+    world.rearm()  # a sniper that was replaced between two parts
+    with pytest.raises(NotContinued):
+        tell(world, rows[1:2], 2, part=1, more=True)
+    for number in range(3):
+        assert tell(world, rows[number: number + 1], number + 1, part=number, more=number < 2)[1] == (3 if number == 2 else 0)
+    assert int(world.memory.conditions.table[0]["generation"]) == 1
+    tell(world, rows[:1], 4, more=True)
+    with pytest.raises(NotContinued):
+        tell(world, rows[2:], 6, part=2)
+    tell(world, rows[:1], 7, more=True)
+    with pytest.raises(NotContinued):  # of another time: its strategist has died
+        tell(world, rows[1:2], 8, part=1, due_ns=1)
+
+
+def test_a_first_part_forgets_what_came_of_a_plan_whose_strategist_died(world: World) -> None:
+    rows = rows_of(world, *[condition(level=f"{101 + k}", confidence=0.1) for k in range(6)])
+    tell(world, rows[:2], 1, more=True)
+    tell(world, rows[2:4], 2, part=1, more=True)
+    tell(world, rows[:2], 3, more=True)  # its successor's plan
+    assert tell(world, rows[4:], 4, part=1)[1] == 4
+    world.trade(10_700)
+    assert [int(row["plan_seq"]) for row in world.orders(l.REFUSED)] == [3, 3, 4, 4]
+
+
+def test_more_parts_than_there_is_room_for_are_refused_at_the_first_too_many(world: World) -> None:
+    rows = rows_of(world, *[condition()] * 40)
+    tell(world, rows, 1, more=True)
+    with pytest.raises(NotArmed, match=r"80 are more than hotpath\.condition_capacity = 64"):
+        tell(world, rows, 2, part=1, more=True)
+
+
+def test_a_part_may_add_and_withdraw(world: World) -> None:
+    arm(world, condition(level="101", confidence=0.1), condition(level="102", confidence=0.1))
+    rows = rows_of(world, *[condition(level=f"{103 + k}", confidence=0.1) for k in range(4)])
+    tell(world, rows[:2], 2, more=True, add=True, withdraw=[1 << 20])
+    assert tell(world, rows[2:], 3, part=1, add=True)[1] == 5
+    world.trade(10_650)
+    assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [
+        (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+
+
+def test_a_plan_of_2500_conditions_takes_three_parts_and_one_generation() -> None:
+    from tests.conftest import throw_away_memory
+
+    with throw_away_memory(conditions=4096) as memory:
+        world = quoted(memory)
+        world.armoury = Armoury(memory, world.run)
+        rows = rows_of(world, *[condition(level=f"{101 + k / 100:.2f}", confidence=0.1) for k in range(2500)])
+        for number in range(3):
+            part = rows[1000 * number: 1000 * (number + 1)]
+            generation, armed = tell(world, part, 1 + number, part=number, more=number < 2)
+            assert (generation, armed) == ((1, 2500) if number == 2 else (0, 0))
+        world.trade(12_598)
+        assert [(int(row["plan_seq"]), int(row["condition_id"]) & 0xFFFFF) for row in world.orders(l.REFUSED)] == [
+            (1 + k // 1000, k % 1000) for k in range(2499)]

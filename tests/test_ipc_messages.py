@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipc import layout as l
 from ipc import messages
 
 UNIONS: dict[str, tuple[Any, Any]] = {
@@ -43,6 +44,8 @@ def values(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.from_regex(pattern.removesuffix("$") + r"\Z")
         case msgspec.inspect.StrType():
             return st.text(st.characters(exclude_categories=["Cs"]), min_size=kind.min_length or 0, max_size=kind.max_length or 20)
+        case msgspec.inspect.BytesType():
+            return st.binary(max_size=20)
         case msgspec.inspect.LiteralType():
             return st.sampled_from(kind.values)
         case msgspec.inspect.ListType():
@@ -169,13 +172,22 @@ def test_a_plan_has_a_bound() -> None:
         messages.decode_child_request(json.dumps(most).encode())
 
 
+def test_the_rows_of_a_message_have_the_same_bound() -> None:
+    most = messages.Arm(strategy="x", due_ns=1, next_due_ns=2, plan_seq=3, rows=bytes(l.CONDITION.itemsize * messages.MAX_PLAN_CONDITIONS))
+    encoded = messages.encode(most)
+    assert messages.decode_child_request(encoded) == most
+    assert len(encoded) < messages.MAX_MESSAGE_BYTES
+    with pytest.raises(msgspec.ValidationError, match=r"length <= 320000 .*\$\.rows"):
+        messages.decode_child_request(messages.encode(msgspec.structs.replace(most, rows=most.rows + b"x")))
+
+
 def test_a_bottomless_message_is_an_error_and_no_crash() -> None:
     for opening in (b"[", b'{"a":'):
         with pytest.raises(MALFORMED):
             messages.decode_child_request(b'{"type":"event","source":"s","kind":"k","text":"t","wall_ns":1,"data":{"a":' + opening * 100_000)
 
 
-@pytest.mark.parametrize("tag", ["plan", "event", "query", "operate", "planned", "answer"])
+@pytest.mark.parametrize("tag", ["plan", "arm", "event", "query", "operate", "planned", "answer"])
 def test_the_operators_socket_takes_no_message_of_the_inside(tag: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=f"Invalid value '{tag}'"):
         messages.decode_control_request(json.dumps({"type": tag}).encode())

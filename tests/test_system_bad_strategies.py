@@ -36,7 +36,7 @@ MOODS = {
     "unknown symbol": ("conditions[0].symbol: 'DOGE/EUR' is not traded here", "use one of BTC/USDT, "),
     "unknown side": ("conditions[0].side: Invalid enum value 'hold'", "see Condition in ipc/messages.py"),
     "no protection": ("conditions[0].stop_bps: no position may be without protection", "give stop_bps, stop_price, time_stop_s"),
-    "million": ("plan gave 1000000 conditions", "return at most 1000"),
+    "million": ("plan gave 1000000 conditions", "return at most 16384, or raise hotpath.condition_capacity"),
 }
 
 

@@ -27,8 +27,8 @@ from control.record.writer import JournalWriter
 from control.supervise import instance
 from control.supervise.session import Plan
 from control.think.config import Strategy as Settings
-from control.think.planning import Planning, failure_of
-from hotpath.arming import NotArmed
+from control.think.planning import Outcome, Planning, failure_of
+from hotpath.arming import NotArmed, arm_of
 from hotpath.backtest import Machine
 from hotpath.kernel import backtest as kernel
 from ipc import layout as l
@@ -64,7 +64,7 @@ class Backtest:
         self._closers: list[Callable[[], None]] = []
         try:
             settings: Settings = self.boot.section("strategy", Settings)
-            self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log)
+            self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None)
             self.journal = JournalWriter(state_dir / "journal", sync=False)
             self._closers.append(self.journal.close)
             self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(run_id, run_facts(self.boot, self.memory))
@@ -108,13 +108,21 @@ class Backtest:
                 self._store(events=[failure_of(outcome, time.time_ns())])
                 self._tell(outcome.error)
             if not outcome.plan.keep:
-                (number,) = self._store(plans=[outcome.plan])
-                try:
-                    self.machine.arm(msgspec.structs.replace(outcome.plan, plan_seq=number))
-                except NotArmed as error:
-                    outcome.planner.error = str(error)
-                    self._tell(f"plan {number} of {outcome.planner.name} is not armed: {error}")
+                self._arm(outcome)
         return due_ns + self.planning.interval_ns
+
+    def _arm(self, outcome: Outcome) -> None:
+        """As the strategist does: every part journaled, then armed."""
+        parts = []
+        for plan, rows in outcome.parts():
+            (number,) = self._store(plans=[plan])
+            parts.append(arm_of(msgspec.structs.replace(plan, plan_seq=number), rows))
+        try:
+            for part in parts:
+                self.machine.arm(part)
+        except NotArmed as error:
+            outcome.planner.error = str(error)
+            self._tell(f"plan {parts[-1].plan_seq} of {outcome.planner.name} is not armed: {error}")
 
     def _tell(self, text: str) -> None:
         """A failure of a strategy, once of each kind."""

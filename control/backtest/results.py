@@ -11,7 +11,6 @@ import numpy as np
 
 from control.record.journal import Journal
 from control.record.records import InstrumentFact
-from hotpath.arming import PLAN_SHIFT
 from ipc import layout as l
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def _trips(journal: Journal, incarnation: int, facts: dict[int, InstrumentFact],
         fact, number = facts[int(row["instrument"])], int(row["plan_seq"])
         if number not in plans:
             plans[number] = journal.plan(number)
-        at = int(row["condition_id"]) & ((1 << PLAN_SHIFT) - 1)
+        at = int(row["condition_id"]) & ((1 << l.PLAN_SHIFT) - 1)
         conditions = plans[number].conditions if plans[number] else ()
         lot, cash = fact.lot_mantissa * 10.0 ** fact.lot_exponent, 10.0 ** fact.quantum_exponent
         yield Trip(

@@ -6,7 +6,7 @@
 | sent      | incarnation, seq     | empty: which of them are NEW orders                                               |
 | trades    | incarnation, seq     | the CLOSED ones among the order-ring records                                      |
 | reports   | incarnation, seq     | every report-ring record                                                          |
-| plans     | plan number          | every plan, before it is armed                                                    |
+| plans     | plan number          | every plan, before it is armed; a large one in parts, each under its own number   |
 | events    | event number         | what the control plane did; "run_start" carries the instruments' facts            |
 | snapshots | snapshot number      | the sniper's book at a commit, the newest 64                                      |
 | meta      | name                 | "cursors": what of both rings is stored, written in the transaction of the records;|

@@ -20,8 +20,8 @@ from ipc import layout as l
 from ipc import messages
 from ipc.messages import Answer, Message, Query, Refused
 
-#: a condition's id = its plan's number × this + its place in the plan (hotpath/arming.py)
-CONDITIONS_PER_PLAN: Final = 1 << 20
+#: a condition's id = the number of its plan (or its part of one) × this + its place there
+CONDITIONS_PER_PLAN: Final = 1 << l.PLAN_SHIFT
 #: report kind → order state, in words of the order state machine; FILL depends on what is left
 _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.REJECTED: l.ORD_REJECTED, l.EXPIRED: l.ORD_EXPIRED,
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}
@@ -163,13 +163,13 @@ class Queries:
         return rows
 
     def plans(self, limit: int, strategy: str = "") -> list[dict[str, Any]]:
-        """Newest plans first, their conditions as they were sent; `strategy` selects."""
+        """Newest plans first (of a large one each part), their conditions as they were sent; `strategy` selects."""
         rows: list[dict[str, Any]] = []
         for record in self._newest("plans"):
             plan = decode_plan(record.payload)
             if strategy in ("", plan.strategy):
                 rows.append({"plan_seq": plan.plan_seq, "time_ns": plan.due_ns, "next_ns": plan.next_due_ns, "strategy": plan.strategy,
-                             "why": plan.why, "keep": plan.keep, "conditions": len(plan.conditions),
+                             "why": plan.why, "keep": plan.keep, "part": plan.part, "more": plan.more, "conditions": len(plan.conditions),
                              "whys": [f"{condition.symbol}: {condition.why}" for condition in plan.conditions[:20]]})
                 if len(rows) == limit:
                     break

@@ -139,22 +139,24 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
     """What each entry was armed with, by the plan that its order names."""
-    from hotpath.arming import PLAN_SHIFT, NotArmed, facts_by_symbol, row_of
+    from hotpath.arming import NotArmed, facts_by_symbol, row_of
 
     known = facts_by_symbol(memory.instruments.instruments)
     rows = np.zeros(len(tail.orders), l.CONDITION)
     plans: dict[int, messages.Plan | None] = {}
     for number in np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY)).tolist():
         order = tail.orders[number]
-        plan_seq, index = int(order["plan_seq"]), int(order["condition_id"]) & ((1 << PLAN_SHIFT) - 1)
+        plan_seq, index = int(order["plan_seq"]), int(order["condition_id"]) & ((1 << l.PLAN_SHIFT) - 1)
         plan = plans[plan_seq] if plan_seq in plans else plans.setdefault(plan_seq, journal.plan(plan_seq))
         if plan is None or index >= len(plan.conditions):
             raise JournalError(f"{journal.path}: plan {plan_seq}, which says how an open position is protected, is missing; restore the journal "
                                "from a backup, or use --fresh")
         try:
-            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan, index, int(order["strategy"]), known)
-            rows[number] = np.frombuffer(row, l.CONDITION)[0]
+            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan.due_ns, known)
         except NotArmed as error:
             raise JournalError(f"{journal.path}: {error}") from error
+        rows[number] = np.frombuffer(row, l.CONDITION)[0]
+        for name in ("condition_id", "plan_seq", "strategy"):
+            rows[name][number] = order[name]
     return rows
 

@@ -169,7 +169,7 @@ def _summary(facts: RunFacts, memory: Memory, journal: Journal, incarnation: int
         started_at=datetime.datetime.fromtimestamp(facts.started_wall_ns / 1e9, datetime.UTC).isoformat(timespec="milliseconds"),
         duration_s=round(facts.duration_s, 3), wait_strategy=l.WAIT_STRATEGIES[int(run["wait_strategy"])],
         ticks_published=int(memory.ticks.ring[0]["head"]), ticks_processed=max(0, int(line["tick_seq"]) - lost), ticks_lost=lost,
-        conditions_armed=sum(len(plan.conditions) for of, plan in journal.plans() if of == incarnation and plan.plan_seq <= swapped),
+        conditions_armed=_conditions_armed(journal, incarnation, swapped),
         intents=int(np.isin(orders["kind"], _INTENTS).sum()), orders=len(np.unique(sent["order_seq"])), fills=len(fills),
         trades_closed=len(trades), exit_reasons=dict(reasons),
         refusals={name: int(count) for name, count in zip(l.REFUSALS, sniper.refusals, strict=False) if count},
@@ -180,6 +180,18 @@ def _summary(facts: RunFacts, memory: Memory, journal: Journal, incarnation: int
         restarts={name: int(memory.board.processes[role]["restarts"]) for role, name in enumerate(l.ROLES)},
         decision_ns=latencies(sniper.decision_hist), tick_to_intent_ns=latencies(sniper.tick_to_intent_hist),
     )
+
+
+def _conditions_armed(journal: Journal, incarnation: int, swapped: int) -> int:
+    """Conditions of a run's plans up to the last one that was swapped in; of those in parts only the whole ones."""
+    armed = 0
+    coming: dict[str, int] = {}
+    for of, plan in journal.plans():
+        if of == incarnation and plan.plan_seq <= swapped:
+            coming[plan.strategy] = len(plan.conditions) + (coming.get(plan.strategy, 0) if plan.part else 0)
+            if not plan.more:
+                armed += coming.pop(plan.strategy)
+    return armed
 
 
 def _equity_start(journal: Journal, incarnation: int, reports: np.ndarray[Any, Any]) -> int:

@@ -1,30 +1,54 @@
-"""Is what a strategy gave usable? All of it, or none: a bad answer arms nothing."""
+"""Is what a strategy gave usable? All of it, or none: a bad answer arms nothing. What is usable is compiled into rows, since that is the check."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from control.think.strategy import Facts, StrategyError
 from hotpath import arming
-from ipc.messages import MAX_PLAN_CONDITIONS, Condition, Plan
+from ipc.messages import MAX_PLAN_CONDITIONS, Condition
 
 #: repr of what a strategy gave, in an error's text
 _SHOWN = 80
-_PLAN = Plan(strategy="checked", due_ns=0, next_due_ns=0)
 
 
-def checked(output: Any, facts: Mapping[str, Facts]) -> list[Condition]:
-    """The conditions, each converted anew and checked by its fields. Raises StrategyError that names the first fault's path and remedy."""
-    if not isinstance(output, list | tuple):
-        raise StrategyError(f"plan gave {_shown(output)}, not a list", "return a list of Condition, empty to arm nothing")
-    if len(output) > MAX_PLAN_CONDITIONS:
-        raise StrategyError(f"plan gave {len(output)} conditions", f"return at most {MAX_PLAN_CONDITIONS}")
-    return [_condition(entry, f"conditions[{index}]", facts) for index, entry in enumerate(output)]
+class Checked(NamedTuple):
+    """A plan in words, and as the rows (layout.CONDITION) that the sniper arms."""
+
+    conditions: list[Condition]
+    rows: bytes
+
+
+class Checker:
+    """Looks through what strategies give: `known` are the instruments as the sniper has them, `most` the conditions that it has room for.
+
+    `while_working` is called with every thousand conditions, for a caller that has a heart to beat.
+    """
+
+    def __init__(self, facts: Mapping[str, Facts], known: Mapping[str, arming.Facts], most: int, while_working: Callable[[], None]) -> None:
+        self._facts, self._known, self._most, self._while_working = facts, known, most, while_working
+
+    def checked(self, output: Any, due_ns: int) -> Checked:
+        """The conditions, each converted anew and compiled. Raises StrategyError that names the first fault's path and remedy."""
+        if not isinstance(output, list | tuple):
+            raise StrategyError(f"plan gave {_shown(output)}, not a list", "return a list of Condition, empty to arm nothing")
+        if len(output) > self._most:
+            raise StrategyError(f"plan gave {len(output)} conditions", f"return at most {self._most}, or raise hotpath.condition_capacity")
+        conditions = []
+        for index, entry in enumerate(output):
+            conditions.append(_condition(entry, f"conditions[{index}]", self._facts))
+            if index % MAX_PLAN_CONDITIONS == 0:
+                self._while_working()
+        try:
+            return Checked(conditions, arming.compiled(conditions, due_ns, self._known, self._while_working))
+        except arming.NotArmed as error:
+            text, _, remedy = str(error).partition("; ")
+            raise StrategyError(text, remedy or "see Condition in ipc/messages.py for what each field takes") from None
 
 
 def _shown(value: Any) -> str:
@@ -48,7 +72,8 @@ def _condition(entry: Any, at: str, facts: Mapping[str, Facts]) -> Condition:
         raise StrategyError(f"{at}{_path(str(error))}", "see Condition in ipc/messages.py for what each field takes") from None
     if condition.symbol not in facts:
         raise StrategyError(f"{at}.symbol: {condition.symbol!r} is not traded here", f"use one of {', '.join(sorted(facts))}")
-    _values(condition, at, facts[condition.symbol])
+    if condition.side == "sell" and not facts[condition.symbol].short_allowed:
+        raise StrategyError(f"{at}.side: {condition.symbol} is spot and cannot be sold short", "ask for sell entries in perpetuals only")
     return condition
 
 
@@ -64,14 +89,3 @@ def _path(text: str) -> str:
     what, _, where = text.partition(" - at `$")
     return f"{where.rstrip('`')}: {what}"
 
-
-def _values(condition: Condition, at: str, facts: Facts) -> None:
-    """What the sniper would refuse to arm, told by it."""
-    if condition.side == "sell" and not facts.short_allowed:
-        raise StrategyError(f"{at}.side: {facts.symbol} is spot and cannot be sold short", "ask for sell entries in perpetuals only")
-    known = {facts.symbol: arming.Facts(0, facts.symbol, facts.tick_size, facts.lot_size, 1 << 53, -8)}
-    try:
-        arming.row_of(condition, at, _PLAN, 0, 0, known)
-    except arming.NotArmed as error:
-        text, _, remedy = str(error).partition("; ")
-        raise StrategyError(text, remedy or "see Condition in ipc/messages.py for what each field takes") from None

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from control.learn.knowledge import KnowledgeError, Reader
-from control.think.check import checked
+from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
+from hotpath.arming import facts_by_symbol
 from hotpath.kernel import candles
+from ipc import layout as l
 from ipc import messages
 from ipc.segment import Memory
 
@@ -38,19 +42,33 @@ class Planner:
 class Outcome(NamedTuple):
     """What became of one strategy at one instant: a plan to be journaled and armed, or one with `keep` where nothing changes.
 
-    `error` says why a strategy that was asked gave nothing that can be used; `warmup_left_s` is None for one that was not asked.
+    The plan has all conditions, `rows` are the same compiled. `error` says why a strategy that was asked gave nothing that can be used;
+    `warmup_left_s` is None for one that was not asked.
     """
 
     planner: Planner
     plan: messages.Plan
+    rows: bytes = b""
     error: str = ""
     warmup_left_s: float | None = None
 
+    def parts(self) -> Iterator[tuple[messages.Plan, bytes]]:
+        """The plan and its rows as they travel: one message with no more conditions than it carries after the other."""
+        most, size = messages.MAX_PLAN_CONDITIONS, l.CONDITION.itemsize
+        for first in range(0, max(1, len(self.plan.conditions)), most):
+            more = first + most < len(self.plan.conditions)
+            yield (msgspec.structs.replace(self.plan, part=first // most, more=more, conditions=self.plan.conditions[first: first + most]),
+                   self.rows[first * size: (first + most) * size])
+
 
 class Planning:
-    """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded."""
+    """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded.
 
-    def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger) -> None:
+    `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work.
+    """
+
+    def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
+                 while_working: Callable[[], None]) -> None:
         self._log = log
         names = [row["name"].decode() for row in memory.instruments.strategies]
         self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s)
@@ -61,6 +79,7 @@ class Planning:
         capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
         self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
         self.view = View(memory, self.fold, settings.candle_s)
+        self._checker = Checker(self.view.facts, facts_by_symbol(self.view.instruments), len(memory.conditions.thresholds) // 2, while_working)
         #: quanta → units of the account currency
         self.quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0
 
@@ -77,23 +96,24 @@ class Planning:
             if wanted:
                 planner.planned_ns = due_ns
                 try:
-                    conditions = self._ask(planner, market, due_ns, knowledge)
+                    given = self._ask(planner, market, due_ns, knowledge)
                     left = self._warmup(planner, market)
                 except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
             if wanted and not error:
-                planner.error, planner.conditions = "", conditions
+                planner.error, planner.conditions = "", given.conditions
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                                     why=f"{len(conditions)} conditions", conditions=conditions), "", left)
+                                                     why=f"{len(given.conditions)} conditions", conditions=given.conditions),
+                              given.rows, warmup_left_s=left)
             else:
                 planner.error = error or planner.error
-                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else "not due"), error)
+                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else "not due"), error=error)
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> list[messages.Condition]:
+    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Checked:
         """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
         knowledge, portfolio = reader.snapshot(due_ns), self.view.portfolio(planner.number)
         try:
@@ -103,7 +123,7 @@ class Planning:
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
         try:
-            return checked(output, self.view.facts)
+            return self._checker.checked(output, due_ns)
         except StrategyError as error:
             raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
 

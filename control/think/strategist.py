@@ -1,6 +1,7 @@
 """The strategist process: folds ticks into candles and makes a plan at every multiple of the interval of event time.
 
-A plan goes to the recorder first (durable, numbered), then to the sniper (armed). The process beats only from its main loop and while it
+A plan is compiled here, into the rows that the sniper arms. It goes to the recorder first, in words (durable, numbered), then to the sniper, as rows
+(armed); a large one in parts, every one of which is durable before the first is armed. The process beats only from its main loop and while it
 waits for an answer there, never from a thread: a strategy that hangs in `plan` stops the heartbeat, and the watchdog kills and replaces the
 process. A strategy that raises or gives nonsense is counted, journaled, and keeps what it has armed until that expires.
 
@@ -11,6 +12,7 @@ reads what is left in the ring to have candles again, and plans for nothing that
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.planning import Outcome, Planner, Planning, failure_of
 from control.think.strategy import StrategyError
-from hotpath.arming import armed_slots
+from hotpath.arming import arm_of
 from hotpath.config import Hotpath
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
@@ -46,7 +48,7 @@ class Strategist:
         self._child, self._memory, self._boot = child, memory, boot
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
-        self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log)
+        self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe)
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self.lockstep = bool(memory.board.run[0]["lockstep"])
@@ -148,7 +150,7 @@ class Strategist:
             if outcome.plan.keep:
                 self._keep(outcome.plan)
             else:
-                self._arm(outcome.planner, outcome.plan)
+                self._arm(outcome)
         if left:
             self._child.set_metric("warmup_left_s", int(min(left)))
         self._child.set_metric("last_plan_ms", (time.perf_counter_ns() - began + 999_999) // 1_000_000)
@@ -162,22 +164,35 @@ class Strategist:
     def _keep(self, plan: messages.Plan) -> None:
         """Nothing changes for this strategy; in lockstep the sniper is told so, since it may be waiting."""
         if self.lockstep:
-            self._put(self._sniper, plan, lambda: False)
+            self._put(self._sniper, arm_of(plan, b""), lambda: False)
 
-    def _arm(self, planner: Planner, plan: messages.Plan) -> None:
-        stored = self._put(self._recorder, plan, lambda: False)
-        if not isinstance(stored, messages.Planned):
-            self._refused(planner, "recorder", stored)
-            if stored is not None:  # without a number it cannot be armed, and a lockstep sniper must not wait for it
-                self._keep(self.planning.keep(planner, plan.due_ns, "not journaled"))
-            return
-        numbered = msgspec.structs.replace(plan, plan_seq=stored.plan_seq)
-        armed = self._put(self._sniper, numbered, lambda: self._is_armed(planner, numbered))
-        if isinstance(armed, messages.Planned) or (armed is None and self._is_armed(planner, numbered)):
+    def _arm(self, outcome: Outcome) -> None:
+        planner, parts = outcome.planner, []
+        for plan, rows in outcome.parts():
+            stored = self._put(self._recorder, plan, lambda: False)
+            if not isinstance(stored, messages.Planned):
+                self._refused(planner, "recorder", stored)
+                if stored is not None:  # without a number it cannot be armed, and a lockstep sniper must not wait for it
+                    self._keep(self.planning.keep(planner, plan.due_ns, "not journaled"))
+                return
+            parts.append(arm_of(msgspec.structs.replace(plan, plan_seq=stored.plan_seq), rows))
+        reply = self._tell(planner, parts)
+        if isinstance(reply, messages.Planned) or (reply is None and self._is_armed(planner, parts[-1])):
             self._child.metric("plans")
-            self._child.metric("conditions", len(plan.conditions))
+            self._child.metric("conditions", len(outcome.plan.conditions))
         else:
-            self._refused(planner, "sniper", armed)
+            self._refused(planner, "sniper", reply)
+
+    def _tell(self, planner: Planner, parts: list[messages.Arm]) -> Any:
+        """The sniper's answer to the last part, or to the one that it refused. One that was replaced meanwhile is told all of them again."""
+        for _ in itertools.count() if self.lockstep else range(_TRIES):
+            for part in parts:
+                reply = self._put(self._sniper, part, (lambda: False) if part.more else (lambda: self._is_armed(planner, parts[-1])))
+                if not isinstance(reply, messages.Planned):
+                    break
+            if not (isinstance(reply, messages.Refused) and reply.code == "not_continued"):
+                break
+        return reply
 
     def _refused(self, planner: Planner, by: str, reply: Any) -> None:
         text = f"{by}: {getattr(reply, 'text', '') or 'no answer'}"
@@ -186,15 +201,15 @@ class Strategist:
             self._child.metric("strategy_errors")
         self._child.log.warning("plan of %s not armed: %s", planner.name, text)
 
-    def _is_armed(self, planner: Planner, plan: messages.Plan) -> bool:
-        """Whether the sniper's table holds this very plan: an answer may be lost, and armed twice it could fire twice.
+    def _is_armed(self, planner: Planner, plan: messages.Arm) -> bool:
+        """Whether the last plan in the sniper's table is this very one, by its last part: an answer may be lost, and nobody else plans meanwhile.
 
         Of the last strategy in lockstep the horizon tells: a sniper that died between table and horizon needs the plan again.
         """
         if self.lockstep and planner is self.planners[-1]:
             return int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON)) >= plan.next_due_ns
-        rows = self._memory.conditions.rows[armed_slots(self._memory.conditions)]
-        return bool(((rows["plan_seq"] == plan.plan_seq) & (rows["strategy"] == planner.number)).any())
+        conditions = self._memory.conditions
+        return int(conditions.generations[int(conditions.table[0]["generation"]) & 1]["plan_seq"]) == plan.plan_seq
 
     def _put(self, client: bus.Client, request: Any, settled: Callable[[], bool]) -> Any:
         """The answer to a request; None without one, or when it was settled without. In lockstep it is asked for until told to stop."""

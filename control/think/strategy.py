@@ -23,9 +23,9 @@ A condition may wait for a level, a move from an anchor, a feature or a rebound,
 break-even, trailing, ladder): ipc/messages.py has every field.
 
 `plan` is called at each multiple of `interval_s` of event time with everything before that instant and nothing after it. What it
-gives replaces all that this strategy had armed. It is called in the strategist's main thread: one that does not come back misses the
-heartbeat, and the watchdog replaces the process. The same file runs in paper, replay and backtest; reading a clock or a file in it breaks
-that.
+gives replaces all that this strategy had armed; hotpath.condition_capacity is the most. It is called in the strategist's main thread: one
+that does not come back misses the heartbeat, and the watchdog replaces the process. The same file runs in paper, replay and backtest;
+reading a clock or a file in it breaks that.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Are rows that somebody else has compiled fit to be armed? Every field that the hot loop follows is looked at, since it checks nothing itself."""
+"""Rows that the strategist has compiled: are they fit to be armed, what do they wait for, and into their slots with them.
 
+Every field that the hot loop follows is looked at, since it checks nothing itself. In kernels, since numpy copies structured rows field by field.
+"""
 from __future__ import annotations
 
 import math
 from typing import Any, Final
 
+from hotpath.kernel.thresholds import key_of
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -16,19 +19,68 @@ FAULTS: Final = (
     "confidence_e4: is not within 0 to 10000", "a distance in bps is not within 0 to 10000", "stop_bps: no position may be without protection from "
     "its first fill on", "stop_price or target_price: is outside the instrument's prices", "valid_until_ns: is not behind valid_from_ns",
     "time_stop_ns or cooldown_ns: is negative", "clauses: a feature, operator or number of them is none", "rungs: the ladder does not rise, or adds "
-    "up to more than the position", "group_id: rows cannot be grouped",
+    "up to more than the position", "group_id: is not that of a group's first row at or before this one",
 )
 
 
 @kernel
-def first_fault(rows: Any, instruments: Any, count: int) -> tuple[int, int]:
-    """(row, code) of the first row that may not be armed; (−1, 0) when all may. `count` instruments are in use."""
+def first_fault(rows: Any, first: int, groups: Any, instruments: Any, count: int) -> tuple[int, int]:
+    """(place, code) of the first row that may not be armed; (−1, 0) when all may. `count` instruments are in use.
+
+    The rows stand in their plan from place `first` on; `groups` (int64) has the group of each row before them, and gets theirs.
+    """
     for number in range(rows.shape[0]):
-        row = rows[number]
+        row, place = rows[number], first + number
+        groups[place] = row.group_id
         code = 1 if row.instrument >= count else _fault(row, instruments[row.instrument])
+        if code == 0 and row.group_id != 0 and (not 1 <= row.group_id <= place + 1 or groups[row.group_id - 1] != row.group_id):
+            code = 20
         if code != 0:
-            return number, code
+            return place, code
     return -1, 0
+
+
+@kernel
+def tally(rows: Any, counts: Any) -> None:
+    """Add rows to counts[instrument, trigger]."""
+    for number in range(rows.shape[0]):
+        counts[rows[number].instrument, rows[number].trigger] += 1
+
+
+@kernel
+def tally_removed(c: Any, slots: Any, counts: Any) -> None:
+    """Take those of `slots` off counts[instrument, trigger]."""
+    for at in range(slots.shape[0]):
+        row = c.rows[slots[at]]
+        counts[row.instrument, row.trigger] -= 1
+
+
+@kernel
+def place(c: Any, rows: Any, first: int, slots: Any, made: Any, strategy: int, plan_seq: int, generation: int, arming: int) -> None:
+    """Rows into their slots, slots[first:] of the plan's, and what they wait for into made[first:] (ADDED, not sorted yet).
+
+    `arming` is that of the plan's first row. A group's first member keeps the group's state, so the others name its id and its slot.
+    """
+    for number in range(rows.shape[0]):
+        at = first + number
+        slot = slots[at]
+        c.rows[slot] = rows[number]
+        row = c.rows[slot]
+        row.since = generation
+        row.removed = 0
+        row.strategy = strategy
+        row.plan_seq = plan_seq
+        row.condition_id = (plan_seq << l.PLAN_SHIFT) + number
+        row.arming = arming + at
+        if row.group_id != 0:
+            row.group_slot = slots[row.group_id - 1]
+            row.group_id = c.rows[row.group_slot].condition_id
+        entry = made[at]
+        trailing = row.trigger == l.TRIGGER_TRAILING  # all under one key, in the order of their arming
+        entry.key = key_of(row.instrument, row.trigger, 0 if trailing else row.direction)
+        entry.signed = 0 if trailing else (row.level if row.direction == l.CROSS_UP else -row.level)
+        entry.slot = slot
+        entry.arming = row.arming
 
 
 @kernel
@@ -73,9 +125,7 @@ def _fault(row: Any, instrument: Any) -> int:
         return 17
     if _clause_fault(row):
         return 18
-    if _ladder_fault(row):
-        return 19
-    return 20 if row.group_id != 0 else 0
+    return 19 if _ladder_fault(row) else 0
 
 
 @kernel
