@@ -35,7 +35,8 @@ MUTANTS = {
         "exits.py", "    if price > 0 and position.side * (price - position.best_price) > 0:", "    if price > 0:"),
     "a message that cancels is not counted": ("intents.py", "    if kind == l.NEW or kind == l.CANCEL:", "    if kind == l.NEW:"),
     "a stop is touched only beyond its price": (
-        "exits.py", "position.side * (price - position.stop_price) <= 0", "position.side * (price - position.stop_price) < 0"),
+        "exits.py", "    if position.stop_price > 0 and side * (price - position.stop_price) <= 0:",
+        "    if position.stop_price > 0 and side * (price - position.stop_price) < 0:"),
     "a condition may fire once more than it may": ("entries.py", "memory.fired < condition.max_fires", "memory.fired <= condition.max_fires"),
     "the collar does not widen": ("exits.py", "collar << position.attempt", "collar"),
     "an ended entry keeps its reserved cash": (
@@ -44,18 +45,28 @@ MUTANTS = {
 }
 
 
+def mutated(name: str) -> tuple[str, str]:
+    """File in hotpath/kernel, and its text with the fault."""
+    file, right, wrong = MUTANTS[name]
+    text = (ROOT / "hotpath" / "kernel" / file).read_text()
+    assert text.count(right) == 1, f"{file} has changed: {right!r} is there {text.count(right)} times"
+    return file, text.replace(right, wrong)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_what_a_mutant_changes_is_there(name: str) -> None:
+    assert mutated(name)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(name: str, tmp_path: Path) -> None:
-    file, right, wrong = MUTANTS[name]
+    file, text = mutated(name)
     for folder in ("ipc", "hotpath", "control", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    source = tmp_path / "hotpath" / "kernel" / file
-    text = source.read_text()
-    assert text.count(right) == 1, f"{file} has changed: {right!r} is there {text.count(right)} times"
-    source.write_text(text.replace(right, wrong))
+    (tmp_path / "hotpath" / "kernel" / file).write_text(text)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_hotpath_reference.py",
                           "tests/test_hotpath_triggers.py", "-k", "not rows"],

@@ -15,7 +15,7 @@ from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
 from hotpath.kernel.commit import begin as begin_step
-from hotpath.kernel.commit import recover, touch_account, touch_position
+from hotpath.kernel.commit import recover, touch_account, touch_position, touch_state
 from hotpath.kernel.state import sniper_arrays
 from hotpath.kernel.step import step, step_without_tick, substep
 from hotpath.sniper import Control, write_params
@@ -250,6 +250,9 @@ def test_recovery_undoes_a_step_that_was_not_committed(world: World) -> None:
     world.s.positions[2]["lots"] = 77
     touch_account(world.s)
     world.s.account[0]["cash"] = 2
+    for number, instrument in enumerate((0, 1, 1, 0)):
+        touch_state(world.s, instrument)
+        world.s.states[instrument]["last"] = 1000 + number
     assert recover(world.s) > 0
     assert world.s.tx.tobytes() == before
     assert recover(world.s) == 0
