@@ -4,7 +4,8 @@ Ticks are made before the clock starts: 78 % quotes and 22 % trades (the mix of 
 walk. Almost all conditions lie dormant far from it, half of them upwards; a few lie in its way, as many as make one tick of a thousand cross a level
 (the rate that came out is in the parameters). What fires passes the whole gate and becomes an order, which the driver ends at once with a REJECTED
 report, so that the level fires again at the next crossing. The kernel reads each tick from an array: the ring's hop is not in here (see ring_hop,
-tick_to_intent). Minimum and median of the rounds are reported.
+tick_to_intent). Minimum and median of the rounds are reported; of the million conditions also what their instance takes of memory when all are armed
+(PSS of the process afterwards, less what it was before; the ticks are not in it).
 
 Growth: the same ticks over 1,000 and over 1,000,000 conditions on 100 symbols, round by round in turn; the ratio of the minima.
 
@@ -14,6 +15,7 @@ other tick any, and every further crossing on such a tick was refused, as the po
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 
 from benchmarks.frame import Row, check, instance
 from benchmarks.market import QUOTES, arm_rows, crossings, dormant, furnish, loop_of, rows_at, trades_by_symbol, walk
+from benchmarks.paper import measured as pss_of
 from hotpath.kernel.ahead import look_ahead
 from hotpath.kernel.step import step
 from ipc import layout as l
@@ -79,6 +82,7 @@ class World:
         self._report["kind"] = l.REJECTED
         self._made_on = np.zeros(len(ticks), np.int64)
         self.times: list[float] = []
+        self.pss_mb = 0.0
 
     def round(self, count: int, timed: bool = True) -> None:
         """The next ticks; notes s a tick."""
@@ -125,6 +129,7 @@ def measured(cases: tuple[tuple[int, int], ...], symbols: int, count: int, round
     """The same ticks over each case, round by round in turn."""
     with ExitStack() as stack:
         ticks = walk(symbols, count)
+        before_mb = pss_of(os.getpid(), "kernel").pss
         worlds = [World(stack.enter_context(instance(ticks=1024, instruments=symbols, conditions=conditions)), conditions, symbols, ticks)
                   for conditions, _ in cases]
         for world in worlds:
@@ -134,6 +139,7 @@ def measured(cases: tuple[tuple[int, int], ...], symbols: int, count: int, round
                 world.round((count - count // 10) // rounds)
         for world in worlds:
             world.check()
+            world.pss_mb = pss_of(os.getpid(), "kernel").pss - before_mb
         return worlds
 
 
@@ -145,6 +151,8 @@ def run(quick: bool) -> list[Row]:
         world, = measured((case,), case[1], count, rounds)
         rows.append(Row("kernel", "ticks_per_s", 1 / min(world.times), "1/s", world.params, TARGETS.get(case)))
         rows.append(Row("kernel", "ns_per_tick_median", sorted(world.times)[rounds // 2] * 1e9, "ns", world.params))
+        if case == CASES[-1]:
+            rows.append(Row("kernel", "pss_mb", world.pss_mb, "MB", world.params))
     few, many = measured(QUICK_GROWTH if quick else GROWTH, 100, count, 2 * rounds)
     params = {"from": few.params["conditions"], "to": many.params["conditions"], "symbols": 100, "fire_rate": many.params["fire_rate"]}
     rows.append(Row("kernel", "growth", min(many.times) / min(few.times), "ratio", params, None if quick else GROWTH_TARGET))
