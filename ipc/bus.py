@@ -1,6 +1,6 @@
 """Request and reply over ZeroMQ ipc sockets: a server a process, a client for whoever asks.
 
-Frames of a request: 8 bytes of request id, JSON. The reply echoes the id. A second bind on a living ipc path silently succeeds in
+Frames of a request: 8 bytes of request id, the message. The reply echoes the id. A second bind on a living ipc path silently succeeds in
 ZeroMQ, so take the role's lock before `Server`. Contexts are made after the fork, never before.
 """
 
@@ -89,7 +89,7 @@ class Server:
             done += 1
             if len(frames) != 3 or len(frames[1]) != 8:
                 self.malformed += 1
-                reply: Any = messages.Refused(code="malformed", text=f"a request has 2 frames (8-byte id, JSON), not {len(frames) - 1}",
+                reply: Any = messages.Refused(code="malformed", text=f"a request has 2 frames (8-byte id, message), not {len(frames) - 1}",
                                               remedy="send [id, payload] from a DEALER socket")
                 self._send([frames[0], frames[1][:8] if len(frames) > 1 else b"", messages.encode(reply)])
                 continue

@@ -210,3 +210,16 @@ def test_a_message_that_was_cut_or_has_one_wrong_byte_is_never_an_unnamed_error(
     wrong = encoded[:cut] + bytes([data.draw(st.integers(0, 255))]) + encoded[cut + 1:]
     with contextlib.suppress(*MALFORMED):  # some bytes do not matter
         messages.decode_child_request(wrong)
+
+
+def test_rows_travel_as_they_are_and_either_form_is_understood() -> None:
+    arm = messages.Arm(strategy="x", due_ns=1, next_due_ns=2, plan_seq=3, rows=bytes(range(256)))
+    encoded = messages.encode(arm)
+    assert arm.rows in encoded
+    assert messages.decode_child_request(encoded) == arm
+    assert messages.decode_child_request(msgspec.json.encode(arm)) == arm
+    for length in range(len(encoded)):
+        with pytest.raises(msgspec.DecodeError):
+            messages.decode_child_request(encoded[:length])
+    with pytest.raises(msgspec.DecodeError):
+        messages.decode_child_request(msgspec.msgpack.encode({"type": "arm", "strategy": "x", "due_ns": 1, "next_due_ns": 2, "rows": "words"}))
