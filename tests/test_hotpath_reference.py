@@ -103,7 +103,7 @@ class Pair:
         r, strategy = self.random, self.random.randrange(2)
         self.plan_seq += 1
         given, made = [], []
-        for index in range(r.randrange(0, 7)):
+        for index in range(r.randrange(0, 10)):
             words, condition = self.condition(strategy, index)
             given.append(words)
             made.append(condition)
@@ -239,7 +239,7 @@ class Pair:
         self.slow.command(kind, fields["argument"], fields["reason"], fields["stop_price"], fields["target_price"])
 
     def mode(self) -> None:
-        self.slow.running = not self.slow.running or self.random.random() < 0.3
+        self.slow.running = self.random.random() < 0.8
         self.world.memory.board.modes[l.MODE_OF_OPERATOR]["mode"] = l.MODE_RUNNING if self.slow.running else l.MODE_REDUCE_ONLY
 
     def successor(self) -> None:
@@ -296,7 +296,7 @@ def plain(row: Any) -> tuple[Any, ...]:
     return head
 
 
-ACTIONS = (("tick", 80), ("clock", 10), ("plan", 10), ("report", 70), ("command", 4), ("mode", 1), ("successor", 2))
+ACTIONS = (("tick", 80), ("clock", 10), ("plan", 10), ("report", 45), ("command", 4), ("mode", 3), ("successor", 2))
 
 
 def agree(seed: int, length: int) -> Pair:
