@@ -120,6 +120,8 @@ def row_of(condition: Condition, at: str, due_ns: int, known: Mapping[str, Facts
         raise NotArmed(f"{at}.stop_bps: {c.stop_bps} is at or below a price of zero; give fewer than 10000 bps")
     if c.order == "limit" and c.limit_price is None:
         raise NotArmed(f"{at}.limit_price: a limit order needs one; give it, or use order = \"market\"")
+    if c.order == "market" and c.limit_price is not None:
+        raise NotArmed(f"{at}.limit_price: a market order has none; leave it out, or use order = \"limit\"")
     trigger, level, around = _trigger(c, at, facts)
     size_kind, size_value = _size(c, at, facts)
     stop, target = _protection(c, at, facts, around)
@@ -237,7 +239,11 @@ def _size(c: Condition, at: str, facts: Facts) -> tuple[int, int]:
     if value <= 0:
         raise NotArmed(f"{at}.size.value: {c.size.value} is not above zero; give a size above 0")
     if c.size.kind == "quote":
-        return l.SIZE_QUOTE, min(int(value.scaleb(-facts.quantum_exponent)), 1 << 60)
+        quanta = min(int(value.scaleb(-facts.quantum_exponent)), 1 << 60)
+        if not quanta:
+            raise NotArmed(f"{at}.size.value: {c.size.value} is less than the account's currency has decimals for; give at least "
+                           f"{Decimal(1).scaleb(facts.quantum_exponent):f}")
+        return l.SIZE_QUOTE, quanta
     if value > 10_000 or value != int(value):
         raise NotArmed(f"{at}.size.value: {c.size.value} is no whole number of basis points; give 1 to 10000")
     return l.SIZE_EQUITY_BPS, int(value)

@@ -87,9 +87,10 @@ class Armoury:
         self._arming = int(mine["arming"].max(initial=0))
         self._counts = np.zeros((len(self._memory.instruments.instruments), l.TRIGGERS), np.int64)
         np.add.at(self._counts, (mine["instrument"], mine["trigger"]), 1)
-        #: by strategy: the slots of what it has armed, the number of its last plan, the slots that keep the state of its groups
+        #: by strategy: slots of what it has armed, numbers of the first and last part of its plan, slots that keep the state of its groups
         self._armed = [armed[mine["strategy"] == strategy] for strategy in range(l.MAX_STRATEGIES)]
-        self._last_plans = [int(rows["plan_seq"][slots].max(initial=0)) for slots in self._armed]
+        numbers = [rows["plan_seq"][slots] for slots in self._armed]
+        self._last_plans = [(int(of.min()), int(of.max())) if len(of) else (0, 0) for of in numbers]
         self._leading = [self._leaders_of(slots) for slots in self._armed]
         line = self._c.generations[generation & 1]
         first = int(line["half"]) * self._capacity
@@ -135,12 +136,13 @@ class Armoury:
         if plan.strategy not in self.strategies:
             raise NotArmed(f"strategy: {plan.strategy!r} does not run here; running are {', '.join(self.strategies)}")
         strategy = self.strategies.index(plan.strategy)
-        last = self._last_plans[strategy]
-        if plan.plan_seq < last:
+        first, last = self._last_plans[strategy]
+        if plan.plan_seq < first:
             raise NotArmed(f"plan_seq: {plan.plan_seq} is older than {last}, which is armed; send the newest plan")
         parts = self._parts
         published = int(self._c.generations[int(self._c.table[0]["generation"]) & 1]["plan_seq"])  # a plan of no conditions is known by it alone
-        if plan.plan_seq in (last, published) or (parts and plan.part and (parts.strategy, parts.plan_seq) == (strategy, plan.plan_seq)):
+        collected = parts and plan.part and (parts.strategy, parts.plan_seq) == (strategy, plan.plan_seq)
+        if first <= plan.plan_seq <= last or plan.plan_seq == published or collected:
             return  # asked twice; armed twice, its conditions would have forgotten what they fired
         if plan.part == 0:
             parts = self._parts = Parts(strategy, plan, np.zeros_like(self._counts))
@@ -150,7 +152,7 @@ class Armoury:
         parts.withdraw += plan.withdraw
         if not plan.more:
             self._change(parts)
-            self._parts, self._last_plans[strategy] = None, plan.plan_seq
+            self._parts, self._last_plans[strategy] = None, (parts.rows[0][0], plan.plan_seq)
 
     def _looked_through(self, plan: Arm, parts: Parts) -> Any:
         """The rows of a part, counted. Raises NotArmed with the first that may not be armed."""

@@ -101,10 +101,11 @@ class Control:
             over = True
             self._child.metric("plans_refused")
             self._child.log.warning("plan %d of %s refused: %s", plan.plan_seq, plan.strategy, error)
-            reply = messages.Refused(code="not_armed", text=str(error), remedy="mend the strategy; what was armed before stays until it expires")
+            reply = messages.Refused(code="not_armed", text=str(error), remedy="what was armed before stays until it expires")
         # In lockstep the loop waits for the plan of the last strategy, all parts of it; a refused one must not stop the run.
         if over and self._child.boot.lockstep and plan.strategy == self._armoury.strategies[-1]:
-            self._memory.board.cursors[0]["plan_horizon_ns"] = plan.next_due_ns
+            cursors = self._memory.board.cursors[0]
+            cursors["plan_horizon_ns"] = max(int(cursors["plan_horizon_ns"]), plan.next_due_ns)  # what comes late a second time is not waited for
         wait.ring_bells(self._child.processes, 1 << l.SNIPER)
         return reply
 

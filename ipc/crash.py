@@ -11,6 +11,7 @@ POINTS = (
     "sniper.undo", "sniper.commit", "sniper.committed", "sniper.copy", "sniper.copied", "sniper.part",
     "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor",
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
+    "strategist.stored", "strategist.told",
 )
 
 

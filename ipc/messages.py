@@ -124,7 +124,7 @@ class Plan(Message, frozen=True):
     `due_ns` is the event time it was made for, `next_due_ns` the event time of the next one. With `keep` nothing changes but the
     due time: the strategy failed, and what is armed keeps its expiry. With `add` its earlier conditions stay, but for those whose ids are in
     `withdraw`. A plan of more conditions than a message carries goes in parts, `part` 0 first; each is journaled under a number of its own, and
-    all but the last one say that there is `more`.
+    all but the last one say that there is `more`, and all name the `whole` by its hash, so that equal parts are parts of equal plans.
     """
 
     strategy: Name
@@ -137,6 +137,7 @@ class Plan(Message, frozen=True):
     withdraw: ConditionIds = []
     part: PlanPart = 0
     more: bool = False
+    whole: Annotated[str, Meta(max_length=64)] = ""
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 
@@ -314,7 +315,7 @@ ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Tra
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 _json, _json_child = msgspec.json.Encoder(), msgspec.json.Decoder(ChildRequest)
-_packed, _packed_child = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(ChildRequest)
+_packed, _packed_arm = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Arm)
 decode_control_request = msgspec.json.Decoder(ControlRequest).decode
 decode_reply = msgspec.json.Decoder(Reply).decode
 
@@ -325,5 +326,5 @@ def encode(message: Any) -> bytes:
 
 
 def decode_child_request(payload: bytes) -> ChildRequest:
-    """A request in either form: MessagePack's maps begin beyond ASCII, JSON does not. Raises msgspec.DecodeError."""
-    return (_packed_child if payload[:1] > b"\x7f" else _json_child).decode(payload)
+    """A request: in MessagePack, whose maps begin beyond ASCII, only rows. Raises msgspec.DecodeError."""
+    return _packed_arm.decode(payload) if payload[:1] > b"\x7f" else _json_child.decode(payload)

@@ -191,7 +191,9 @@ def test_a_part_of_a_plan_has_a_number_of_its_own_and_keeps_it_when_it_is_asked_
     again = JournalWriter(tmp_path, sync=False)  # the answer was lost with the recorder
     again.go_on("run", 1)
     assert [again.append(plans=[part]) for part in (parts[1], parts[2], parts[2])] == [[2], [3], [3]]
-    assert again.append(plans=[parts[0]]) == [4], "a successor of the strategist begins anew"
+    assert [again.append(plans=[part]) for part in parts] == [[1], [2], [3]], "a successor of the strategist makes the same plan"
+    other = [msgspec.structs.replace(part, whole="another") for part in parts]
+    assert again.append(plans=[other[0]]) == [4], "or another one"
     queries = Queries(again)
     assert [queries.why((number << l.PLAN_SHIFT) + 1) for number in (1, 2, 3)] == ["part 0 1", "part 1 1", "part 2 1"]
     assert [(row["plan_seq"], row["part"], row["more"]) for row in queries.plans(10)] == [(4, 0, True), (3, 2, False), (2, 1, True), (1, 0, True)]

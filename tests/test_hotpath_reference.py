@@ -26,7 +26,7 @@ SYMBOLS = ("BTC/USDT", "BTC/USDT:USDT")
 STRATEGIES = ("probe", "other")
 LIMITS = Limits(max_open_positions=3, max_symbol_exposure_bps=6_000, daily_loss_bps=500, max_entries_per_day=12, min_confidence=0.5,
                 max_quote_age_ms=5_000, max_order_value=6_000.0, price_collar_bps=150, window_collar_bps=10_000, max_gross_exposure_bps=9_000,
-                min_equity=9_000.0, duplicate_window_ms=2_000, max_messages_per_s=2.0, max_repeats=6, repeat_window_s=30, max_adjustments=2)
+                min_equity=9_000.0, duplicate_window_ms=2_000, max_messages_per_s=2.0, max_repeats=3, repeat_window_s=30, max_adjustments=2)
 HOTPATH = Hotpath()
 
 

@@ -146,28 +146,30 @@ def tested(trades: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backtest")
     (folder / "large.py").write_text(LARGE.replace("time_stop_s=120", "time_stop_s=10"))
     (folder / "busy.toml").write_text(BUSY + "\n[run]\nseed = 7\nflatten_at_end = true\n")
-    done = subprocess.run([BIN / "trader-ctl", "backtest", "--data", f"{trades}=BTC/USDT", "--config", folder / "busy.toml", "--strategy",
-                           f"{folder / 'large.py'}:Large", "--out", folder / "run"], capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run([BIN / "trader-ctl", "backtest", "--data", f"{trades}=BTC/USDT", "--config", folder / "busy.toml",
+                           "--strategy", f"{folder / 'large.py'}:Large,mean_reversion", "--out", folder / "run"],
+                          capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
 
 def test_a_backtest_arms_a_large_plan_whole(tested: Path) -> None:
     summary = json.loads((tested / "run" / "summary.json").read_text())
-    assert summary["conditions_armed"] == CONDITIONS * 30
+    assert CONDITIONS * 30 <= summary["conditions_armed"] < CONDITIONS * 30 + 100
     assert summary["fills"] >= 10
     assert summary["reconciled"] is True
 
 
-@pytest.mark.parametrize("crash", ["", "sniper.part:2", "sniper.part:3", "recorder.lmdb_commit:5", "recorder.committed:5"])
+@pytest.mark.parametrize("crash", ["", "sniper.part:2", "sniper.part:3", "recorder.lmdb_commit:5", "recorder.committed:5",
+                                   "strategist.stored:2", "strategist.stored:7", "strategist.told:2", "strategist.told:7", "strategist.told:12"])
 def test_a_lockstep_replay_fills_as_the_backtest_does_whoever_dies_between_two_parts(crash: str, tested: Path, trades: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "trader-launch", "replay", f"{trades}=BTC/USDT", "--lockstep", "--speed", "max", "--config", tested / "busy.toml", "--strategy",
-         f"{tested / 'large.py'}:Large", "--instance", f"large-{os.getpid()}", "--data-dir", tmp_path, "--headless"],
+         f"{tested / 'large.py'}:Large,mean_reversion", "--instance", f"large-{os.getpid()}", "--data-dir", tmp_path, "--headless"],
         env={**os.environ, "TRADER_CRASH_AT": crash}, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (file,) = (tmp_path / "runs").glob("*/summary.json")
     summary = json.loads(file.read_text())
     assert sum(summary["restarts"].values()) == (1 if crash else 0)
-    assert summary["conditions_armed"] == CONDITIONS * 30, "each plan once, and whole"
+    assert summary["conditions_armed"] == json.loads((tested / "run" / "summary.json").read_text())["conditions_armed"], "each plan once, and whole"
     assert (tested / "run" / "fills.bin").read_bytes() == file.with_name("fills.bin").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,7 +41,7 @@ class Checker:
         if len(output) > self._most:
             raise StrategyError(f"plan gave {len(output)} conditions", f"return at most {self._most}, or raise hotpath.condition_capacity")
         conditions = []
-        for index, entry in enumerate(output):
+        for index, entry in enumerate(islice(output, self._most)):
             conditions.append(_condition(entry, f"conditions[{index}]", self._facts))
             if index % MAX_PLAN_CONDITIONS == 0:
                 self._while_working()

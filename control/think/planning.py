@@ -5,6 +5,7 @@ The strategist (one process of a running instance) and a backtest both plan here
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -54,10 +55,11 @@ class Outcome(NamedTuple):
 
     def parts(self) -> Iterator[tuple[messages.Plan, bytes]]:
         """The plan and its rows as they travel: one message with no more conditions than it carries after the other."""
-        most, size = messages.MAX_PLAN_CONDITIONS, l.CONDITION.itemsize
-        for first in range(0, max(1, len(self.plan.conditions)), most):
-            more = first + most < len(self.plan.conditions)
-            yield (msgspec.structs.replace(self.plan, part=first // most, more=more, conditions=self.plan.conditions[first: first + most]),
+        most, size, count = messages.MAX_PLAN_CONDITIONS, l.CONDITION.itemsize, len(self.plan.conditions)
+        whole = hashlib.sha256(self.rows).hexdigest() if count > most else ""
+        for first in range(0, max(1, count), most):
+            yield (msgspec.structs.replace(self.plan, part=first // most, more=first + most < count, whole=whole,
+                                           conditions=self.plan.conditions[first: first + most]),
                    self.rows[first * size: (first + most) * size])
 
 

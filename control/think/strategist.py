@@ -30,6 +30,7 @@ from hotpath.config import Hotpath
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
 from ipc import layout as l
+from ipc.crash import CrashPoint
 from ipc.process import Child
 
 #: exit code for a strategy that can never be loaded (EX_CONFIG of sysexits.h)
@@ -55,6 +56,7 @@ class Strategist:
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum)
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
+        self._crash = CrashPoint("strategist", boot.restarts)
         self.next_due_ns = 0
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,6 +76,15 @@ class Strategist:
             self.next_due_ns = (int(state["event_ns"]) // self.interval_ns + 1) * self.interval_ns
         if self.lockstep and horizon > 1:
             self.next_due_ns = horizon  # what the sniper waits for is what nobody has planned yet
+        if self._boot.restarts:
+            self._remember()
+
+    def _remember(self) -> None:
+        """When a predecessor planned last, by strategy: whose turn it is depends on that. What is due next counts as not planned."""
+        for planner in self.planners:
+            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=1), lambda: False)
+            for row in answer.rows if isinstance(answer, messages.Answer) else ():
+                planner.planned_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
 
     def _first_event_ns(self, seq: int) -> int:
         """Event time of the tick with that sequence, or of the oldest that is left."""
@@ -169,12 +180,14 @@ class Strategist:
     def _arm(self, outcome: Outcome) -> None:
         planner, parts = outcome.planner, []
         for plan, rows in outcome.parts():
+            self.breathe()
             stored = self._put(self._recorder, plan, lambda: False)
             if not isinstance(stored, messages.Planned):
                 self._refused(planner, "recorder", stored)
                 if stored is not None:  # without a number it cannot be armed, and a lockstep sniper must not wait for it
                     self._keep(self.planning.keep(planner, plan.due_ns, "not journaled"))
                 return
+            self._crash.reached("strategist.stored")
             parts.append(arm_of(msgspec.structs.replace(plan, plan_seq=stored.plan_seq), rows))
         reply = self._tell(planner, parts)
         if isinstance(reply, messages.Planned) or (reply is None and self._is_armed(planner, parts[-1])):
@@ -187,9 +200,11 @@ class Strategist:
         """The sniper's answer to the last part, or to the one that it refused. One that was replaced meanwhile is told all of them again."""
         for _ in itertools.count() if self.lockstep else range(_TRIES):
             for part in parts:
+                self.breathe()
                 reply = self._put(self._sniper, part, (lambda: False) if part.more else (lambda: self._is_armed(planner, parts[-1])))
                 if not isinstance(reply, messages.Planned):
                     break
+                self._crash.reached("strategist.told")
             if not (isinstance(reply, messages.Refused) and reply.code == "not_continued"):
                 break
         return reply

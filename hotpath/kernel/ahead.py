@@ -78,7 +78,7 @@ def _windows(s: Any, instrument: int, event_ns: int) -> None:
 
 @kernel
 def _buckets(buckets: Any, instrument: int, in_line: int, old: int, new: int) -> None:
-    bucket = max(old - 1, new - SLOTS + 1)
+    bucket = max(old - 1, new - SLOTS + 1) // in_line * in_line
     while bucket <= new:
         prefetch(buckets, instrument * SLOTS + (bucket & (SLOTS - 1)), 0)
         bucket += in_line

@@ -29,6 +29,8 @@ _BEFORE_LINES = l.TRIGGERS * 8 // l.CACHE_LINE
 _BEFORE, _OPEN_ROWS = l.TRANSACTIONAL.index("feature_before"), l.TRANSACTIONAL.index("open_rows")
 #: undo lines that the largest single action of a step may need
 ACTION_LINES = 384
+_WINDOWS = sum(l.FEATURE_BUCKETS * bucket.itemsize // l.CACHE_LINE + 1 for bucket in l.BUCKETS.values())
+assert _WINDOWS + 48 < ACTION_LINES, "a gap closes all windows, and then a condition fires"
 #: outbox rows that the largest single action of a step may need
 _ACTION_INTENTS = 4
 

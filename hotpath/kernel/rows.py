@@ -15,11 +15,13 @@ from ipc.jit import kernel
 FAULTS: Final = (
     "", "instrument: is not one of this run", "trigger: is none", "direction: is neither up nor down", "side: is neither buy nor sell",
     "side: spot cannot be sold short", "order_type: is neither market nor limit", "level: is outside the instrument's prices",
-    "limit_price: is outside the instrument's prices", "size_kind: is none", "size_value: is not above zero", "max_fires: is below one",
+    "limit_price: is outside the instrument's prices, or a market order has one", "size_kind: is none",
+    "size_value: is not above zero", "max_fires: is below one",
     "confidence_e4: is not within 0 to 10000", "a distance in bps is not within 0 to 10000", "stop_bps: no position may be without protection from "
     "its first fill on", "stop_price or target_price: is outside the instrument's prices", "valid_until_ns: is not behind valid_from_ns",
     "time_stop_ns or cooldown_ns: is negative", "clauses: a feature, operator or number of them is none", "rungs: the ladder does not rise, or adds "
     "up to more than the position", "group_id: is not that of a group's first row at or before this one",
+    "since or removed: is not 0",
 )
 
 
@@ -32,7 +34,7 @@ def first_fault(rows: Any, first: int, groups: Any, instruments: Any, count: int
     for number in range(rows.shape[0]):
         row, place = rows[number], first + number
         groups[place] = row.group_id
-        code = 1 if row.instrument >= count else _fault(row, instruments[row.instrument])
+        code = 1 if row.instrument >= count else 21 if row.since != 0 or row.removed != 0 else _fault(row, instruments[row.instrument])
         if code == 0 and row.group_id != 0 and (not 1 <= row.group_id <= place + 1 or groups[row.group_id - 1] != row.group_id):
             code = 20
         if code != 0:

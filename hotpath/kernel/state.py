@@ -33,7 +33,7 @@ def _aligned(count: int, dtype: Any) -> np.ndarray[Any, Any]:
 
 def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
     bounds = _aligned(instruments * (len(l.PRICE_KINDS) + l.TRIGGERS), BOUND)
-    bounds["generation"] = -1
+    bounds["generation"] = bounds["below"] = bounds["above"] = -1
     return bounds
 
 
