@@ -126,6 +126,7 @@ def _model(results: Results) -> str:
 def _chart(figure: Any, height: int) -> str:
     figure.update_layout(template="plotly_white", height=height, margin={"l": 60, "r": 20, "t": 20, "b": 40}, hovermode="x unified",
                          legend={"orientation": "h", "y": 1.08})
+    figure.update_yaxes(tickformat=",.10~f")  # 61,850 and 0.0000123, not 61.85k and 12.3μ
     html: str = figure.to_html(full_html=False, include_plotlyjs=False, config={
         "displaylogo": False, "responsive": True,
         "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]})
