@@ -22,6 +22,7 @@ from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
 from control.supervise.instance import Identity, Places
 from control.supervise.last_words import last_words
+from control.supervise.notify import ServiceManager
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.role import Death, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
@@ -78,6 +79,7 @@ class Session:
         self._told_open = ""
         self._prepared = False
         self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
+        self.manager = ServiceManager(os.environ, self.log)  # before there is a child that would inherit what it takes
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
         self.memory = self._create()
         self.processes = self.memory.board.processes
@@ -191,6 +193,7 @@ class Session:
         while _signals:
             self._take_signal(_signals.popleft())
         self.watchdog.turn(now)
+        self.manager.turn(self.watchdog.phase, now)
         if self.watchdog.phase in (Phase.STARTING, Phase.RUNNING):
             if self._ending:
                 self._go_on_ending(now)
@@ -308,6 +311,7 @@ class Session:
         """After `run`: the forkserver, the sockets, the segments."""
         self.nursery.close()
         self.line.close()
+        self.manager.close()
         if self._unstored:
             sweep.remove_folder(self.places.socket_dir)
         else:
