@@ -67,7 +67,7 @@ CAUSES: Mapping[str, Ends] = {
 
 @dataclass(frozen=True)
 class Change:
-    """Safe mode was entered, has another first cause, or has ended: `text` is for people, "" at the end."""
+    """Safe mode was entered, has other causes, or has ended: `cause` is the oldest, `text` is for people, "" at the end."""
 
     safe: bool
     cause: str
@@ -87,7 +87,7 @@ class SafeMode:
     def __init__(self, cooldown_s: float) -> None:
         self.cooldown_s = cooldown_s
         self._active: dict[str, _Active] = {}
-        self._told: tuple[str, str] | None = None
+        self._told: dict[str, str] = {}
 
     @property
     def causes(self) -> dict[str, str]:
@@ -124,9 +124,7 @@ class SafeMode:
                         del self._active[name]
                 case Ends.DAY if day != active.day:
                     del self._active[name]
-        first = next(iter(self._active.items()), None)
-        told = None if first is None else (first[0], first[1].text)
-        if told == self._told:
+        if self.causes == self._told:
             return None
-        self._told = told
-        return Change(told is not None, *(told or ("", "")))
+        self._told = self.causes
+        return Change(bool(self._told), next(iter(self._told), ""), "; ".join(self._told.values()))
