@@ -56,11 +56,11 @@ class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a process is dead, and how often it may come back."""
 
     hang_recorder_ms: Annotated[Milliseconds, Meta(description="a recorder without a heartbeat for so long hangs and is replaced")] = 5_000
-    hang_gateway_ms: Annotated[Milliseconds, Meta(description="the same of the gateway")] = 3_000
-    hang_sniper_ms: Annotated[Milliseconds, Meta(description="the same of the sniper")] = 2_000
+    hang_gateway_ms: Annotated[Milliseconds, Meta(description="the same of the gateway")] = 5_000
+    hang_sniper_ms: Annotated[Milliseconds, Meta(description="the same of the sniper")] = 250
     hang_feed_ms: Annotated[Milliseconds, Meta(description="the same of the feed")] = 5_000
-    hang_reflection_ms: Annotated[Milliseconds, Meta(description="the same of the reflection")] = 10_000
-    hang_strategist_ms: Annotated[Milliseconds, Meta(description="the same of the strategist")] = 20_000
+    hang_reflection_ms: Annotated[Milliseconds, Meta(description="the same of the reflection")] = 5_000
+    hang_strategist_ms: Annotated[Milliseconds, Meta(description="the same of the strategist")] = 5_000
     ready_timeout_s: Annotated[int, Meta(ge=1, le=3600, description="a process that is not ready after so long is replaced")] = 60
     stop_grace_s: Annotated[int, Meta(ge=1, le=600, description="what a process gets to drain and persist before it is killed")] = 10
     restart_intensity: Annotated[int, Meta(ge=0, le=1000, description="restarts of one process within the window before safe mode")] = 5
