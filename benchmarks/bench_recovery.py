@@ -28,7 +28,7 @@ LATE, DEATHS, LIMIT_MS = 2, 200, 100.0
 _QUICK_DEATHS = 20
 _PATIENCE_S = 20.0
 #: event time to wall time at which the default symbols make that many ticks, about; measured anew in each run
-_SPEED = 400
+_SPEED = 265
 #: ms: supervise.hang_sniper_ms
 _HANG_MS = 250
 _ENVIRONMENT = {"TRADER_SUPERVISE__RESTART_INTENSITY": "1000", "TRADER_SUPERVISE__BACKOFF_FIRST_MS": "1", "TRADER_SUPERVISE__BACKOFF_MOST_MS": "1",
