@@ -195,8 +195,8 @@ class ControlSocket:
         self._facade.note("operator", text)
         return messages.Done(text=text)
 
-    def _resumed(self, compared: Any) -> messages.Done:
-        """After the gateway was asked to compare anew; where it cannot be asked, its own word stands."""
+    def _resumed(self, _: Any) -> messages.Done:
+        """After the gateway was asked to compare anew; where it could not be asked, its own word stands."""
         modes = self._facade.memory.board.modes
         board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
         causes = self._facade.resume()
@@ -204,8 +204,6 @@ class ControlSocket:
         mode, cause = board.severest([row for number, row in enumerate(modes) if number != l.MODE_OF_WATCHDOG])
         if causes:
             mode, cause = l.MODE_SAFE, "; ".join(causes.values())
-        elif isinstance(compared, messages.Unavailable) and mode == l.MODE_RUNNING:
-            mode, cause = l.MODE_SAFE, f"the gateway does not answer: {compared.text}"
         text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
         self._facade.note("operator", text)
         return messages.Done(text=text, data={"trading": l.MODES[mode]})
