@@ -1,11 +1,13 @@
 """Stand-ins for the six roles, in real processes: they beat, obey and leave traces in the run's folder. For tests of the supervision alone.
 
-`hang-ROLE` in the run's folder makes a stand-in stop beating; each leaves a line in `ended` when it has stopped in order.
+`hang-ROLE` in the run's folder makes a stand-in stop beating, `deaf-ROLE` beat on and obey nothing; each leaves a line in `ended` when it has
+stopped in order.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -56,6 +58,12 @@ def main(own: Child) -> int:
         own.beat(turns)
         while (folder / f"hang-{role}").exists():
             time.sleep(0.01)
+        while (folder / f"deaf-{role}").exists():
+            if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                own.log.info("%s is deaf", role)
+            own.beat(turns := turns + 1)
+            time.sleep(0.01)
     server.poll(0.0, handle)
     server.close()
     with (folder / "ended").open("a") as file:
@@ -65,7 +73,7 @@ def main(own: Child) -> int:
 
 def plan(name: str, data_dir: Path, *, for_s: float | None = None, flatten: bool = False, **supervise: int) -> Plan:
     """A paper run of stand-ins over small segments."""
-    tree = {"run": {"instance": name, "data_dir": str(data_dir)}, "supervise": supervise,
+    tree = {"run": {"instance": name, "data_dir": str(data_dir)}, "supervise": supervise, "safety": {"cooldown_s": 1},
             "hotpath": {"tick_slots": 1024, "condition_capacity": 64, "instrument_capacity": 8}}
     config = msgspec.convert(tree, Config)
     return Plan(config=config, mode="paper", market="simulated", rows=catalogue.resolve(["BTC/USDT"], {}, config.paper, "simulated"),

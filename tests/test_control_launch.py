@@ -409,6 +409,46 @@ def test_a_stopped_child_is_killed_and_replaced(launch: Callable[..., Run]) -> N
     assert run.end()
 
 
+def test_a_child_that_ignores_the_stop_and_sigterm_is_ended_after_its_grace_and_the_others_stop_in_order(launch: Callable[..., Run]) -> None:
+    run = launch("hang_feed_ms=60000, stop_grace_s=1")
+    pids = run.all_ready()
+    (run.run_dir() / "deaf-feed").touch()
+    run.wait_for(lambda: "feed is deaf" in run.text("logs/feed.log"))
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    output = run.end()
+    assert run.process.returncode == 0, output
+    assert 1.0 < time.monotonic() - began < 15.0
+    assert "feed has not drained within 1 s" in run.text("events") + run.text("logs/watchdog.log")
+    assert not any(alive(pid) for pid in pids.values())
+    assert {"sniper 0", "gateway 0", "recorder 0"} <= set(run.text("ended").split("\n"))
+    assert run.left() == []
+
+
+def test_a_storm_of_restarts_is_a_crash_loop_and_when_it_is_over_all_run_with_nothing_left_of_it(launch: Callable[..., Run]) -> None:
+    run = launch("restart_intensity=3, restart_window_s=4, backoff_first_ms=10, backoff_most_ms=100")
+    run.all_ready()
+    open_before = len(list(Path(f"/proc/{run.process.pid}/fd").iterdir()))
+    killed: set[int] = set()
+    end = time.monotonic() + 3.0
+    while time.monotonic() < end:
+        for pid in set(run.pids().values()) - killed - {0}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(0.02)
+    assert len(killed) > 30, "each role more than its intensity"
+    assert "safe mode" in run.wait_for(lambda: run.text("events") if "safe_mode safe mode" in run.text("events") else "", 10.0)
+    run.wait_for(lambda: not set(run.all_ready().values()) & killed, 20.0)
+    run.wait_for(lambda: "safe mode ends" in run.text("events"), 20.0)
+    assert not any(alive(pid) for pid in killed)
+    assert len(list(Path(f"/proc/{run.process.pid}/fd").iterdir())) <= open_before + 3, "no descriptor of a dead child is kept"
+    run.process.send_signal(signal.SIGTERM)
+    output = run.end()
+    assert run.process.returncode == 0, output
+    assert run.left() == []
+
+
 def test_a_dead_forkserver_is_replaced_and_the_three_survive_it(launch: Callable[..., Run]) -> None:
     run = launch()
     pids = run.all_ready()
