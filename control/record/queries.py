@@ -74,8 +74,10 @@ class Queries:
                 return self._answer_why(query.argument)
             case "run":
                 return Answer(data=self.run())
+            case "in_force":
+                return self._rows(self.in_force())
         return Refused(code="unknown_query", text=f"what: the recorder does not know {query.what!r}",
-                       remedy="ask it for orders, trades, plans, events, why or run")
+                       remedy="ask it for orders, trades, plans, in_force, events, why or run")
 
     def _late(self) -> bool:
         """The recorder has rings to drain: an answer that takes longer is cut off."""
@@ -174,6 +176,11 @@ class Queries:
                 if len(rows) == limit:
                     break
         return rows
+
+    def in_force(self) -> list[dict[str, Any]]:
+        """Of each strategy the newest plan that the hot loop has taken over."""
+        return [{"strategy": name, "plan_seq": plans.plans[-1].number, "time_ns": plans.plans[-1].due_ns, "next_ns": plans.plans[-1].next_due_ns}
+                for name, plans in self.journal.in_force().items() if plans.plans]
 
     def events(self, limit: int, kind: str = "") -> list[dict[str, Any]]:
         """Newest events first; `kind` selects."""
