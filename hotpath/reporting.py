@@ -19,8 +19,9 @@ from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.process import Child
 
-#: how the cause of a mode begins that ends by itself
+#: how the cause of a mode begins that ends by itself: when the ledger can be written again, when book and account have been compared
 _LEDGER: Final = "paper ledger: "
+_ACCOUNT: Final = "account: not compared with the book yet"
 
 
 class Own(NamedTuple):
@@ -164,6 +165,20 @@ class Reporting:
     def relieved(self) -> None:
         """The ledger can be written (again)."""
         if self._mode()["cause"].startswith(_LEDGER.encode()):
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
+
+    def account_in_doubt(self) -> None:
+        """No new positions until the book has been compared with the account; a worse doubt is not overwritten."""
+        if not self._mode()["mode"]:
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, _ACCOUNT)
+
+    def is_account_in_doubt(self) -> bool:
+        """Whether nobody has compared them yet; a gateway that died over it leaves that to its successor."""
+        return bool(self._mode()["mode"]) and self._mode()["cause"] == _ACCOUNT.encode()
+
+    def account_agrees(self) -> None:
+        """Book and account are the same."""
+        if self.is_account_in_doubt():
             board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
 
     def _mode(self) -> Any:
