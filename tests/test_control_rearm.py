@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ class Desk:
             until = due_ns + (one.valid_after_s + one.valid_for_s) * SECOND
             if until > self.now:
                 fired = self.fires.get(own, [])
-                found[own] = (strategy, one.symbol, until, len(fired), fired[-1] + one.cooldown_s * SECOND if fired else 0, group != 0 and group in spent)
+                again_ns = fired[-1] + one.cooldown_s * SECOND if fired else 0
+                found[own] = (strategy, one.symbol, until, len(fired), again_ns, group != 0 and group in spent)
         return found
 
 
@@ -177,8 +179,9 @@ def test_what_does_not_fit_any_more_is_dropped_for_good_and_named(desk: Desk) ->
     (other,) = desk.plan("beta", [condition(level="102")])
     table, again = restart(desk, symbols=("BTC/USDT",), strategies=("alpha",))
     assert set(table) == {bitcoin}
-    assert again.told == [(f"1 condition of the last run dropped: ETH/USDT of alpha: symbol: 'ETH/USDT' is not traded here; {ether} (a fall)", [ether]),
-                          (f"1 condition of the last run dropped: BTC/USDT of beta: strategy beta does not run any more; {other} (test)", [other])]
+    one = "1 condition of the last run dropped"
+    assert again.told == [(f"{one}: ETH/USDT of alpha: symbol: 'ETH/USDT' is not traded here; {ether} (a fall)", [ether]),
+                          (f"{one}: BTC/USDT of beta: strategy beta does not run any more; {other} (test)", [other])]
     assert [event.kind for event in again.events(1)] == ["rearmed", "dropped", "dropped"]
     table, again = restart(desk)
     assert (set(table), again.told) == ({bitcoin}, []), "a run without them was between"
@@ -220,7 +223,7 @@ def test_a_journal_from_before_plans_were_noted_arms_nothing(desk: Desk, memory:
 
 
 def test_parts_are_found_behind_anothers_plan_and_a_missing_one_gives_none(desk: Desk) -> None:
-    numbers = [desk.writer.append(plans=[messages.Plan(strategy=name, due_ns=desk.now, next_due_ns=desk.now, part=part, more=part < 2, why=str(part))])[0]
+    numbers = [desk.writer.append(plans=[messages.Plan(strategy=name, due_ns=desk.now, next_due_ns=desk.now, part=part, more=part < 2)])[0]
                for name, part in (("alpha", 0), ("beta", 0), ("alpha", 1), ("alpha", 2))]
     assert [number for number, _ in parts_of(desk.writer, numbers[-1])] == [1, 3, 4]
     lone = desk.writer.append(plans=[messages.Plan(strategy="beta", due_ns=desk.now + 1, next_due_ns=desk.now + 2, part=1)])[0]
@@ -277,8 +280,8 @@ def test_what_a_start_arms_is_what_was_armed_whatever_was_planned_and_fired(data
                     table, again = restart(desk, symbols, strategies, 256)
                     assert table == expected
                     assert sorted(one for _, ids in again.told for one in ids) == sorted(desk.expected().keys() - expected.keys())
-                    desk.alive = {own: one for own, one in desk.alive.items() if one[0] in strategies and one[1].symbol in symbols
-                                  or own not in desk.expected()}
+                    gone_for_good = desk.expected().keys() - expected.keys()
+                    desk.alive = {own: one for own, one in desk.alive.items() if own not in gone_for_good}
         assert restart(desk, capacity=256)[0] == desk.expected()
         desk.writer.check()
         desk.writer.close()
@@ -340,7 +343,7 @@ def promises_hold(journal: Journal, plan_seq: int, conditions: list[messages.Con
     for place, times in fired.items():
         one = conditions[place]
         assert len(times) <= (1 if one.group else one.max_fires)
-        assert all(later - earlier >= one.cooldown_s * SECOND for earlier, later in zip(times, times[1:], strict=False))
+        assert all(later - earlier >= one.cooldown_s * SECOND for earlier, later in itertools.pairwise(times))
         assert times[-1] < planned_ns + (one.valid_after_s + one.valid_for_s) * SECOND
     for group in ("a", "b"):
         assert len([place for place in fired if conditions[place].group == group]) <= 1

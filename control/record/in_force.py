@@ -1,7 +1,7 @@
 """Which plans of each strategy are in force: kept in the journal's "meta", changed in the transaction of the SWAPPED record that says so.
 
-A plan is in force when the hot loop has taken it over, not when it is journaled: the sniper may refuse it. The newest whole plan of a strategy is, and
-what was added behind it. So a start knows after the loss of everything else what was armed, without a search (control/record/rearm.py).
+A plan is in force when the hot loop has taken it over, not when it is journaled: the sniper may refuse it. The newest whole plan of a strategy is,
+and what was added behind it. So a start knows after the loss of everything else what was armed, without a search (control/record/rearm.py).
 """
 
 from __future__ import annotations

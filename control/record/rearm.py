@@ -1,8 +1,8 @@
 """The start of a paper run: what earlier runs had armed is armed again, from the journal alone, before the sniper begins.
 
-Every condition keeps its id, its expiry and what it has done: how often it has fired and when it may again is told by the NEW orders that name it, and
-of a group of which one has fired none fires any more. An order is in the journal before it goes to the venue, so no fire is forgotten. What does not
-fit this run any more is dropped, for good, and told. Nobody waits for the strategist: it goes on with its schedule.
+Every condition keeps its id, its expiry and what it has done: how often it has fired and when it may again is told by the NEW orders that name it,
+and of a group of which one has fired none fires any more. An order is in the journal before it goes to the venue, so no fire is forgotten. What does
+not fit this run any more is dropped, for good, and told. Nobody waits for the strategist: it goes on with its schedule.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Found:
 class Fires(NamedTuple):
     """What a condition has done: how often it has fired, and when last (event ns)."""
 
-    count: int
+    times: int
     last_ns: int
 
 
@@ -123,7 +123,7 @@ def standing(journal: Journal, in_force: Mapping[str, InForce]) -> Found:
 
 def fires(journal: Journal, ids: Iterable[int], since_ns: int) -> dict[int, Fires]:
     """What the journal's NEW entry orders since an event time say of these conditions; those that never fired are left out."""
-    wanted, found = set(ids), {}
+    wanted, found = set(ids), dict[int, Fires]()
     if not wanted:
         return {}
     with journal.reading() as transaction, transaction.cursor(journal.databases["sent"]) as cursor:
@@ -135,7 +135,7 @@ def fires(journal: Journal, ids: Iterable[int], since_ns: int) -> dict[int, Fire
             own = int(row["condition_id"])
             if own in wanted and row["purpose"] == l.ENTRY:
                 known = found.get(own, Fires(0, 0))
-                found[own] = Fires(max(known.count, int(row["fire_index"]) + 1), max(known.last_ns, record.event_ns))
+                found[own] = Fires(max(known.times, int(row["fire_index"]) + 1), max(known.last_ns, record.event_ns))
     return found
 
 
@@ -202,8 +202,8 @@ def _what_they_did(memory: Memory, slots: Any, kept: list[Standing], done: Mappi
     for slot, one in zip(slots.tolist(), kept, strict=True):
         state = states[slot]
         if one.condition_id in done:
-            count, last_ns = done[one.condition_id]
-            state["condition_id"], state["fired"] = one.condition_id, count
+            times, last_ns = done[one.condition_id]
+            state["condition_id"], state["fired"] = one.condition_id, times
             state["next_allowed_ns"] = last_ns + one.condition.cooldown_s * _SECOND_NS
         if one.group_id in spent:
             states[int(rows["group_slot"][slot])]["group_done"] = one.group_id
