@@ -91,10 +91,12 @@ class Strategist:
                 return
             self.breathe()
             time.sleep(0.005)
-        answer = None
-        while not isinstance(answer, messages.Answer) and not self._child.stopping():
-            answer = self._put(self._recorder, messages.Query(what="in_force"), lambda: False)
-        planned = {row["strategy"]: row["time_ns"] for row in answer.rows} if isinstance(answer, messages.Answer) else {}
+        while not isinstance(answer := self._put(self._recorder, messages.Query(what="in_force"), lambda: False), messages.Answer):
+            if self._child.stopping():
+                return
+            self.breathe()
+            time.sleep(0.1)
+        planned = {row["strategy"]: row["time_ns"] for row in answer.rows}
         for planner in self.planners:
             planner.planned_ns = planned.get(planner.name, 0)
         if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
