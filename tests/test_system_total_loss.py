@@ -52,7 +52,7 @@ class Once(Strategy):
         ]
 """
 #: event seconds from the start until "over" has expired, and until "later" may fire: far behind the kill
-SOON_S, LATER_S = 30, 2400
+SOON_S, LATER_S = 30, 3600
 #: of a position: what is not allowed to change over a total loss
 PROTECTION = ("position_id", "side", "lots", "entry_lots", "stop_price", "target_price", "stop_bps", "target_bps", "trail_activation_bps",
               "trail_distance_bps", "opened_ns", "deadline_ns", "condition_id")
@@ -65,8 +65,8 @@ def instance(tmp_path: Path) -> Iterator[Running]:
     made.end()
 
 
-def start(running: Running, speed: str = "30") -> None:
-    running.start("--strategy", f"{running.folder / 'once.py'}:Once", speed=speed)
+def start(running: Running, *arguments: str, speed: str = "30") -> None:
+    running.start("--strategy", f"{running.folder / 'once.py'}:Once", *arguments, speed=speed)
 
 
 def armed(running: Running) -> dict[str, dict[str, Any]]:
@@ -104,13 +104,14 @@ def is_set(running: Running) -> bool:
                 and now["event_ns"] > rows["over"]["valid_until_ns"])
 
 
-def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_after(instance: Running) -> None:
+@pytest.mark.parametrize("flags", [(), pytest.param(("--lockstep",), marks=pytest.mark.slow)], ids=["free", "lockstep"])
+def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_after(flags: tuple[str, ...], instance: Running) -> None:
     now = datetime.datetime.now(datetime.UTC)
     since_midnight_s = now.hour * 3600 + now.minute * 60  # plans are made for midnight, the market begins at this minute
     (instance.folder / "once.py").write_text(STRATEGY.format(later_s=since_midnight_s + LATER_S, soon_s=since_midnight_s + 60 + SOON_S))
-    start(instance)
+    start(instance, *flags)
     assert instance.status()["config_version"] == 1
-    until(lambda: is_set(instance), 60, "positions, a working entry, a spent group, learned trades")
+    until(lambda: is_set(instance), 110, "positions, a working entry, a spent group, learned trades")
     rows, status = armed(instance), instance.status()
     assert rows["group down"]["group_spent"]
     assert (rows["later"]["fired"], rows["trailing"]["fired"]) == (0, 1)
@@ -119,7 +120,8 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
 
     kept, done, learned = last_snapshot(instance), fires(instance), learned_trades(instance)
     assert instance.newest_event_ns() < rows["later"]["valid_until_ns"] - (7 * 86_400 - 60) * 10**9, "the kill came before it may fire"
-    start(instance)
+    start(instance, *flags)
+    assert f"resumed: {len(kept.positions)} open position" in instance.text()
     carried_over(instance, rows, done)
     positions_kept(instance, kept)
     after = instance.status()
@@ -131,7 +133,7 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
     assert [event.text for event in instance.events() if event.kind == "config"] == []
 
     instance.kill_everything()  # a second time, and on at another pace
-    start(instance, speed="300")
+    start(instance, *flags, speed="300")
     assert instance.status()["config_version"] == 2
     (changed,) = [event for event in instance.events() if event.kind == "config"]
     assert changed.text == "configuration 2: run.speed changed since the last run"

@@ -213,7 +213,10 @@ class Session:
         if self._resumes and self.watchdog.roles["recorder"].been_ready:  # it has restored the book
             self._resumes = False
             count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
-            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}", positions=count)
+            table = self.memory.conditions
+            armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
+            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}, {armed} condition{'' if armed == 1 else 's'} armed",
+                                positions=count, conditions=armed)
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
             self._remember()
