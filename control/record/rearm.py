@@ -148,8 +148,7 @@ def rearm(journal: Journal, memory: Memory, now_ns: int) -> Rearmed:
     from hotpath.armoury import Armoury
 
     made = Rearmed()
-    table = memory.conditions.table[0]
-    table["generation"], memory.conditions.generations["plan_seq"] = 0, 0
+    memory.conditions.table[0]["generation"], memory.conditions.generations["plan_seq"] = 0, 0
     armoury = Armoury(memory, lambda: None)
     in_force = {name: plans for name, plans in journal.in_force().items() if plans.plans}
     here = {name: plans for name, plans in in_force.items() if name in armoury.strategies}
@@ -159,7 +158,7 @@ def rearm(journal: Journal, memory: Memory, now_ns: int) -> Rearmed:
     closed = memory.sniper.instrument_states["closed_to_entries"]
     known = {symbol: facts for symbol, facts in facts_by_symbol(memory.instruments.instruments).items() if not closed[facts.number]}
     kept: list[Standing] = []
-    rows: list[Any] = []
+    rows: list[bytes] = []
     dropped: dict[str, list[Standing]] = {}
     for own in sorted(found.standing):  # as they were planned, which is the order of their arming
         one = found.standing[own]
@@ -177,13 +176,14 @@ def rearm(journal: Journal, memory: Memory, now_ns: int) -> Rearmed:
             why = str(error).partition("; ")[0].lstrip(".")
             dropped.setdefault(f"{one.condition.symbol} of {one.strategy}: {why}", []).append(one)
             continue
-        row = np.frombuffer(compiled, l.CONDITION).copy()
-        row["condition_id"], row["plan_seq"], row["group_id"] = own, own >> l.PLAN_SHIFT, one.group_id
-        row["strategy"] = armoury.strategies.index(one.strategy)
         kept.append(one)
-        rows.append(row)
+        rows.append(compiled)
     if rows:
-        slots = armoury.begin_with(np.concatenate(rows), max(plan.number for plans in here.values() for plan in plans.plans))
+        table = np.frombuffer(b"".join(rows), l.CONDITION).copy()
+        table["condition_id"] = [one.condition_id for one in kept]
+        table["plan_seq"], table["group_id"] = table["condition_id"] >> l.PLAN_SHIFT, [one.group_id for one in kept]
+        table["strategy"] = [armoury.strategies.index(one.strategy) for one in kept]
+        slots = armoury.begin_with(table, max(plan.number for plans in here.values() for plan in plans.plans))
         _what_they_did(memory, slots, kept, done, spent)
     made.armed = len(rows)
     made.changed = {name: InForce() for name in in_force.keys() - here.keys()}

@@ -215,7 +215,7 @@ class Session:
             count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
             table = self.memory.conditions
             armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
-            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}, {armed} condition{'' if armed == 1 else 's'} armed",
+            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",
                                 positions=count, conditions=armed)
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
