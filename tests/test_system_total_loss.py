@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -76,6 +77,8 @@ def armed(running: Running) -> dict[str, dict[str, Any]]:
 
 def fires(running: Running) -> Counter[int]:
     """How often each condition has fired by the journal, each fire under its own index."""
+    if not (running.state / "journal" / "data.mdb").exists():
+        return Counter()
     journal, found = running.journal(), Counter[int]()
     try:
         for record in journal.orders():
@@ -144,6 +147,57 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
     assert instance.faults() == []
     never_too_often(instance, rows)
     assert "the book agrees with the venue's account" in gateway_log(instance)
+
+
+#: many fires of conditions that may fire a few times, pause between, or exclude each other
+MANY = """
+from control.think.strategy import Condition, Strategy, equity_bps
+
+class Many(Strategy):
+    interval_s = 120
+
+    def plan(self, market, portfolio, knowledge):
+        return [Condition(symbol=symbol, side="buy", direction=direction, size=equity_bps(100), confidence=0.9, why=f"{symbol} {direction} {times}",
+                          stop_bps=50, time_stop_s=3, rebound_bps=1, max_fires=times, cooldown_s=5 * times, valid_for_s=600,
+                          group=f"g{number}" if number % 3 == 0 else None)
+                for number, symbol in enumerate(market.facts) for direction, times in (("up", 4), ("down", 2))]
+"""
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(15, marks=pytest.mark.slow)])
+def test_no_condition_fires_too_often_however_often_everything_dies(rounds: int, instance: Running) -> None:
+    (instance.folder / "many.py").write_text(MANY)
+    for number in range(rounds):
+        instance.start("--strategy", f"{instance.folder / 'many.py'}:Many")
+        before = sum(fires(instance).values())
+        until(lambda before=before, number=number: sum(fires(instance).values()) > before + number % 4, 60, "new fires")  # type: ignore[misc]
+        instance.kill_everything()
+    instance.start("--strategy", f"{instance.folder / 'many.py'}:Many")
+    assert instance.stop() == 0, instance.text()
+    assert instance.summary()["reconciled"] is True
+    assert instance.faults() == []
+    kept_their_word(instance)
+
+
+def kept_their_word(running: Running) -> None:
+    """By the plans in words and the NEW orders alone: maximum, pause, group and expiry of every condition that fired."""
+    journal, times, groups = running.journal(), dict[int, list[int]](), Counter[tuple[int, str]]()
+    conditions: dict[int, tuple[int, Any]] = {}
+    for _, plan in journal.plans():
+        conditions |= {plan.plan_seq << l.PLAN_SHIFT | place: (plan.due_ns, one) for place, one in enumerate(plan.conditions)}
+    for record in journal.orders():
+        if record.row["kind"] == l.NEW and record.row["purpose"] == l.ENTRY:
+            times.setdefault(int(record.row["condition_id"]), []).append(record.event_ns)
+    journal.close()
+    assert fires(running)
+    for own, fired in times.items():
+        due_ns, one = conditions[own]
+        assert len(fired) <= one.max_fires
+        assert all(later - earlier >= one.cooldown_s * 10**9 for earlier, later in itertools.pairwise(fired))
+        assert due_ns <= fired[0] <= fired[-1] < due_ns + one.valid_for_s * 10**9
+        if one.group:
+            groups[own >> l.PLAN_SHIFT, one.group] += len(fired)
+    assert set(groups.values()) <= {1}
 
 
 def carried_over(running: Running, before: dict[str, dict[str, Any]], done: Counter[int]) -> None:
