@@ -64,10 +64,11 @@ class Armoury:
         self._instruments = int(run["instruments"])
         self._known = facts_by_symbol(memory.instruments.instruments[: self._instruments])
         self.strategies = [row["name"].decode() for row in memory.instruments.strategies[: int(run["strategies"])]]
-        self._capacity = len(c.thresholds) // 2
+        #: conditions that may be armed at once
+        self.capacity = len(c.thresholds) // 2
         self._parts: Parts | None = None
         #: by place in the plan that is coming: the group, as its rows name it
-        self._groups = np.zeros(self._capacity, np.int64)
+        self._groups = np.zeros(self.capacity, np.int64)
         self._marks = np.zeros(len(c.rows), bool)
         self._reload()
 
@@ -93,7 +94,7 @@ class Armoury:
         self._last_plans = [(int(of.min()), int(of.max())) if len(of) else (0, 0) for of in numbers]
         self._leading = [self._leaders_of(slots) for slots in self._armed]
         line = self._c.generations[generation & 1]
-        first = int(line["half"]) * self._capacity
+        first = int(line["half"]) * self.capacity
         main = self._c.thresholds["slot"][first: first + int(self._c.index[(int(line["half"]) + 1) * (len(self._c.index) // 2) - 1])].astype(np.int64)
         added = self._added()["slot"].astype(np.int64)
         used = np.concatenate([armed, added, main, *self._leading])
@@ -118,6 +119,31 @@ class Armoury:
         left = slots[~self._marks[slots]]
         self._marks[others] = False
         return left
+
+    # ── a run begins ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def fault_of(self, row: bytes) -> str:
+        """What is wrong with a compiled row of no group, "" where it may be armed."""
+        _, code = looked_at.first_fault(np.frombuffer(row, l.CONDITION), 0, self._groups, self._memory.instruments.instruments, self._instruments)
+        return looked_at.FAULTS[code] if code else ""
+
+    def begin_with(self, rows: Any, plan_seq: int) -> Any:
+        """Arm what earlier runs had armed, before the hot loop starts, over a table that was never used; gives each row's slot.
+
+        `rows` (CONDITION, none faulty, no more than `capacity`) stand in the order of their arming. Each has its id, plan and strategy, and the id of
+        its group, whose first one here keeps the group's state. `plan_seq`: what the SWAPPED record says.
+        """
+        first: dict[int, int] = {}
+        places = rows.copy()
+        places["group_id"] = [1 + first.setdefault(group, place) if group else 0 for place, group in enumerate(rows["group_id"].tolist())]
+        places.flags.writeable = False  # as rows that travelled are: the kernels are compiled for those
+        made, slots = np.zeros(len(rows), l.ADDED), self._free[len(self._free) - len(rows):]
+        self._c.table[0]["slots_used"] = max(int(self._c.table[0]["slots_used"]), int(slots.max(initial=-1)) + 1)
+        looked_at.place(self._kernel, places, 0, slots, made, 0, plan_seq, 1, 1)
+        for name in ("condition_id", "group_id", "plan_seq", "strategy"):
+            self._c.rows[name][slots] = rows[name]
+        looked_at.tally(places, self._counts)
+        self._write_generation(1, made, _NO_SLOTS, len(rows), plan_seq, self._counts)
+        return slots
 
     # ── a plan comes ─────────────────────────────────────────────────────────────────────────────────────────────────
     def arm(self, plan: Arm) -> tuple[int, int]:
@@ -168,8 +194,8 @@ class Armoury:
         return rows
 
     def _check_count(self, count: int) -> None:
-        if count > self._capacity:
-            raise NotArmed(f"conditions: {count} are more than hotpath.condition_capacity = {self._capacity}; raise it or plan fewer")
+        if count > self.capacity:
+            raise NotArmed(f"conditions: {count} are more than hotpath.condition_capacity = {self.capacity}; raise it or plan fewer")
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def _change(self, plan: Parts) -> None:
@@ -241,7 +267,7 @@ class Armoury:
         self._dead = np.concatenate([self._dead, self._without(removed, self._leaving)])
         added = np.concatenate([before[~gone], made])
         added = merge.in_order(added, np.empty_like(added))  # equal ones stay in the order of their arming
-        if merged or len(added) > min(self._most_added, _FEW + count // 8) or 4 * len(self._dead) > self._capacity:
+        if merged or len(added) > min(self._most_added, _FEW + count // 8) or 4 * len(self._dead) > self.capacity:
             merge.merge(self._kernel, half, added, len(added))
             half, added = 1 - half, added[:0]
             self._leaving, self._dead = np.concatenate([self._leaving, self._dead]), _NO_SLOTS

@@ -105,7 +105,7 @@ class Dispatch:
                     continue
             if not stopping and self._must_wait(intent):
                 if intent.is_entry and self._clock() >= intent.deadline_ns:
-                    self._give_up(intent, "an order of its symbol is in doubt, or the venue takes none")
+                    self._give_up(intent, "book and account are not compared, an order of its symbol is in doubt, or the venue takes none")
                 else:
                     self._again(intent)
                 continue
@@ -120,7 +120,10 @@ class Dispatch:
         return True
 
     def _must_wait(self, intent: Intent) -> bool:
-        """A new order waits for the doubts of its symbol and for the venue; a cancel for the doubt of its order."""
+        """A new order waits for the doubts of its symbol and for the venue, one that opens for the comparison of book and account, too; a cancel
+        waits for the doubt of its order."""
+        if intent.is_entry and self.gateway.comparing:
+            return True
         if intent.kind == l.NEW:
             return self._clock() < self._held_until or self.doubts.closes(intent.instrument)
         return intent.kind == l.CANCEL and intent.order_seq in self.doubts

@@ -28,8 +28,6 @@ from ipc import bus, messages, wait
 from ipc import layout as l
 from ipc.process import Child
 
-#: how long the first order of a run waits for the sniper to know the account
-COMPARE_S: Final = 0.5
 #: how long a stop may take
 DRAIN_S: Final = 2.0
 #: exit codes: another life may do better; no restart mends it (EX_CONFIG)
@@ -71,9 +69,9 @@ class Gateway:
         self.doubts = Doubts(self.venue, self.reporting, self.g.rows, child.log, clock)
         self.dispatch = Dispatch(self, hotpath.durable_before_entry)
         self.rescue = Rescue(self)
-        #: at the start of a run: the report up to which the sniper's book must have come before it is compared with the venue's account
-        self.compare_at = 0
-        self._positions = memory.sniper.positions
+        #: at the start of a run with an account that has a past: the sniper's book is still to be compared with it
+        self.comparing = False
+        self._sniper = memory.sniper
         self._pulled_at = 0
         self._stopping = False
 
@@ -157,32 +155,36 @@ class Gateway:
 
     def handle(self) -> bool:
         """Carry out what may go. False: told to stop while waiting in lockstep."""
-        if self.compare_at and self.dispatch.parked:
-            self._compare_book()
+        if self.comparing:
+            self.compare_book()
         return self.dispatch.handle(self._stopping)
 
-    def _compare_book(self) -> None:
-        """Once, before the first order of a run: what the venue holds against the book that came from the journal. A position that no report
-        could explain is nobody's, so nothing new is opened until somebody has looked."""
-        end, wanted = time.monotonic() + COMPARE_S, self.compare_at
-        self.compare_at = 0
-        while int(self.g.report_readers[l.SNIPER]["cursor"]) < wanted:
-            if self.breathe(0.001):
-                return
-            if time.monotonic() > end:
-                self.child.log.warning("the sniper has not taken the account's statement within %g s; book and account are not compared", COMPARE_S)
-                return
+    def compare_book(self) -> None:
+        """Once, as soon as the sniper has applied all that was published: what the venue holds against the book that came from the journal. Until
+        then, and where they differ until somebody has looked, nothing new is opened; exits go on."""
+        if self.reporting.outgoing or self.ledger.uncommitted or int(self.g.report_readers[l.SNIPER]["cursor"]) < int(self.g.report_ring[0]["head"]):
+            return
+        self.comparing = False
         book: dict[str, int] = {}
-        for row in self._positions[self._positions["state"] != l.POS_FLAT]:
+        sides: set[tuple[str, int]] = set()
+        for row in self._sniper.positions[self._sniper.positions["state"] != l.POS_FLAT]:
             symbol = self.reporting.symbols[int(row["instrument"])]
             book[symbol] = book.get(symbol, 0) + int(row["side"]) * int(row["lots"])
+            sides.add((symbol, int(row["side"])))
         held = {position.symbol: position.lots for position in self.venue.positions()}
         differ = [f"{symbol}: the venue holds {held.get(symbol, 0)} lots, the book {book.get(symbol, 0)}"
                   for symbol in sorted(book.keys() | held.keys()) if book.get(symbol, 0) != held.get(symbol, 0)]
+        cash = int(self._sniper.account[0]["cash"])
+        netted = len({symbol for symbol, _ in sides}) < len(sides)  # two strategies on opposite sides: the venue's cash has what they have not
+        if not differ and not netted and cash != self.ledger.meta.cash:
+            differ = [f"cash: the venue has {self.ledger.meta.cash} quanta, the book {cash}"]
         if differ:
             self.child.log.error("%s; nothing is opened: compare trader-ctl positions with the account, then start with --fresh or restore the "
                                  "journal that belongs to it", "; ".join(differ))
             self.reporting.safe(differ[0])
+        else:
+            self.child.log.info("the book agrees with the venue's account: %d positions", len(held))
+            self.reporting.account_agrees()
 
     # ── what came of them ─────────────────────────────────────────────────────────────────────────────────────────────
     def commit(self) -> bool:
@@ -234,7 +236,8 @@ class Gateway:
                 return messages.Pong(role="gateway", pid=int(self.child.processes[l.GATEWAY]["pid"]))
             case messages.Operate(action="compare"):
                 self.reporting.cleared()
-                self.compare_at = int(self.g.report_ring[0]["head"])
+                self.reporting.account_in_doubt()
+                self.comparing = self.reporting.is_account_in_doubt()
                 return messages.Done(text="book and account are compared before the next order")
             case messages.Query(what="orders"):
                 return messages.Answer(rows=[{
@@ -300,6 +303,8 @@ def main(child: Child, venue: Callable[..., Any] = PaperVenue) -> int:
         takeover.take_over(gateway)
         child.ready()
         while gateway.turn() != k.STOP and not child.stopping():
+            if gateway.comparing:
+                gateway.compare_book()
             gateway.breathe(0.0)
         if child.stopping() == l.STOP_DRAIN:
             gateway.drain()

@@ -20,9 +20,10 @@ from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.process import Child
 
-#: how the cause of a mode begins that ends by itself
+#: how the cause of a mode begins that ends by itself: when the ledger can be written again, when book and account have been compared
 _LEDGER: Final = "paper ledger: "
 _VENUE: Final = "venue: "
+_ACCOUNT: Final = "account: not compared with the book yet"
 #: rejects that say nothing about the order: it may go another time
 _PASSING: Final = (l.REJ_RATE_LIMIT, l.REJ_UNAVAILABLE)
 
@@ -189,6 +190,20 @@ class Reporting:
 
     def _end_mode(self, begins: str) -> None:
         if self._mode()["cause"].startswith(begins.encode()):
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
+
+    def account_in_doubt(self) -> None:
+        """No new positions until the book has been compared with the account; a worse doubt is not overwritten."""
+        if not self._mode()["mode"]:
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, _ACCOUNT)
+
+    def is_account_in_doubt(self) -> bool:
+        """Whether nobody has compared them yet; a gateway that died over it leaves that to its successor."""
+        return bool(self._mode()["mode"]) and self._mode()["cause"] == _ACCOUNT.encode()
+
+    def account_agrees(self) -> None:
+        """Book and account are the same."""
+        if self.is_account_in_doubt():
             board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
 
     def _mode(self) -> Any:

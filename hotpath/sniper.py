@@ -225,8 +225,10 @@ class Control:
             now = 0
             if trigger < len(l.PRICE_KINDS):
                 now = int(state["bid"] + state["ask"]) if trigger == l.PRICE_MID else int(state[l.PRICE_KINDS[trigger]])
-            memory = self._memory.sniper.condition_states[slot]
+            states = self._memory.sniper.condition_states
+            memory = states[slot]
             known = memory["condition_id"] == c["condition_id"]
+            spent = int(c["group_id"]) and int(states[int(c["group_slot"])]["group_done"]) == int(c["group_id"])
             rows.append({
                 "id": int(c["condition_id"]), "symbol": self._symbol(number), "strategy": self._strategy(int(c["strategy"])),
                 "side": "buy" if c["side"] > 0 else "sell", "trigger": trigger_of(c, instrument), "direction": l.DIRECTIONS[int(c["direction"])],
@@ -234,6 +236,7 @@ class Control:
                 "clauses": clauses_of(c, instrument),
                 "confidence": int(c["confidence_e4"]) / 10_000, "valid_until_ns": int(c["valid_until_ns"]),
                 "fired": int(memory["fired"]) if known else 0, "max_fires": int(c["max_fires"]),
+                "next_allowed_ns": int(memory["next_allowed_ns"]) if known else 0, "group_spent": bool(spent),
                 "last_refusal": l.REFUSALS[int(memory["last_refusal"])] if known else "none",
             })
         rows.sort(key=lambda row: abs(row["distance_bps"]) if row["distance_bps"] is not None else 1e9)

@@ -32,6 +32,8 @@ def take_over(gateway: Gateway) -> None:
     """Bring rows, ledger and rings together; then publish what is missing and stand at the next tick."""
     g, ledger, reporting = gateway.g, gateway.ledger, gateway.reporting
     first = ledger.meta.incarnation != reporting.incarnation
+    if first and ledger.meta.venue_seq:  # an account with a past: before anything goes out, the book has to agree with it
+        reporting.account_in_doubt()
     _stand_at_next_tick(gateway, first)
     if first:
         _first_of_incarnation(gateway)
@@ -52,7 +54,7 @@ def take_over(gateway: Gateway) -> None:
         if gateway.breathe(0.005):
             return
     wait.ring_bells(g.processes, 1 << l.SNIPER | 1 << l.RECORDER)
-    gateway.compare_at = int(g.report_ring[0]["head"]) if first and ledger.positions else 0
+    gateway.comparing = reporting.is_account_in_doubt()
     gateway.child.log.info("incarnation %d: %s at tick %d, %d open orders, %d reports published before", reporting.incarnation,
                            "first start" if first else "goes on", int(g.words[k.NEXT]), gateway.venue.count, len(published))
 

@@ -91,7 +91,7 @@ METRICS: Final[dict[int, tuple[str, ...]]] = {
     GATEWAY: ("intents", "orders_sent", "fills", "rejects", "unknown", "ticks_matched"),
     SNIPER: ("ticks", "intents", "lost", "plans_armed", "plans_refused", "commands"),
     FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back"),
-    REFLECTION: ("trades_applied", "updates", "last_update_us"),
+    REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted"),
     STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms"),
 }
 #: durable and barrier cursors, one line each so that each has one writer

@@ -34,6 +34,7 @@ class Boot(Struct, frozen=True, kw_only=True):
     speed: event seconds a wall second; 0 = as fast as the slowest reader.
     start_event_ns: event time at which the simulated market starts (resumed: where it stopped).
     restarts: 0 in the first life of this role in this run.
+    config_version: rises with each run of the instance whose configuration is another one than the last run's.
     """
 
     role: str
@@ -53,6 +54,7 @@ class Boot(Struct, frozen=True, kw_only=True):
     flatten_at_end: bool = False
     start_event_ns: int = 0
     restarts: int = 0
+    config_version: int = 1
 
     def section(self, name: str, struct: type[Any]) -> Any:
         """A config section as its Struct; its defaults where the config says nothing."""

@@ -24,7 +24,7 @@ from control.record.writer import SNAPSHOTS_KEPT, JournalWriter
 from ipc import layout as l
 from ipc import messages
 from ipc.messages import Query
-from tests.journal_scene import NOON_NS, RUN_FACTS, SPOT, Scene, market_day, plan, position_fact
+from tests.journal_scene import NOON_NS, PERPETUAL, RUN_FACTS, SPOT, Scene, market_day, plan, position_fact
 
 GOLDEN = Path(__file__).parent / "fixtures"
 
@@ -418,3 +418,20 @@ def test_a_damaged_record_is_named(value: bytes) -> None:
                                                             (100, 2, "10000"), (6_000_100, -2, "60001")])
 def test_decimal_text(mantissa: int, exponent: int, text: str) -> None:
     assert records.decimal_text(mantissa, exponent) == text
+
+
+def test_an_order_of_an_earlier_run_shows_how_it_ended(tmp_path: Path) -> None:
+    day = Scene()
+    day.deposit(10**12)
+    lost, filled = day.enter(SPOT, l.BUY, 1000), day.enter(PERPETUAL, l.BUY, 5)
+    day.write(tmp_path)
+    writer = JournalWriter(tmp_path, sync=False)
+    writer.begin_run("next", RUN_FACTS)
+    later = Scene()
+    later.fills_of_earlier(PERPETUAL, l.BUY, 5, 300_000, 1 << 40 | filled, trade_id=9)
+    later._report(kind=l.CANCELLED, spare=1 << 40 | lost)
+    writer.append(reports=later.reports)
+    rows = {row["symbol"]: row for row in Queries(writer).orders(10)}
+    assert {symbol: (row["state"], row["filled"]) for symbol, row in rows.items()} == {
+        "BTC/USDT": ("cancelled", "0"), "ETH/USDT:USDT": ("filled", "0.005")}
+    writer.close()

@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 
 from control import config as configuration
+from control.record.run_start import fingerprints, version_after
 from control.supervise import instance, sweep
 from control.supervise.ending import EndOfRun
 from control.supervise.instance import EXIT_BUSY, EXIT_NO_ROOM, EXIT_USAGE, Identity, LaunchError
 from control.supervise.launch import make_plan, parse_duration_s
 from control.supervise.sources import symbol_of
+from hotpath.venues.paper_ledger import Ledger
 from ipc import layout as l
 from ipc import segment
+from tests.journal_scene import NOON_NS, Scene
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -191,6 +194,38 @@ def test_event_time_resumes_behind_where_it_stopped(places: instance.Places) -> 
     assert instance.start_event_ns(Identity(number=1, event_ns=5_000_000_001), wall) == 6_000_000_000
     instance.remember(places, Identity(number=9, event_ns=123))
     assert instance.identify(places, "paper", 1) == Identity(number=9, event_ns=123)
+
+
+def test_event_time_never_goes_back_behind_what_the_journal_or_the_venue_has_seen(places: instance.Places) -> None:
+    instance.remember(places, Identity(number=9, event_ns=NOON_NS))  # as old as a second
+    day = Scene()
+    day.deposit(5)
+    day.swapped(1)
+    day.write(places.state_dir / "journal")
+    recorded = int(max(day.orders["event_ns"].max(), day.reports["event_ns"].max()))
+    assert instance.identify(places, "paper", 1).event_ns == recorded
+    ledger = Ledger(places.state_dir / "paper", sync=False)  # a fill was committed there that nobody journaled
+    ledger.meta.event_ns = recorded + 7
+    ledger.event(kind=l.BALANCE, client_id="", symbol="", event_ns=recorded + 7, tick_seq=1)
+    assert ledger.commit() is not None
+    ledger.close()
+    assert instance.identify(places, "paper", 1).event_ns == recorded + 7
+
+
+def test_a_configuration_keeps_its_number_until_something_that_matters_changes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("one")
+    before = fingerprints(config(seed="7").sections(), (f"{file}:Mine",))
+    last = {"config_version": 4, "config": before}
+    assert version_after(None, before) == (1, [])
+    assert version_after(last, fingerprints(config(seed="7", data_dir="else", instance="other").sections(), (f"{file}:Mine",))) == (4, [])
+    file.write_text("two")
+    limits = configuration.load(None, {"limits.max_open_positions": "2"}, {})
+    changed = fingerprints(limits.sections(), (f"{file}:Mine",))
+    assert version_after(last, changed) == (5, ["limits.max_open_positions", "run.seed", "the file mine.py"])
+    assert version_after({"config_version": 5, "config": changed}, changed) == (5, [])
+    assert version_after({"run_id": "old"}, changed) == (2, []), "what it was before versions were counted is not known"
+    assert all(len(value) == 16 for value in changed.values()), "hashes, no values"
 
 
 def test_fresh_archives_the_state(places: instance.Places) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.learn import reflection as module
-from control.learn.knowledge import Applied, Knowledge, KnowledgeError, Reader, adopt
+from control.learn.knowledge import Applied, Knowledge, KnowledgeError, Learned, Reader, adopt
 from control.learn.quick_update import PROBATION_NS, SCALES, ClosedTrade, CoinScore, status, updated
 from control.record import records
 from control.record.writer import JournalWriter
@@ -83,6 +83,36 @@ def test_trades_before_the_cursor_are_passed_over_and_the_cursor_moves_with_the_
     assert (coins["A"].trades, coins["A"].pnl, coins["B"].trades) == (2, 6, 1)
 
 
+def test_what_was_learned_is_counted_with_the_scores_and_survives_the_writer(tmp_path: Path) -> None:
+    store = Knowledge(tmp_path / "k", writable=True)
+    assert store.learned() == Learned()
+    store.apply([(Applied(1, 5), closed("A", 10, at_ns=70)), (Applied(1, 9), closed("A", -4, at_ns=60))])
+    store.apply([(Applied(1, 5), closed("A", 10, at_ns=900))])
+    store.apply([(Applied(2, 3), None)])
+    store.close()
+    store = Knowledge(tmp_path / "k", writable=True)
+    assert store.learned() == Learned(trades=2, updates=1, last_trade_ns=70)
+    with store.env.begin(write=True) as transaction:  # as it was before this was counted
+        transaction.delete(b"learned", db=store._meta)
+    assert store.learned() == Learned(trades=2, updates=0, last_trade_ns=70)
+    store.apply([(Applied(2, 4), closed("B", 1, at_ns=80))])
+    assert store.learned() == Learned(trades=3, updates=1, last_trade_ns=80)
+
+
+def test_a_respawned_reflection_shows_what_it_learned_in_all_its_lives(world: World, tmp_path: Path) -> None:
+    for life in (1, 2):
+        world.trade(0, -4)
+        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+        reflection._journal = world.journal
+        reflection.step()
+        reflection.store.close()
+        world.memory.board.processes[l.REFLECTION]["metrics"] = 0  # shared memory is gone
+        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+        shown = dict(zip(l.METRICS[l.REFLECTION], world.memory.board.processes[l.REFLECTION]["metrics"].tolist(), strict=False))
+        assert (shown["trades_applied"], shown["coins"], shown["coins_adapted"]) == (life, 1, 0)
+        reflection.store.close()
+
+
 def test_a_reader_sees_an_absent_store_as_empty_and_a_grown_one_whole(tmp_path: Path) -> None:
     reader = Reader(tmp_path / "k", 1e-8)
     assert reader.snapshot(0).coin("A").status == "unknown"
@@ -116,7 +146,7 @@ def test_knowledge_adopted_from_another_run_keeps_scores_and_begins_a_new_journa
     store.close()
     adopt(tmp_path / "old", tmp_path / "new")
     copy = Knowledge(tmp_path / "new", writable=True)
-    assert copy.applied() == Applied()
+    assert (copy.applied(), copy.learned()) == (Applied(), Learned())
     assert copy.apply([(Applied(1, 1), closed("A", 5))]) == 1
     assert copy.coins()["A"].trades == 2
     with pytest.raises(KnowledgeError):

@@ -181,13 +181,13 @@ def test_the_paper_ledger_is_read_without_its_own_code(tmp_path: Path) -> None:
     from hotpath.venues.paper_ledger import Ledger
 
     ledger = Ledger(tmp_path / "paper", sync=False)
-    ledger.meta.cash, ledger.meta.deposits, ledger.meta.fees, ledger.meta.realised = 123, 200, 7, -5
+    ledger.meta.cash, ledger.meta.deposits, ledger.meta.fees, ledger.meta.realised, ledger.meta.event_ns = 123, 200, 7, -5, 8
     ledger.event(kind=l.BALANCE, client_id="", symbol="", event_ns=1, tick_seq=1)
     position = ledger.position("ETH/USDT:USDT")
     position.lots, position.cost = -3, 99
     assert ledger.commit() is not None
     ledger.close()
-    assert read_ledger(tmp_path / "paper") == LedgerState(123, {"ETH/USDT:USDT": (-3, 99)}, 7, 200, -5, 1)
+    assert read_ledger(tmp_path / "paper") == LedgerState(123, {"ETH/USDT:USDT": (-3, 99)}, 7, 200, -5, 1, 8)
 
 
 def test_a_missing_ledger_is_an_error_with_its_path(tmp_path: Path) -> None:

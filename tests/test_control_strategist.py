@@ -98,6 +98,9 @@ class World:
         rows = resolve(SYMBOLS)
         self.memory.instruments.instruments[: len(rows)] = rows
         self.memory.board.run[0]["instruments"] = len(rows)
+        self.memory.board.cursors[0]["incarnation"] = 1
+        #: what of earlier runs is in force, as the recorder tells it
+        self.in_force: list[dict[str, Any]] = []
         self.folder = folder
         self.numbers = iter(range(1, 1000))
         self.recorder = Peer(str(folder), "recorder", self._number)
@@ -109,6 +112,8 @@ class World:
     def _number(self, request: Any) -> Any:
         if isinstance(request, messages.Plan):
             return messages.Planned(plan_seq=next(self.numbers), armed=len(request.conditions))
+        if isinstance(request, messages.Query) and request.what == "in_force":
+            return messages.Answer(rows=self.in_force)
         return messages.Done()
 
     def _arm(self, request: Any) -> Any:
@@ -335,7 +340,7 @@ def large(world: World) -> str:
     before, world.memory = world.memory, segment.Memory("plan")
     for region in ("instruments", "strategies"):
         getattr(world.memory.instruments, region)[:] = getattr(before.instruments, region)
-    world.memory.board.run[:] = before.board.run
+    world.memory.board.run[:], world.memory.board.cursors[:] = before.board.run, before.board.cursors
     world.memory.ticks.ring[0]["capacity"], world.memory.orders.ring[0]["capacity"] = 1024, l.RING_SLOTS
     (world.folder / "large.py").write_text(LARGE)
     return f"{world.folder}/large.py:Large"
@@ -490,6 +495,41 @@ def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:
     answer = strategist.handle(messages.Query(what="strategies"))
     assert answer.rows[0]["strategy"] == "Mine"
     assert isinstance(strategist.handle(messages.Query(what="else")), messages.Refused)
+
+
+# ── a run begins with what an earlier one had armed ──────────────────────────────────────────────────────────────────
+def test_what_is_in_force_is_not_planned_again_before_the_next_plan_is_due(world: World) -> None:
+    world.in_force = [{"strategy": "Mine", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND}]
+    strategist = world.strategist()
+    assert strategist.next_due_ns == START + 30 * SECOND
+    for second in range(5, 65, 5):
+        world.tick(second)
+    settle(strategist)
+    assert [(plan.due_ns - START) // SECOND for plan in world.recorder.plans()] == [30, 60]
+
+
+def test_a_strategy_without_a_plan_gets_one_at_once_and_the_others_keep_theirs(world: World) -> None:
+    world.in_force = [{"strategy": "momentum", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND}]
+    strategist = world.strategist(("momentum", f"{world.strategy}:Mine"))
+    for second in range(5, 35, 5):
+        world.tick(second)
+    settle(strategist)
+    assert [(plan.strategy, (plan.due_ns - START) // SECOND) for plan in world.recorder.plans()] == [("Mine", 0), ("momentum", 30), ("Mine", 30)]
+
+
+def test_in_lockstep_the_sniper_is_told_until_when_it_waits_for_no_plan(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    world.in_force = [{"strategy": "Mine", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND}]
+    world.strategist()
+    assert [(arm.keep, arm.next_due_ns - START) for arm in world.sniper.plans()] == [(True, 30 * SECOND)]
+    assert world.memory.board.cursors[0]["plan_horizon_ns"] == START + 30 * SECOND
+
+
+def test_the_schedule_is_asked_for_until_the_recorder_knows_it(world: World) -> None:
+    answers = iter([messages.Unavailable(role="recorder"), messages.Refused(code="journal", text="not readable"),
+                    messages.Answer(rows=[{"strategy": "Mine", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND}])])
+    world.recorder._answer = lambda request: next(answers)
+    assert world.strategist().next_due_ns == START + 30 * SECOND
 
 
 @pytest.mark.parametrize("spec", ["momentun", "FILE:Missing"])

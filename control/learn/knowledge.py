@@ -4,8 +4,9 @@
 |----------|------------------|-------------------------------------------------------------------------------------|
 | coins    | unified symbol   | CoinScore                                                                           |
 | meta     | b"applied"       | Applied: the last closed trade (incarnation, order-ring sequence) that is in `coins` |
+| meta     | b"learned"       | Learned: how many trades of this journal are in `coins`, in how many updates, when   |
 
-A score and `applied` change in one transaction, so each trade counts exactly once, whenever the writer dies.
+A score, `applied` and `learned` change in one transaction, so each trade counts exactly once, whenever the writer dies.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from control.think.strategy import CoinStatus
 
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES = 16 << 20
-_APPLIED = b"applied"
+_APPLIED, _LEARNED = b"applied", b"learned"
 _encode = msgspec.json.Encoder().encode
 _decode_score = msgspec.json.Decoder(CoinScore).decode
 
@@ -40,7 +41,16 @@ class Applied(Struct, frozen=True, order=True):
     seq: int = 0
 
 
+class Learned(Struct, frozen=True):
+    """What has been learned so far: trades, the transactions that took them in, event time at which the last of them closed."""
+
+    trades: int = 0
+    updates: int = 0
+    last_trade_ns: int = 0
+
+
 _decode_applied = msgspec.json.Decoder(Applied).decode
+_decode_learned = msgspec.json.Decoder(Learned).decode
 
 
 class Knowledge:
@@ -77,6 +87,16 @@ class Knowledge:
             value = transaction.get(_APPLIED, db=self._meta)
         return Applied() if value is None else _decode_applied(value)
 
+    def learned(self) -> Learned:
+        """How much has been learned of this journal. A store from before this was counted says it by its scores."""
+        with self._begin() as transaction:
+            value = transaction.get(_LEARNED, db=self._meta)
+            counted = value is not None or transaction.get(_APPLIED, db=self._meta) is None
+        if counted:
+            return Learned() if value is None else _decode_learned(value)
+        scores = self.coins().values()
+        return Learned(sum(score.trades for score in scores), 0, max((score.last_ns for score in scores), default=0))
+
     def coins(self) -> dict[str, CoinScore]:
         """All scores by symbol, as of one instant."""
         with self._begin() as transaction, transaction.cursor(self._coins) as cursor:
@@ -97,7 +117,8 @@ class Knowledge:
                 raise KnowledgeError(f"{self.path}: {error}; free space on that disk") from error
 
     def _store(self, batch: list[tuple[Applied, ClosedTrade | None]]) -> int:
-        count = 0
+        count, learned = 0, self.learned()
+        last_ns = learned.last_trade_ns
         with self.env.begin(write=True) as transaction:
             value = transaction.get(_APPLIED, db=self._meta)
             applied = Applied() if value is None else _decode_applied(value)
@@ -111,7 +132,9 @@ class Knowledge:
                     score = CoinScore() if known is None else _decode_score(known)
                     transaction.put(key, _encode(updated(score, trade)), db=self._coins)
                     count += 1
+                    last_ns = max(last_ns, trade.closed_ns)
             transaction.put(_APPLIED, _encode(applied), db=self._meta)
+            transaction.put(_LEARNED, _encode(Learned(learned.trades + count, learned.updates + bool(count), last_ns)), db=self._meta)
         return count
 
 
@@ -150,7 +173,7 @@ class Reader:
 
 
 def adopt(source: Path | str, target: Path | str) -> None:
-    """Copy another run's knowledge for an instance whose journal begins anew: the scores stay, `applied` goes. Raises KnowledgeError."""
+    """Copy another run's knowledge for an instance whose journal begins anew: the scores stay, `applied` and `learned` go. Raises KnowledgeError."""
     target = Path(target)
     origin = Knowledge(source)
     try:
@@ -163,5 +186,6 @@ def adopt(source: Path | str, target: Path | str) -> None:
         origin.close()
     copy = Knowledge(target, writable=True)
     with copy.env.begin(write=True) as transaction:
-        transaction.delete(_APPLIED, db=copy._meta)
+        for key in (_APPLIED, _LEARNED):
+            transaction.delete(key, db=copy._meta)
     copy.close()

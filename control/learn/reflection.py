@@ -42,6 +42,7 @@ class Reflection:
         self._symbols: dict[int, dict[int, str]] = {}
         self.examined = -1
         self.applied = self.store.applied()
+        self._show()
 
     def _incarnation(self) -> int:
         return barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))
@@ -62,12 +63,19 @@ class Reflection:
             changed = self.store.apply(batch)
             count += changed
             self.applied = batch[-1][0]
-            self._child.metric("trades_applied", changed)
-            self._child.metric("updates")
             self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
+            self._show()
         self.examined = durable
         barriers.set_learned(self._memory.board.cursors, self._memory.board.processes, durable)
         return count
+
+    def _show(self) -> None:
+        """The figures that the store keeps, for status: they do not begin anew with a process or a run."""
+        learned, scores = self.store.learned(), self.store.coins().values()
+        now_ns = max(learned.last_trade_ns, int(self._child.processes[l.STRATEGIST]["last_event_ns"]))
+        for name, value in (("trades_applied", learned.trades), ("updates", learned.updates), ("last_trade_ns", learned.last_trade_ns),
+                            ("coins", len(scores)), ("coins_adapted", sum(SCALES[status(score, now_ns)] != 1 for score in scores))):
+            self._child.set_metric(name, value)
 
     def _closed(self, records: Iterator[Any]) -> Iterator[tuple[Applied, ClosedTrade | None]]:
         for record in records:

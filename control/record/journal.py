@@ -11,7 +11,8 @@
 | snapshots | snapshot number      | the sniper's book at a commit, the newest 64                                      |
 | meta      | name                 | "cursors": what of both rings is stored, written in the transaction of the records;|
 |           |                      | "run_start/N": event number of incarnation N's first event; "run_id";             |
-|           |                      | "safe_mode": the event that began or ended it last                                |
+|           |                      | "safe_mode": the event that began or ended it last;                               |
+|           |                      | "armed/STRATEGY": which of its plans are in force                                 |
 
 An incarnation is one life of the shared memory. Readers hold no transaction while they wait, and take the writer's growing of the map
 in their stride. Numbers of plans, events and snapshots go on across incarnations.
@@ -31,6 +32,7 @@ import numpy as np
 from msgspec import Struct
 
 from control.record import records
+from control.record.in_force import PREFIX, InForce, decode_in_force
 from control.record.records import (
     InstrumentFact,
     JournalCorrupt,
@@ -259,6 +261,16 @@ class Journal:
         """The event that began or ended safe mode last."""
         value = self._get("meta", SAFE_MODE)
         return None if value is None else decode_event(value)
+
+    def in_force(self) -> dict[str, InForce]:
+        """Plans in force, by strategy."""
+        found = {}
+        with self.reading() as transaction, transaction.cursor(self.databases["meta"]) as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(PREFIX) else ():
+                if not key.startswith(PREFIX):
+                    break
+                found[key[len(PREFIX):].decode()] = decode_in_force(value)
+        return found
 
     def last_event_ns(self) -> int:
         """Event time of the newest record; 0 in an empty journal."""

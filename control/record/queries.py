@@ -28,6 +28,8 @@ _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.RE
 #: longest that the recorder works on one answer, and records that it reads in one transaction
 LONGEST_S: Final = 0.2
 PIECE: Final = 32
+#: bits of an earlier order's key below its incarnation
+_KEY_BITS: Final = 40
 _SIDES: Final = {l.BUY: "buy", l.SELL: "sell"}
 #: stands in for an instrument that no run_start names: plain ticks, lots and quanta
 _NO_FACT: Final = InstrumentFact(id=-1, symbol="?", kind="unknown", quote="", tick_mantissa=1, tick_exponent=0, lot_mantissa=1,
@@ -74,8 +76,10 @@ class Queries:
                 return self._answer_why(query.argument)
             case "run":
                 return Answer(data=self.run())
+            case "in_force":
+                return self._rows(self.in_force())
         return Refused(code="unknown_query", text=f"what: the recorder does not know {query.what!r}",
-                       remedy="ask it for orders, trades, plans, events, why or run")
+                       remedy="ask it for orders, trades, plans, in_force, events, why or run")
 
     def _late(self) -> bool:
         """The recorder has rings to drain: an answer that takes longer is cut off."""
@@ -175,6 +179,11 @@ class Queries:
                     break
         return rows
 
+    def in_force(self) -> list[dict[str, Any]]:
+        """Of each strategy the newest plan that the hot loop has taken over."""
+        return [{"strategy": name, "plan_seq": plans.plans[-1].number, "time_ns": plans.plans[-1].due_ns, "next_ns": plans.plans[-1].next_due_ns}
+                for name, plans in self.journal.in_force().items() if plans.plans]
+
     def events(self, limit: int, kind: str = "") -> list[dict[str, Any]]:
         """Newest events first; `kind` selects."""
         rows: list[dict[str, Any]] = []
@@ -254,6 +263,9 @@ def _reports_of(transaction: Any, journal: Journal, intents: list[Record]) -> di
                     break
                 # the order's sequence is the report's cause, in the header: most need no decoding
                 of = (ring_key_of(key)[0], int.from_bytes(value[40:48], "little"))
+                if not of[1]:  # of an order of an earlier run, whose key it has
+                    earlier = int(decode(value).row["spare"])
+                    of = (earlier >> _KEY_BITS, earlier & (1 << _KEY_BITS) - 1)
                 if of in wanted:
                     found[of].append(decode(value))
     for reports in found.values():

@@ -38,6 +38,8 @@ class LedgerState(NamedTuple):
     deposits: int
     realised: int
     venue_seq: int
+    #: event time of the last commit
+    event_ns: int = 0
 
 
 class LedgerUnreadable(Exception):
@@ -101,7 +103,7 @@ def read_ledger(folder: Path | str) -> LedgerState:
     except (lmdb.Error, msgspec.DecodeError) as error:
         raise LedgerUnreadable(f"{folder}: {error}; is that the state folder of a paper account?") from error
     return LedgerState(meta["cash"], {one["symbol"]: (one["lots"], one["cost"]) for one in held}, meta["fees"], meta["deposits"],
-                       meta["realised"], meta["venue_seq"])
+                       meta["realised"], meta["venue_seq"], meta.get("event_ns", 0))
 
 
 def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:

@@ -19,6 +19,7 @@ from control.record import rings
 from control.record import snapshot as snapshots
 from control.record.doorman import Doorman
 from control.record.queries import Queries
+from control.record.rearm import Rearmed, rearm
 from control.record.records import JournalError, WriteFailed
 from control.record.restore import restore
 from control.record.run_start import run_facts
@@ -97,9 +98,15 @@ class Recorder:
         assert self.journal is not None
         cursors, boot = self.memory.board.cursors[0], self.child.boot
         if cursors["incarnation"] == 0:  # nobody trades before the word is set, so the sniper's book may be filled
-            if boot.mode == "paper" and (text := restore(self.journal, self.memory)):
-                self.log.info("%s", text)
-            incarnation = self.journal.begin_run(boot.run_id, run_facts(boot, self.memory))
+            again = Rearmed()
+            if boot.mode == "paper":
+                if text := restore(self.journal, self.memory):
+                    self.log.info("%s", text)
+                again = rearm(self.journal, self.memory, max(boot.start_event_ns, self.journal.last_event_ns()))
+            told = again.events(time.time_ns())
+            for event in told:
+                self.log.info("%s", event.text)
+            incarnation = self.journal.begin_run(boot.run_id, run_facts(boot, self.memory), told, again.changed)
         else:
             incarnation = int(cursors["incarnation"])
             self.journal.go_on(boot.run_id, incarnation)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ import lmdb
 import msgspec
 import numpy as np
 
-from control.record import records
+from control.record import in_force, records
+from control.record.in_force import ArmedPlan, InForce
 from control.record.journal import RUN_PREFIX, SAFE_MODE, Cursors, Journal, decode_event
 from control.record.records import JournalCorrupt, WriteFailed, encode, encode_rows, number_key, number_of, ring_key, run_hash
 from control.record.snapshot import Snapshot
@@ -40,7 +41,9 @@ class _Part(msgspec.Struct, frozen=True):
 
     strategy: str
     due_ns: int
+    next_due_ns: int
     plan_seq: int
+    add: bool = False
     part: int = 0
 
 
@@ -65,11 +68,16 @@ class JournalWriter(Journal):
         self._run = 0
         self._numbers = {name: self._last_number(name) for name in ("plans", "events", "snapshots")}
         self._newest_plans = self._plans_so_far()
+        self._in_force = self.in_force()
         self._events = deque((_same(decode_event(record.payload)) for record in reversed(self.newest("events", EVENTS_COMPARED))),
                              EVENTS_COMPARED)
 
-    def begin_run(self, run_id: str, data: dict[str, Any]) -> int:
-        """Count up the incarnation and journal "run_start", durably; gives the incarnation. A run that began already keeps its own."""
+    def begin_run(self, run_id: str, data: dict[str, Any], events: Sequence[messages.Event] = (),
+                  carried: Mapping[str, InForce] | None = None) -> int:
+        """Count up the incarnation and journal "run_start" and `events` behind it, durably; gives the incarnation.
+
+        `carried`: what of earlier runs' plans stays in force, by strategy, where that has changed. A run that began already keeps all of its own.
+        """
         value = self._get("meta", b"run_id")
         self._run = run_hash(run_id)
         if value is not None and value.decode() == run_id:
@@ -80,12 +88,14 @@ class JournalWriter(Journal):
         event = messages.Event(source="recorder", kind="run_start", text=f"run {run_id} begins", wall_ns=time.time_ns(), data=data)
         before, self.stored = self.stored, Cursors(incarnation, 0, 0, self.stored.event_ns)
         self._newest_plans.clear()
+        armed = {in_force.key_of(name): msgspec.json.encode(plans) for name, plans in (carried or {}).items()}
         try:
-            self.append(events=[event], meta={b"run_id": run_id.encode(),
-                                              RUN_PREFIX + b"%05d" % incarnation: number_key(self._numbers["events"] + 1)})
+            self.append(events=[event, *events], meta={b"run_id": run_id.encode(), **armed,
+                                                       RUN_PREFIX + b"%05d" % incarnation: number_key(self._numbers["events"] + 1)})
         except BaseException:
             self.stored = before
             raise
+        self._in_force.update(carried or {})
         return incarnation
 
     def go_on(self, run_id: str, incarnation: int) -> None:
@@ -134,7 +144,7 @@ class JournalWriter(Journal):
                 number = numbers["plans"] + 1
                 new_plans[number] = msgspec.structs.replace(plan, plan_seq=number)
                 numbered("plans", records.PLAN, messages.encode(new_plans[number]), plan.due_ns)
-                parts[plan.part:] = [_Part(plan.strategy, plan.due_ns, number, plan.part)]
+                parts[plan.part:] = [_Part(plan.strategy, plan.due_ns, plan.next_due_ns, number, plan.add, plan.part)]
             plan_numbers.append(number)
         new_events: list[bytes] = []
         for event in events or []:
@@ -148,10 +158,13 @@ class JournalWriter(Journal):
             numbered("snapshots", records.SNAPSHOT, msgspec.json.encode(snapshot), snapshot.event_ns)
         after = Cursors(incarnation, int(orders["seq"][-1]) if len(orders) else self.stored.orders,
                         int(reports["seq"][-1]) if len(reports) else self.stored.reports, event_ns)
-        puts.append(("meta", [(b"cursors", msgspec.json.encode(after)), *(meta or {}).items()]))
+        taken_over = self._taken_over(orders)
+        puts.append(("meta", [(b"cursors", msgspec.json.encode(after)), *(meta or {}).items(),
+                              *((in_force.key_of(name), msgspec.json.encode(plans)) for name, plans in taken_over.items())]))
         self._write(puts, numbers["snapshots"] - SNAPSHOTS_KEPT, before_commit)
         self.stored, self._numbers = after, numbers
         self._newest_plans = parts_of
+        self._in_force.update(taken_over)
         self._events.extend(new_events)
         return plan_numbers
 
@@ -162,6 +175,20 @@ class JournalWriter(Journal):
         number = parts[plan.part].plan_seq
         known = new.get(number) or self.plan(number)
         return number if known is not None and msgspec.structs.replace(known, plan_seq=plan.plan_seq) == plan else 0
+
+    def _taken_over(self, orders: np.ndarray[Any, Any]) -> dict[str, InForce]:
+        """What is in force, by strategy, where the hot loop has taken over plans by these order-ring records."""
+        changed: dict[str, InForce] = {}
+        for number in orders["plan_seq"][orders["kind"] == l.SWAPPED].tolist():
+            part = next((parts[-1] for parts in self._newest_plans.values() if parts and parts[-1].plan_seq == number), None)
+            if part is None:
+                payload = self.plan_payload(number)
+                if payload is None:
+                    continue  # no conditions at all: a table without a plan
+                part = _decode_part(payload)
+            known = changed.get(part.strategy) or self._in_force.get(part.strategy) or InForce()
+            changed[part.strategy] = known.with_plan(ArmedPlan(number, part.due_ns, part.next_due_ns), part.add)
+        return changed
 
     def _plans_so_far(self) -> dict[str, list[_Part]]:
         """By strategy the parts of its newest plan in this run, as far as it is among the newest records."""

@@ -106,10 +106,19 @@ def _status(data: dict[str, Any]) -> dict[str, Any]:
         **_account(data),
         "open": f"{data['open_positions']} positions, {data['working_orders']} orders",
         "conditions": f"{data['conditions']} armed",
+        "learned": _learned(data["learning"]),
+        "configuration": f"version {data['config_version']}",
     }
     if data["preparing"]:
         facts["preparing"] = f"kernels {data['preparing']}"
     return facts | {"why nothing": "\n".join(data["why_nothing"])}
+
+
+def _learned(data: dict[str, Any]) -> str:
+    if not data["trades"]:
+        return f"no trade yet, {data['waiting']} waiting"
+    return (f"{data['trades']} trades, the last of {moment(data['last_trade_ns'])} UTC, {data['waiting']} waiting; {data['coins']} coins known, "
+            f"{data['adapted']} with another size")
 
 
 def _account(data: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ _DAY_NS = 86_400 * 10**9
 _REMEDIES = {
     "journal cannot write": " until it can; free space on its disk (logs/recorder.log)",
     "paper ledger": " until it can be written; free space on its disk (logs/gateway.log)",
+    "account: not compared": " until the sniper has applied what the venue says; a moment after each start (logs/gateway.log)",
     "paused": "; trader-ctl resume goes on",
 }
 #: keys of `seen` that status leaves to other commands

@@ -160,7 +160,8 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
             raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
         known = Identity(number=int(last.data["instance_number"]), seed=int(last.data["seed"]))
         remember(places, known, durably=True)
-    known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir))
+    # the file is as old as a second; whatever has become known to anybody later is in the journal or at the venue, and time never goes back before it
+    known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir), ledger_event_ns(places.state_dir))
     return known
 
 
@@ -206,6 +207,16 @@ def journal_event_ns(state_dir: Path) -> int:
     """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
     with journal_of(state_dir) as journal:
         return 0 if journal is None else int(journal.resume_facts().event_ns)
+
+
+def ledger_event_ns(state_dir: Path) -> int:
+    """Event time of the last thing that happened at the paper venue, 0 without any; a damaged ledger is told by the gateway."""
+    from control.record.reconcile import LedgerUnreadable, read_ledger
+
+    try:
+        return read_ledger(state_dir / "paper").event_ns
+    except LedgerUnreadable:
+        return 0
 
 
 def journal_start(state_dir: Path) -> Any:

@@ -81,6 +81,7 @@ class Session:
         self._unstored = False
         self._told_open = ""
         self._prepared = False
+        self.config_version, changed = self._config_version()
         self._resumes = plan.mode == "paper" and (places.state_dir / "journal" / "data.mdb").is_file()
         self.manager = ServiceManager(os.environ, self.log)  # before there is a child that would inherit what it takes
         self.nursery = Nursery(places.run_dir / "logs" / "forkserver.log", entry, preload)
@@ -95,6 +96,9 @@ class Session:
         self._carry()
         if self._resumes:
             self._recall()
+        if changed:
+            self.chronicle.note("config", f"configuration {self.config_version}: {', '.join(changed)} changed since the last run",
+                                version=self.config_version, changed=changed)
         self.end = EndOfRun(self.memory, plan.mode == "replay", plan.for_s)
         #: called in each turn; what they raise ends the run: the control socket
         self.each_turn: list[Callable[[], object]] = []
@@ -113,6 +117,13 @@ class Session:
         if plan.mode == "paper":
             instance.name_state(self.places)
         return memory
+
+    def _config_version(self) -> tuple[int, list[str]]:
+        """The number of this run's configuration, and what is another than in the last run of the instance."""
+        from control.record.run_start import fingerprints, version_after
+
+        last = instance.journal_start(self.places.state_dir) if self.plan.mode == "paper" else None
+        return version_after(last.data if last else None, fingerprints(self.plan.config.sections(), self.plan.strategies))
 
     def _carry(self) -> None:
         """Close what only serves open positions to entries, before any child starts."""
@@ -168,7 +179,7 @@ class Session:
             state_dir=str(places.state_dir), socket_dir=str(places.socket_dir), sections=plan.config.sections(), strategies=plan.strategies,
             sources=plan.sources, speed=plan.speed, lockstep=plan.lockstep, seed=plan.seed, flatten_at_end=plan.flatten_at_end,
             start_event_ns=instance.start_event_ns(self.identity, self.started_wall_ns) if plan.market == "simulated" else 0,
-            restarts=restarts)
+            restarts=restarts, config_version=self.config_version)
 
     @property
     def pid(self) -> int:
@@ -226,7 +237,10 @@ class Session:
         if self._resumes and self.watchdog.roles["recorder"].been_ready:  # it has restored the book
             self._resumes = False
             count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
-            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}", positions=count)
+            table = self.memory.conditions
+            armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
+            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",
+                                positions=count, conditions=armed)
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
             self._remember()

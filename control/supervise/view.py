@@ -61,6 +61,7 @@ class View:
             "trades_closed": int(account["trades_closed"]), "wins": int(account["wins"]),
             "max_drawdown_pct": int(account["max_drawdown_e6"]) / 10_000, "entries_today": int(account["entries_today"]),
             "working_orders": int(account["working_orders"]), "positions": self.positions(), "trades": self.trades(),
+            "config_version": session.config_version, "learning": self.learning(),
             "refusals": self.refusals(),
             "latched": [self._strategy(number) for number in range(l.MAX_STRATEGIES) if int(account["latched"]) >> number & 1],
             "conditions": self.conditions_armed(),
@@ -149,6 +150,14 @@ class View:
         """Refused entries by code."""
         counts = self._memory.sniper.refusals
         return {name: int(counts[code]) for code, name in enumerate(l.REFUSALS) if int(counts[code])}
+
+    def learning(self) -> dict[str, int]:
+        """What is known of the instance's closed trades, over all of its runs: so many are in the knowledge, the last one closed then; so many are
+        closed and not in it yet; of so many coins something is known, and for so many entries have another size than normal."""
+        learned = self._metric(l.REFLECTION, "trades_applied")
+        return {"trades": learned, "last_trade_ns": self._metric(l.REFLECTION, "last_trade_ns"),
+                "waiting": max(0, int(self._memory.sniper.account[0]["trades_closed"]) - learned),
+                "coins": self._metric(l.REFLECTION, "coins"), "adapted": self._metric(l.REFLECTION, "coins_adapted")}
 
     def conditions_armed(self) -> int:
         """Conditions of the live generation."""

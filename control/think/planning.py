@@ -93,7 +93,8 @@ class Planning:
         """Ask every strategy that is due, in the order of their numbers; the caller arms one before the next is asked."""
         market = self.view.market(due_ns)
         for planner in self.planners:
-            wanted = due_ns - planner.planned_ns >= planner.interval_ns or due_ns % planner.interval_ns == 0
+            since_ns = due_ns - planner.planned_ns
+            wanted = since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
             error, left = "", None
             if wanted:
                 planner.planned_ns = due_ns

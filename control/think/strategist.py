@@ -76,8 +76,34 @@ class Strategist:
             self.next_due_ns = (int(state["event_ns"]) // self.interval_ns + 1) * self.interval_ns
         if self.lockstep and horizon > 1:
             self.next_due_ns = horizon  # what the sniper waits for is what nobody has planned yet
-        if self._boot.restarts:
+        if not cursor and self._boot.mode == "paper":
+            self._go_on()
+        elif self._boot.restarts:
             self._remember()
+
+    def _go_on(self) -> None:
+        """The run begins: what an earlier one planned last is armed again by the recorder, and the next plan comes when it was due.
+
+        Without the recorder nothing can be planned, so its answer is waited for.
+        """
+        while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
+            if self._child.stopping():
+                return
+            self.breathe()
+            time.sleep(0.005)
+        while not isinstance(answer := self._put(self._recorder, messages.Query(what="in_force"), lambda: False), messages.Answer):
+            if self._child.stopping():
+                return
+            self.breathe()
+            time.sleep(0.1)
+        planned = {row["strategy"]: row["time_ns"] for row in answer.rows}
+        for planner in self.planners:
+            planner.planned_ns = planned.get(planner.name, 0)
+        if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
+            return  # what has no plan gets one at once; the others are not asked twice for one instant
+        last_ns = max(planner.planned_ns for planner in self.planners)
+        self.next_due_ns = (last_ns // self.interval_ns + 1) * self.interval_ns
+        self._keep(self.planning.keep(self.planners[-1], self.next_due_ns - self.interval_ns, "goes on"))
 
     def _remember(self) -> None:
         """When a predecessor planned last, by strategy: whose turn it is depends on that. What is due next counts as not planned."""
