@@ -205,7 +205,7 @@ def journal_of(state_dir: Path) -> Iterator[Any]:
 def journal_event_ns(state_dir: Path) -> int:
     """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
     with journal_of(state_dir) as journal:
-        return 0 if journal is None else int(journal.resume_facts().event_ns)
+        return 0 if journal is None else int(journal.last_event_ns())
 
 
 def journal_start(state_dir: Path) -> Any:
