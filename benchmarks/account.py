@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from benchmarks.frame import check
+from benchmarks.frame import CheckFailed, check
 from benchmarks.market import EVENT_NS, walk
 from control import config as configuration
 from control.backtest.engine import Backtest
@@ -38,7 +38,8 @@ _RECORDS_PER_TICK, _QUIET_TICKS, _CHUNK = 0.15, 80_000, 1 << 12
 _BATCH = 2048
 _SETTINGS: dict[str, Any] = {
     "limits.max_open_positions": 1000, "limits.max_symbol_exposure_bps": 10_000, "limits.daily_loss_bps": 10_000,
-    "limits.max_entries_per_day": 1_000_000, "limits.min_confidence": 0.0, "limits.price_collar_bps": 10_000, "limits.window_collar_bps": 10_000, "limits.duplicate_window_ms": 0,
+    "limits.max_entries_per_day": 1_000_000, "limits.min_confidence": 0.0,
+    "limits.price_collar_bps": 10_000, "limits.window_collar_bps": 10_000, "limits.duplicate_window_ms": 0,
     "limits.max_messages_per_s": 1e6, "limits.max_repeats": 100_000, "limits.repeat_window_s": 1, "paper.initial_balance": 1e6}
 _STRATEGIES = """
 from control.think.strategy import Condition, Strategy, equity_bps
@@ -117,7 +118,8 @@ def record_run(folder: Path, records: int) -> Run:
     finally:
         run.close()
     check(summary["reconciled"] is True, f"the run does not reconcile: {summary.get('differences')}")
-    check(book is not None and len(book.positions) > 0, "the run had fewer records, or nothing open where its snapshot was taken")
+    if book is None or not book.positions:
+        raise CheckFailed("the run had fewer records, or nothing open where its snapshot was taken")
     journal = Journal(folder / "run" / "state" / "journal")
     try:
         made = Run(journal.run_starts()[1].data, journal.rows("orders", 1), journal.rows("reports", 1), [plan for _, plan in journal.plans()], book,
@@ -209,8 +211,8 @@ def book_of_day(run: Run, day: int) -> snapshots.Snapshot:
         first, incarnation=day + 1, event_ns=first.event_ns + shift,
         account=later(msgspec.structs.replace(first.account, **account), event_ns=shift, messages_due_ns=shift),
         positions=[later(one, position_id=day << 40, **times) for one in first.positions],
-        working=[later(one, position_id=day << 40, event_ns=shift, valid_until_ns=shift, last_trade_id=day * int(run.reports["trade_id"].max()))
-                 for one in first.working],
+        # until when an order is valid is said by its plan, which is of the first day
+        working=[later(one, position_id=day << 40, event_ns=shift, last_trade_id=day * int(run.reports["trade_id"].max())) for one in first.working],
         entries_due_ns={name: due + shift for name, due in first.entries_due_ns.items()})
 
 

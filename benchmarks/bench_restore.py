@@ -36,26 +36,29 @@ BY_NATURE = {
     "account.max_drawdown_e6": "made of the peak",
     "account.day_start_equity": "equity at the first tick of the day",
     "account.event_ns": "of the last tick, not of the last record",
+    "account.reserved": "cash for entries that end before anything new is sent",
     "account.messages_due_ns": "orders and cancels under the rate limit: over a second later",
     "account.entries_due_ns": "repeats are counted by configured limits, which are not in the journal",
     "position.best_price": "the best quote since the entry, which a trailing stop hangs on",
     "position.retry_ns": "exits are tried again after a configured pause",
     "position.adjusted_tick": "a tick's number, which belongs to a life of the shared memory",
     "position.open_index": "a place in a list",
-    "working.row": "a place in a list",
-    "working.reserved": "cash for an order that ends before anything new is sent",
+    "position.rungs_done": "a rung that sells less than a lot is passed over without a record; `rungs_left` are those that sell, and is compared",
+    "working.reserved": "as account.reserved",
     "working.cancel_seq": "a cancel that was asked for: the order ends with the venue's statement in any case",
 }
 
 
-def book_of(memory: Any) -> dict[str, Any]:
+def book_of(memory: Any) -> dict[Any, Any]:
     """Every field of the book by name: account, open positions by id, working orders by key, exposure by instrument; BY_NATURE left out."""
-    sniper, made = memory.sniper, {}
+    sniper = memory.sniper
+    made: dict[Any, Any] = {}
     for name in l.ACCOUNT.names or ():
         made[f"account.{name}"] = sniper.account[0][name].tolist()
     for row in sniper.positions[sniper.positions["state"] != l.POS_FLAT]:
         for name in l.POSITION.names or ():
             made[f"position.{name}", int(row["position_id"])] = row[name].tolist()
+        made["position.rungs_left", int(row["position_id"])] = _rungs_left(row)
     for row in sniper.working[sniper.working["order_seq"] > 0]:
         for name in l.WORKING.names or ():
             made[f"working.{name}", int(row["order_seq"])] = row[name].tolist()
@@ -65,7 +68,15 @@ def book_of(memory: Any) -> dict[str, Any]:
             if (name := key if isinstance(key, str) else key[0]) not in BY_NATURE and not name.rpartition(".")[2].startswith("_")}
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _rungs_left(row: Any) -> list[int]:
+    """Which rungs still sell something, as hotpath/kernel/exits.py has it: what they and those before them were to sell, and have not."""
+    shares = [int(share) for share in row["rung_share_e4"]]
+    wanted = [sum(int(row["entry_lots"]) * share // 10_000 for share in shares[: k + 1]) for k in range(int(row["rungs"]))]
+    sells = [row["lots"] if sum(shares[: k + 1]) == 10_000 else wanted[k] - row["exit_lots"] for k in range(len(wanted))]
+    return [k for k in range(int(row["rungs_done"]), len(sells)) if sells[k] > 0]
+
+
+def differences(one: dict[Any, Any], other: dict[Any, Any]) -> list[str]:
     """What is not equal, in words."""
     return [f"{key}: {one.get(key)} and {other.get(key)}" for key in sorted(one.keys() | other.keys(), key=str) if one.get(key) != other.get(key)]
 
@@ -78,7 +89,7 @@ def by_addition(journal: Journal) -> dict[str, Any]:
     of_order = dict(zip(keys.tolist(), orders.rows[["position_id", "purpose", "instrument"]][new].tolist(), strict=True))
     value_quanta = {fact.id: fact.value_quanta for fact in next(iter(journal.instruments().values())).values()}
     cash = int(reports.rows["balance"][(reports.rows["kind"] == l.BALANCE) & (reports.rows["code"] == 0)].sum())
-    fees, held_lots, costs = 0, {}, {}
+    fees, held_lots, costs = 0, dict[int, int](), dict[int, int]()
     fills = reports.rows["kind"] == l.FILL
     told = reports.rows[["order_seq", "side", "last_lots", "last_price", "fee"]][fills].tolist()
     for incarnation, (order_seq, side, lots, price, fee) in zip(reports.incarnations[fills].tolist(), told, strict=True):
@@ -100,7 +111,7 @@ def by_addition(journal: Journal) -> dict[str, Any]:
             "lots": {position: lots for position, lots in held_lots.items() if lots}}
 
 
-def check_books(journal: Journal, quick_book: dict[str, Any], full_book: dict[str, Any]) -> int:
+def check_books(journal: Journal, quick_book: dict[Any, Any], full_book: dict[Any, Any]) -> int:
     """Both books are equal, and are what the records add up to; gives the number of open positions. Raises CheckFailed."""
     apart = differences(quick_book, full_book)
     check(not apart, f"the book from the snapshot is not the one from the first record on: {'; '.join(apart[:5])} ({len(apart)} fields)")
