@@ -47,6 +47,7 @@ from control.record.records import (
     ring_key_of,
 )
 from control.record.snapshot import Snapshot
+from hotpath import durable
 from ipc import messages
 
 #: databases of the environment
@@ -70,14 +71,6 @@ decode_event = msgspec.json.Decoder(messages.Event).decode
 decode_snapshot = msgspec.json.Decoder(Snapshot).decode
 
 
-def _begun(file: Path) -> bool:
-    """LMDB makes the file empty, and its first commit gives it content."""
-    try:
-        return file.stat().st_size > 0
-    except OSError:
-        return False
-
-
 class Cursors(Struct, frozen=True):
     """What is stored: the newest incarnation and the last sequence of both rings in it; the last event time of any record."""
 
@@ -96,11 +89,14 @@ class Journal:
     def __init__(self, path: Path | str, writable: bool = False, sync: bool = True) -> None:
         """Open an existing journal. Raises NoJournal when there is none, WriteFailed where a writer may have more luck later."""
         self.path = Path(path)
-        if not writable and not _begun(self.path / "data.mdb"):
+        if not writable and not durable.begun(self.path / "data.mdb"):
             raise NoJournal(f"{self.path}: there is no journal; has this instance run before?")
         try:
-            self.env = lmdb.open(str(self.path), map_size=FIRST_MAP_BYTES if writable else 0, max_dbs=len(DATABASES), max_readers=64,
-                                 readonly=not writable, sync=sync, metasync=sync, create=writable, subdir=True, mode=0o600)
+            if writable:
+                self.env = durable.open_environment(self.path, sync=sync, mode=0o600, map_size=FIRST_MAP_BYTES, max_dbs=len(DATABASES),
+                                                    max_readers=64)
+            else:
+                self.env = lmdb.open(str(self.path), map_size=0, max_dbs=len(DATABASES), max_readers=64, readonly=True, create=False)
             try:
                 if writable:
                     with self.env.begin(write=True) as transaction:  # all of them or none
@@ -117,6 +113,8 @@ class Journal:
         except lmdb.Error as error:
             kind = WriteFailed if writable else JournalError
             raise kind(f"{self.path}: {error}; free space on its disk, and let this user read and write there") from error
+        except OSError as error:
+            raise WriteFailed(f"{self.path}: {error.strerror}; free space there and make it writable") from error
         self._resize = threading.Lock()
 
     def close(self) -> None:

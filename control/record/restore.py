@@ -6,9 +6,9 @@ publishes every event behind the journal's last one, then states the account, wh
 
 Instruments and strategies are matched by name, since their numbers belong to a run.
 
-What no record can tell is as of the snapshot, or made anew: all that market prices make (equity, its peak and drawdown, the best price that a trailing
-stop hangs on), the pause before an exit is tried again, and what counts against the limits of messages and repeats. The benchmark `restore` compares
-everything else with the book that all records from the first one on make, and has the list.
+What no record can tell is as of the snapshot, or made anew: all that market prices make (equity, its peak and drawdown, the best price that a
+trailing stop hangs on), the pause before an exit is tried again, and what counts against the limits of messages and repeats. The benchmark
+`restore` compares everything else with the book that all records from the first one on make, and has the list.
 """
 
 from __future__ import annotations
