@@ -175,8 +175,8 @@ def write(path: Path, run: Run, days: int, orders_behind: int = 0) -> None:
 def day_of(run: Run, day: int) -> tuple[Any, Any]:
     """The run's records as those of a later day."""
     orders, reports = run.orders.copy(), run.reports.copy()
-    orders["event_ns"] += day * DAY_NS
-    reports["event_ns"] += day * DAY_NS
+    for rows in (orders, reports):
+        rows["event_ns"][rows["event_ns"] > 0] += day * DAY_NS  # 0: before the market's first time
     orders["position_id"][orders["position_id"] > 0] += day << 40
     trades = orders.view(l.TRADE)
     trades["opened_ns"][orders["kind"] == l.CLOSED] += day * DAY_NS

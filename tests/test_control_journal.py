@@ -249,8 +249,10 @@ def test_the_last_event_time_is_that_of_records_and_snapshots(tmp_path: Path) ->
     writer.append(rows(l.INTENT, len(day.orders) + 1, 2))
     writer.begin_run("next", RUN_FACTS)
     assert writer.last_event_ns() == book.event_ns
-    assert writer.last_snapshot_of(1) == book
-    assert writer.last_snapshot_of(2) is None
+    assert writer.snapshot_until(1, book.intent_seq, book.report_seq) == book
+    assert writer.snapshot_until(2, 0, 0) == book
+    assert writer.snapshot_until(1, book.intent_seq - 1, book.report_seq) is None
+    assert writer.snapshot_until(1, book.intent_seq, book.report_seq - 1) is None
     writer.close()
 
 

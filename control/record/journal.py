@@ -224,11 +224,12 @@ class Journal:
                     return venue_seq
         return 0
 
-    def last_snapshot_of(self, incarnation: int) -> Snapshot | None:
-        """The newest snapshot of one incarnation; None where it has none (any more)."""
+    def snapshot_until(self, incarnation: int, orders: int, reports: int) -> Snapshot | None:
+        """The newest snapshot that knows nothing of what is behind these records of an incarnation; None where there is none (any more)."""
         for record in self.newest("snapshots", 1 << 30):
-            if record.incarnation == incarnation:
-                return decode_snapshot(record.payload)
+            found = decode_snapshot(record.payload)
+            if (found.incarnation, found.intent_seq) <= (incarnation, orders) and (found.incarnation, found.report_seq) <= (incarnation, reports):
+                return found
         return None
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────
