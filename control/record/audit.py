@@ -33,17 +33,16 @@ class Audit:
     def rows(self, first: int, last: int, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` rows of what is between two numbers, oldest first."""
         found = [*self._ring(first, last, limit), *self._control("plans", first, last, limit), *self._control("events", first, last, limit)]
-        found.sort(key=lambda row: (row["seq"], row["record"].startswith(("event", "plan"))))
-        return found[-limit:]
+        return [row for _, row in sorted(found, key=lambda one: one[0])][-limit:]
 
-    def _ring(self, first: int, last: int, limit: int) -> Iterator[dict[str, Any]]:
+    def _ring(self, first: int, last: int, limit: int) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
         orders, reports = self.past.between(first, last)
         for kind, table, numbers, place, row_of in (
                 (records.ORDER, self.timeline.orders, self.timeline.order_numbers, orders, self._order),
                 (records.REPORT, self.timeline.reports, self.timeline.report_numbers, reports, self._report)):
             newest = slice(max(place.start, place.stop - limit), place.stop)
             for number, record in zip(numbers[newest].tolist(), ring_records(kind, table, newest), strict=True):
-                yield {"seq": number, "time_ns": self.timeline.event_ns(number)} | row_of(record)
+                yield (number, 0), {"seq": number, "time_ns": self.timeline.event_ns(number)} | row_of(record)
 
     # ── rings ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def _order(self, record: Record) -> dict[str, Any]:
@@ -102,7 +101,8 @@ class Audit:
         return made
 
     # ── the control plane ────────────────────────────────────────────────────────────────────────────────────────────
-    def _control(self, database: str, first: int, last: int, limit: int) -> Iterator[dict[str, Any]]:
+    def _control(self, database: str, first: int, last: int, limit: int) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+        """Sorted by when they were stored, where they stand behind the same record."""
         count = 0
         for record in self._back(database):
             behind = self.timeline.begins_behind(record.incarnation)
@@ -112,7 +112,8 @@ class Audit:
             if place < first or count == limit:
                 return
             count += 1
-            yield {"seq": number, "time_ns": self.timeline.event_ns(place)} | (_plan(record) if database == "plans" else _event(record))
+            row = _plan(record) if database == "plans" else _event(record)
+            yield (number, record.wall_ns), {"seq": number, "time_ns": self.timeline.event_ns(place)} | row
 
     def _back(self, database: str) -> Iterator[Record]:
         """Newest first, in pieces."""

@@ -13,11 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from control.serve.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 #: days that are named where one is asked for that is not there
 _NAMED = 12
@@ -99,6 +101,8 @@ def _journal(options: argparse.Namespace) -> Iterator[Any]:
                 raise _Refused(str(error), "") from error
     else:
         name = getattr(options, "instance", None) or os.environ.get("TRADER_RUN__INSTANCE") or "default"
+        if not _NAME.fullmatch(name) or not name.strip("."):
+            raise _Refused(f"--instance: {name!r} is no name", "use letters, digits, _ . and -, at most 48")
         path = data_dir / "instances" / name / "journal"
         if not (path / "data.mdb").is_file():
             there = sorted(one.parent.parent.name for one in data_dir.glob("instances/*/journal/data.mdb"))
@@ -143,11 +147,15 @@ def _restore(journal: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def _day(past: Any, text: str) -> Any:
     days = past.timeline.days()
-    if not _DATE.fullmatch(text):
-        raise _Refused(f"DATE: {text!r} is no date", "write it as 2025-05-04")
     for day in days:
         if day.date.isoformat() == text:
             return day
+    try:
+        if not _DATE.fullmatch(text):
+            raise ValueError
+        date.fromisoformat(text)
+    except ValueError:
+        raise _Refused(f"DATE: {text!r} is no date", "write it as 2025-05-04") from None
     raise _Refused(f"DATE: nothing was recorded on {text}", _days(days))
 
 
