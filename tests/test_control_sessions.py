@@ -210,7 +210,7 @@ def by_hand(past: Past, number: int) -> dict[str, Any]:
 def test_the_book_at_any_sequence_is_the_plain_recomputation(past: Past, share: float) -> None:
     number = max(1, round(share * past.timeline.last))
     expected = by_hand(past, number)
-    book, close = book_at(past.journal, past.timeline.point(number)), past.close_at(number)
+    book, close = book_at(past.journal, past.timeline.point(number)), past.closes(number)[0]
     assert {name: book.account[name] for name in expected if name != "open"} == {name: expected[name] for name in expected if name != "open"}
     assert {one["position_id"]: (one["lots"], one["cost"]) for one in book.positions if one["lots"]} == expected["open"]
     assert (close.cash, close.fees, close.realised) == (expected["cash"], expected["fees"], expected["realised_pnl"])

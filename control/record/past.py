@@ -17,7 +17,7 @@ import numpy as np
 from control.record import records
 from control.record.journal import Journal, decode_event
 from control.record.reconcile import Recomputation, Trip
-from control.record.records import InstrumentFact, Record
+from control.record.records import InstrumentFact, Record, RingRows
 from control.record.timeline import Day, Timeline, ring_records
 from ipc import layout as l
 from ipc import messages
@@ -95,11 +95,10 @@ class Past:
             before = close
         return found
 
-    def close_at(self, number: int) -> Close:
-        """The account behind the record of a number."""
-        return next(iter(self._closes([number])))
+    def closes(self, *numbers: int) -> list[Close]:
+        """The account behind the records of some numbers, which do not fall."""
+        return list(self._closes(list(numbers)))
 
-    # ── below ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def between(self, first: int, last: int) -> tuple[slice, slice]:
         """Places in the timeline's tables (orders, reports) of the records with these numbers."""
         places = [slice(*np.searchsorted(numbers, (first, last + 1)).tolist())
@@ -127,34 +126,32 @@ class Past:
         return ((record, decode_event(record.payload)) for record in reversed(self.journal.newest("events", 1 << 30)))
 
     def _closes(self, numbers: list[int]) -> Iterator[Close]:
-        """The account behind each of some numbers, which rise."""
         work, marks, done = Recomputation(self.journal), dict[str, Mark](), 0
         for number in numbers:
             orders, reports = self.between(done + 1, number)
-            trades: list[Record] = []
-            for record in ring_records(records.ORDER, self.timeline.orders, orders, _TRADING):
-                if record.row["kind"] == l.CLOSED:
-                    trades.append(Record(records.TRADE, record.incarnation, 0, record.seq, record.event_ns, 0, 0, record.payload))
-                else:
-                    work.order(record)
-                    self._mark(marks, record, "reference_price")
-            for record in ring_records(records.REPORT, self.timeline.reports, reports, _MONEY):
-                work.report(record)
-                if record.row["kind"] == l.FILL:
-                    self._mark(marks, record, "last_price")
-            for record in trades:
+            for record in ring_records(records.ORDER, self.timeline.orders, orders, (l.NEW,)):
+                work.order(record)
+            for record in ring_records(records.REPORT, self.timeline.reports, reports, (l.FILL, l.BALANCE)):
+                work.money(record, record.row, f"report {record.incarnation}/{record.seq}")
+            for record in ring_records(records.TRADE, self.timeline.orders, orders, (l.CLOSED,)):
                 work.trade(record)
+            self._mark(marks, self.timeline.orders, orders, l.NEW, "reference_price")
+            self._mark(marks, self.timeline.reports, reports, l.FILL, "last_price")
             done = number
             held = {identity: copy(trip) for identity, trip in work.trips.items() if trip.lots}
             yield Close(work.book, work.account.deposits, work.account.fees,
                         sum(trip.closed[1] for trip in work.trips.values() if trip.closed), held, dict(marks),
                         work.book + sum(self.worth(trip, marks.get(trip.symbol)) for trip in held.values()), tuple(work.differences))
 
-    def _mark(self, marks: dict[str, Mark], record: Record, name: str) -> None:
-        row = record.row
-        fact, price = self.facts.get(record.incarnation, {}).get(int(row["instrument"])), int(row[name])
-        if fact is not None and price > 0 and record.event_ns >= marks.get(fact.symbol, Mark(0, 0)).event_ns:
-            marks[fact.symbol] = Mark(price, record.event_ns)
+    def _mark(self, marks: dict[str, Mark], table: RingRows, place: slice, kind: int, name: str) -> None:
+        """The last price of each instrument in a part of a table."""
+        chosen = np.flatnonzero((table.rows["kind"][place] == kind) & (table.rows[name][place] > 0))[::-1] + place.start
+        keys = table.incarnations[chosen] << 16 | table.rows["instrument"][chosen]
+        for at in chosen[np.unique(keys, return_index=True)[1]].tolist()[::-1]:
+            row = table.rows[at]
+            fact, event_ns = self.facts.get(int(table.incarnations[at]), {}).get(int(row["instrument"])), int(row["event_ns"])
+            if fact is not None and event_ns >= marks.get(fact.symbol, Mark(0, 0)).event_ns:
+                marks[fact.symbol] = Mark(int(row[name]), event_ns)
 
     def fact(self, symbol: str) -> InstrumentFact | None:
         """The newest facts of a symbol."""
@@ -168,10 +165,6 @@ class Past:
             return 0
         value = mark.price * trip.lots * fact.value_quanta if mark else trip.cost
         return value if fact.kind == "spot" else trip.side * (value - trip.cost)
-
-
-#: what moves an account: orders (before their reports), and what closed; fills and balances, with every event of the venue, so that a hole is seen
-_TRADING, _MONEY = (l.NEW, l.CLOSED), tuple(l.REPORT_KINDS)
 
 
 def config_of(start: messages.Event) -> str:

@@ -104,7 +104,7 @@ class Portrait:
     # ── a start at that moment ───────────────────────────────────────────────────────────────────────────────────────
     def restored(self, number: int) -> dict[str, Any]:
         """The book behind a number's record, and in `differs` what is not so any more."""
-        then, now = self.past.close_at(number), self.past.close_at(self.timeline.last)
+        then, now = self.past.closes(number, self.timeline.last)
         book = self.held(number, then)
         if book["unprotected"]:
             raise JournalError(book["unprotected"])

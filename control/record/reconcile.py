@@ -121,10 +121,10 @@ def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:
     return Outcome(not work.differences, told, work.account, work.uncompared)
 
 
-def _order_key(record: Record) -> tuple[int, int]:
+def _order_key(incarnation: int, row: Any) -> tuple[int, int]:
     """(incarnation, sequence) of a report's order: of its own run, or of an earlier one, which stands in `spare`."""
-    own, earlier = int(record.row["order_seq"]), int(record.row["spare"])
-    return (record.incarnation, own) if own else (earlier >> 40, earlier & ((1 << 40) - 1))
+    own, earlier = int(row["order_seq"]), int(row["spare"])
+    return (incarnation, own) if own else (earlier >> 40, earlier & ((1 << 40) - 1))
 
 
 class _Order(NamedTuple):
@@ -203,6 +203,11 @@ class Recomputation:
                 self.tell(f"venue event{f' {first}' if first == last else f's {first} to {last}'} before {name} "
                           f"{'is' if first == last else 'are'} missing from the journal")
             self._venue_seq = max(self._venue_seq, venue_seq)
+        self.money(record, row, name)
+
+    def money(self, record: Record, row: Any, name: str) -> None:
+        """What a report (with its row and name) moves: fills and balances do."""
+        kind = int(row["kind"])
         if kind == l.BALANCE:
             self._balance(name, int(row["code"]), int(row["balance"]))
         elif kind == l.FILL:
@@ -219,7 +224,7 @@ class Recomputation:
 
     def _fill(self, record: Record, name: str, row: Any) -> None:
         fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
-        trade_id, key = int(row["trade_id"]), _order_key(record)
+        trade_id, key = int(row["trade_id"]), _order_key(record.incarnation, row)
         name = f"fill {trade_id} of order {key[0]}/{key[1]} ({fact.symbol if fact else 'unknown instrument'}, {name})"
         if fact is None:
             self.tell(f"{name}: the journal has no run_start that knows instrument {int(row['instrument'])}")
