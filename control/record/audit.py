@@ -126,7 +126,8 @@ class Audit:
 def _plan(record: Record) -> dict[str, Any]:
     plan = decode_plan(record.payload)
     part = f", part {plan.part + 1}" if plan.part or plan.more else ""
-    return _named("plan", record, plan.strategy, "nothing changes" if plan.keep else f"{len(plan.conditions)} conditions{part}: {plan.why}")
+    text = "nothing changes" if plan.keep else plan.why or f"{len(plan.conditions)} conditions"
+    return _named("plan", record, plan.strategy, text + part)
 
 
 def _event(record: Record) -> dict[str, Any]:

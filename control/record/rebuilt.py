@@ -8,6 +8,7 @@ long gone need no place. Imports the compiled kernels.
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,16 @@ from control.record.records import InstrumentFact, JournalError
 from control.record.restore import Point, Tail, read_tail, restore
 from ipc import layout as l
 from ipc import segment
+from ipc.jit import cache_dir
 
 _KINDS = {name: number for number, name in l.INSTRUMENT_KINDS.items()}
 #: reports behind which an order does nothing any more
 _ENDS = (l.CANCELLED, l.REJECTED, l.EXPIRED, l.LOST)
+
+
+def compiled() -> bool:
+    """Whether the fold is in the cache of kernels; else the first book waits for it."""
+    return any(Path(cache_dir()).rglob("restore.fold-*.nbi"))
 
 
 class Book(NamedTuple):

@@ -23,7 +23,7 @@ def _list(data: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 def _show(data: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     facts = {
         "day": f"{data['date']}, events {data['first_seq']} to {data['last_seq']}, {moment(data['from_ns'])} to {moment(data['to_ns'])} UTC",
-        "runs": ", ".join(f"{run}" for run in data["runs"]) + f"; configuration {', '.join(data['configs'])}; {data['restarts']} restarts",
+        "runs": ", ".join(data["runs"]) + f"; configuration {', '.join(data['configs'])}; restarted processes: {data['restarts']}",
         "equity": f"{cents(data['equity_start'])} → {cents(data['equity_end'])} USDT, P&L {cents(data['pnl'])}; cash {cents(data['cash'])}",
         "trades": f"{data['trades']} closed, {data['wins']} won; realised {cents(data['realised_pnl'])}, fees {cents(data['fees'])}; "
                   f"{data['orders']} orders, {data['fills']} fills",

@@ -132,6 +132,7 @@ def _show(journal: Any, options: argparse.Namespace) -> dict[str, Any]:
 
     portrait = Portrait(journal)
     day = _day(portrait.past, options.date)
+    _tell_compiling()
     figures = portrait.past.figures(day.last)[-1]
     data = portrait.day(figures) | portrait.held(day.last, figures.close) | {"trades_of_day": portrait.trades(day.first, day.last, options.limit)}
     return {"data": data, "rows": Audit(portrait.past).rows(day.first, day.last, options.limit)}
@@ -141,8 +142,17 @@ def _restore(journal: Any, options: argparse.Namespace) -> dict[str, Any]:
     from control.record.portrait import Portrait
 
     portrait = Portrait(journal)
-    data = portrait.restored(_number(portrait.past, options.moment))
+    number = _number(portrait.past, options.moment)
+    _tell_compiling()
+    data = portrait.restored(number)
     return {"data": data, "rows": data.pop("differs")}
+
+
+def _tell_compiling() -> None:
+    from control.record.rebuilt import compiled
+
+    if not compiled():
+        print("trader-ctl: compiling kernels; about a minute, once after an update", file=sys.stderr)
 
 
 def _day(past: Any, text: str) -> Any:
