@@ -56,11 +56,11 @@ class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a process is dead, and how often it may come back."""
 
     hang_recorder_ms: Annotated[Milliseconds, Meta(description="a recorder without a heartbeat for so long hangs and is replaced")] = 5_000
-    hang_gateway_ms: Annotated[Milliseconds, Meta(description="the same of the gateway")] = 3_000
-    hang_sniper_ms: Annotated[Milliseconds, Meta(description="the same of the sniper")] = 2_000
+    hang_gateway_ms: Annotated[Milliseconds, Meta(description="the same of the gateway")] = 5_000
+    hang_sniper_ms: Annotated[Milliseconds, Meta(description="the same of the sniper")] = 250
     hang_feed_ms: Annotated[Milliseconds, Meta(description="the same of the feed")] = 5_000
-    hang_reflection_ms: Annotated[Milliseconds, Meta(description="the same of the reflection")] = 10_000
-    hang_strategist_ms: Annotated[Milliseconds, Meta(description="the same of the strategist")] = 20_000
+    hang_reflection_ms: Annotated[Milliseconds, Meta(description="the same of the reflection")] = 5_000
+    hang_strategist_ms: Annotated[Milliseconds, Meta(description="the same of the strategist")] = 5_000
     ready_timeout_s: Annotated[int, Meta(ge=1, le=3600, description="a process that is not ready after so long is replaced")] = 60
     stop_grace_s: Annotated[int, Meta(ge=1, le=600, description="what a process gets to drain and persist before it is killed")] = 10
     restart_intensity: Annotated[int, Meta(ge=0, le=1000, description="restarts of one process within the window before safe mode")] = 5
@@ -73,6 +73,17 @@ class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return int(getattr(self, f"hang_{role}_ms"))
 
 
+class Safety(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Safe mode: no entries, working entries cancelled, positions kept or closed, until its cause is over."""
+
+    positions: Annotated[Literal["protect", "flatten"], Meta(description="open positions in safe mode: kept with their stops, or closed")] = "protect"
+    cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="safe mode stays so long after a cause that ends by itself")] = 60
+    max_drawdown_bps: Annotated[int, Meta(ge=1, le=10_000, description="loss from the peak of equity that ends entries until trader-ctl resume, in "
+                                                                       "bps; null: none")] | None = 2000
+    unprotected_s: Annotated[int, Meta(ge=5, le=3600, description="without a sniper for so long the gateway closes all positions by itself")] = 30
+    clock_jump_ms: Annotated[int, Meta(ge=10, le=3_600_000, description="a step of the wall clock that is not ignored")] = 1000
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All sections. `instruments` maps a unified symbol to what the catalogue does not know of it."""
 
@@ -82,6 +93,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     paper: Paper = Paper()
     hotpath: Hotpath = Hotpath()
     supervise: Supervise = Supervise()
+    safety: Safety = Safety()
     instruments: dict[str, Instrument] = {}
 
     def sections(self) -> dict[str, msgspec.Raw]:

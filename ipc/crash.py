@@ -9,7 +9,7 @@ import signal
 POINTS = (
     "none",
     "sniper.undo", "sniper.commit", "sniper.committed", "sniper.copy", "sniper.copied", "sniper.part",
-    "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor",
+    "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor", "gateway.rescue",
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
     "strategist.stored", "strategist.told",
 )

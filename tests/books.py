@@ -66,12 +66,25 @@ class Books:
             # an order of an earlier life of the shared memory is named whole, in `spare`
             earlier = int(report["spare"]) if report["kind"] != l.BALANCE else 0
             key = (earlier >> 40, earlier & (1 << 40) - 1) if earlier else (incarnation, int(report["order_seq"]))
+            if report["kind"] == l.ANNOUNCED and key not in self.orders:
+                self.orders[key] = self._of_the_gateway(incarnation, report)
             if key in self.orders:
                 self.orders[key].reports.append(report)
             elif key[1]:
                 self.unknown.append(key)
         #: lives of the shared memory that were stopped in order: nothing of them is left undecided
         self.whole = {incarnation for incarnation, event in journal.events() if event.kind == "run_end"}
+
+    def _of_the_gateway(self, incarnation: int, announced: Any) -> _Order:
+        """An order that the gateway made itself: as its announcement says, for the last position that its strategy had opened there by then."""
+        row = np.zeros(1, l.INTENT)[0]
+        for name, value in (("kind", l.NEW), ("purpose", l.EXIT), ("side", announced["side"]), ("lots", announced["last_lots"]),
+                            ("instrument", announced["instrument"]), ("strategy", announced["code"]), ("report_seq", announced["seq"] - 1)):
+            row[name] = value
+        opened = [order.row for order in self._entries().values() if order.fills and (order.row["instrument"], order.row["strategy"])
+                  == (announced["instrument"], announced["code"])]
+        row["position_id"] = opened[-1]["position_id"] if opened else 0
+        return _Order(row)
 
     def faults(self) -> list[str]:
         """Whatever is wrong, in words; empty when the books are sound."""
@@ -130,6 +143,7 @@ class Books:
                 exits[int(order.row["position_id"])].append((key, order))
         for key, entry in self._entries().items():
             position, leaving = int(entry.row["position_id"]), exits.pop(int(entry.row["position_id"]), [])
+            leaving.sort(key=lambda one: (one[0][0], int(one[1].row["report_seq"])))  # as they were decided
             left = sum(order.filled for _, order in leaving)
             if left > entry.filled:
                 faults.append(f"position {position}: {entry.filled} lots in, {left} out")

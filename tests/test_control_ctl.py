@@ -37,6 +37,7 @@ class Watchdog:
         self.memory, self.sockets = memory, folder
         self.notes: list[str] = []
         self.stopped: list[str] = []
+        self.causes: dict[str, str] = {}
         self.turns: list[float] = []
         self.looks: Callable[[], dict[str, Any]] = seen
         self.socket = ControlSocket(self)
@@ -49,6 +50,13 @@ class Watchdog:
 
     def stop(self, cause: str) -> None:
         self.stopped.append(cause)
+
+    def make_safe(self, text: str) -> None:
+        self.causes["operator"] = text
+
+    def resume(self) -> dict[str, str]:
+        self.causes.pop("operator", None)
+        return dict(self.causes)
 
     def note(self, kind: str, text: str) -> None:
         self.notes.append(f"{kind}: {text}")
@@ -158,7 +166,8 @@ def ask(folder: Path, request: Any, timeout_s: float = 2.0) -> Any:
 @pytest.mark.usefixtures("sniper", "recorder", "watchdog")
 @pytest.mark.parametrize(("command", "shows"), [
     ("status", "strategist"), ("health", "healthy"), ("positions", "-1.50"), ("conditions", "because 65537"), ("orders", "abc"),
-    ("trades", "BTC/USDT"), ("stats", "tick to intent"), ("pause", "paused"), ("resume", "resumed"), ("close 9", "closing position"),
+    ("trades", "BTC/USDT"), ("stats", "tick to intent"), ("pause", "paused"), ("resume", "resumed"), ("safe", "safe mode"),
+    ("close 9", "closing position"),
     ("flatten", "no position is open"),
 ])
 def test_each_command_is_done_for_people_and_for_scripts(capsys: pytest.CaptureFixture[str], command: str, shows: str) -> None:
@@ -189,6 +198,15 @@ def test_pause_and_resume_set_the_operators_mode_word_alone(watchdog: Watchdog, 
     assert "still safe: journal cannot write" in reply.text
     assert int(memory.board.modes[l.MODE_OF_OPERATOR]["mode"]) == l.MODE_RUNNING
     assert len(watchdog.notes) == 2
+
+
+def test_resume_ends_safe_mode_and_says_which_causes_stand(watchdog: Watchdog, folder: Path, memory: Any) -> None:
+    ask(folder, messages.Safe())
+    assert list(watchdog.causes) == ["operator"]
+    watchdog.causes["daily_loss"] = "5.10% lost"
+    assert "still safe: 5.10% lost" in ask(folder, messages.Resume()).text
+    watchdog.causes.clear()
+    assert ask(folder, messages.Resume()).text == "resumed: entries again"
 
 
 def test_flatten_pauses_first(watchdog: Watchdog, folder: Path, sniper: Role, memory: Any) -> None:

@@ -28,6 +28,7 @@ from control.record.restore import read_tail, restore
 from control.record.timeline import Timeline
 from control.record.writer import JournalWriter
 from control.serve import ctl
+from hotpath.orders import OWN_ORDERS
 from hotpath.venues import catalogue
 from ipc import layout as l
 from ipc import messages
@@ -408,3 +409,31 @@ def test_a_plan_that_is_missing_leaves_the_day_readable_and_the_protection_unkno
     assert json.loads(out)["data"]["positions"]
     code, _, err = run(capsys, "restore", date, "--run", tmp_path, "--dry-run")
     assert (code, "is missing" in err) == (4, True)
+
+
+def test_an_order_of_the_gateway_itself_closes_what_it_was_announced_for(tmp_path: Path) -> None:
+    """Two strategies hold the same symbol; the gateway closes the first one's part while the sniper is down, and no order-ring record stands for it."""
+    scene = Scene()
+    scene.deposit(10_000 * 10**8)
+    scene.swapped(1)
+    first = scene.enter(SPOT, l.BUY, 1000, strategy=0, condition=1 << 20)
+    scene.fill(first, 1000, 6_000_000, cash=0)
+    second = scene.enter(SPOT, l.BUY, 500, strategy=1, condition=1 << 20 | 1)
+    scene.fill(second, 500, 6_000_000, cash=0)
+    own, quote = OWN_ORDERS | 1, 6_100_000 * 1000 * SPOT.value_quanta
+    told: dict[str, int] = {"order_seq": own, "side": l.SELL, "instrument": SPOT.id}
+    scene._report(kind=l.ANNOUNCED, last_lots=1000, code=0, venue_seq=0, **told)
+    scene._report(kind=l.FILL, last_lots=1000, last_price=6_100_000, cum_lots=1000, cum_quote=quote, fee=-(-quote // 1000), liquidity=l.TAKER,
+                  trade_id=99, **told)
+    scene.closed(first, 1000, 6_000_000, 6_100_000, pnl=quote - 60_000_000_000 - 60_000_000 - 61_000_000, fees=121_000_000)
+    scene.reports["venue_seq"] = np.where(scene.reports["kind"] == l.ANNOUNCED, 0, np.cumsum(scene.reports["kind"] != l.ANNOUNCED))
+    scene.write(tmp_path, plans=[plan()])
+    past = Past(Journal(tmp_path))
+    (figures,) = past.figures()
+    assert figures.close.differences == ()
+    assert {identity: trip.lots for identity, trip in figures.close.open.items()} == {second: 500}
+    for number, lots in ((past.timeline.last, {second: 500}), (past.timeline.last - 2, {first: 1000, second: 500})):
+        book = book_at(past.journal, past.timeline.point(number))
+        assert {one["position_id"]: one["lots"] for one in book.positions} == lots
+        assert book.account["cash"] == past.closes(number)[0].cash
+    past.journal.close()

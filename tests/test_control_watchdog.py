@@ -29,6 +29,7 @@ class FakeChild:
     exit_code: int | None = None
     dies_of_abort: bool = True
     stopped_: bool = False
+    load_: tuple[bool, float] = (False, 0.0)
     born: bool = True
     asked: bool = False
     boots: list[Boot] = field(default_factory=list)
@@ -72,6 +73,9 @@ class FakeChild:
 
     def stopped(self) -> bool:
         return self.stopped_
+
+    def load(self) -> tuple[bool, float]:
+        return self.load_
 
 
 class FakeLine:
@@ -291,7 +295,7 @@ def test_safe_mode_ends_when_the_role_has_been_stable_for_a_window(running: Worl
     running.ready("sniper")
     running.for_s(61.0)
     assert int(running.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_RUNNING
-    assert "safe mode ends" in running.events("mode")[-1]
+    assert "safe mode ends" in running.events("safe_mode")[-1]
 
 
 def test_a_permanent_failure_before_readiness_ends_the_run_and_says_why(world: World) -> None:
@@ -365,6 +369,24 @@ def test_a_hang_is_judged_after_its_limit_and_not_before(running: World) -> None
     assert running.children["sniper"].signals == []
     running.for_s(0.4)
     assert running.children["sniper"].signals == ["ABRT"]
+
+
+def test_a_silent_child_that_gets_no_cpu_is_starved_and_gets_four_times_its_limit(running: World) -> None:
+    running.silent.add("sniper")
+    running.children["sniper"].load_ = (True, 1.0)
+    running.for_s(7.9)
+    assert running.children["sniper"].signals == []
+    running.for_s(0.3)
+    assert running.children["sniper"].signals == ["ABRT"]
+
+
+def test_a_silent_child_that_gets_its_cpu_loops_and_is_replaced_at_its_limit(running: World) -> None:
+    child = running.children["sniper"]
+    running.silent.add("sniper")
+    for _ in range(110):
+        running.turn()
+        child.load_ = (True, child.load_[1] + TURN_S / 2)
+    assert child.signals == ["ABRT"]
 
 
 def test_a_beating_role_without_progress_is_replaced_while_work_waits() -> None:

@@ -131,7 +131,7 @@ class Past:
             orders, reports = self.between(done + 1, number)
             for record in ring_records(records.ORDER, self.timeline.orders, orders, (l.NEW,)):
                 work.order(record)
-            for record in ring_records(records.REPORT, self.timeline.reports, reports, (l.FILL, l.BALANCE)):
+            for record in ring_records(records.REPORT, self.timeline.reports, reports, (l.FILL, l.BALANCE, l.ANNOUNCED)):
                 work.money(record, record.row, f"report {record.incarnation}/{record.seq}")
             for record in ring_records(records.TRADE, self.timeline.orders, orders, (l.CLOSED,)):
                 work.trade(record)

@@ -52,7 +52,7 @@ def book_at(journal: Journal, point: Point) -> Book:
     snapshot = journal.snapshot_until(*point)
     tail, closed = read_tail(journal, snapshot, point), None
     if snapshot is None:
-        tail, closed = without_closed(tail, point)
+        tail, closed = without_closed(tail, {incarnation: facts_of(start) for incarnation, start in starts.items()})
     restore(journal, memory, tail)
     account = _values(memory.sniper.account[0])
     if closed is not None:
@@ -82,8 +82,11 @@ def _memory(facts: list[InstrumentFact], strategies: list[str]) -> Any:
     return memory
 
 
-def without_closed(tail: Tail, point: Point) -> tuple[Tail, Any]:
-    """(a tail from the first record on without all that has ended in it, its CLOSED records as TRADE)."""
+def without_closed(tail: Tail, facts: dict[int, dict[int, InstrumentFact]]) -> tuple[Tail, Any]:
+    """(a tail from the first record on without all that has ended in it, the CLOSED records that were left out, as TRADE).
+
+    Symbols in which an order filled that no ring record stands for stay whole: whose it was depends on everything that was open there.
+    """
     orders, reports = tail.orders, tail.reports
     keys = tail.order_incarnations << 40 | orders["seq"]
     of_report = np.where(reports["order_seq"] > 0, tail.report_incarnations << 40 | reports["order_seq"], reports["spare"])
@@ -94,10 +97,25 @@ def without_closed(tail: Tail, point: Point) -> tuple[Tail, Any]:
     over = np.isin(keys, of_report[np.isin(reports["kind"], _ENDS)]) | (tail.order_incarnations < stated)
     never = sent & (orders["purpose"] == l.ENTRY) & ~filled & over
     ended = np.concatenate([orders["position_id"][closed], orders["position_id"][never]])
-    gone = (orders["position_id"] > 0) & np.isin(orders["position_id"], ended)
+    numbers = {symbol: number for number, symbol in enumerate(sorted({fact.symbol for known in facts.values() for fact in known.values()}))}
+    of_order, symbols = (_symbols(*table, facts, numbers) for table in ((orders, tail.order_incarnations), (reports, tail.report_incarnations)))
+    unsaid = np.isin(reports["kind"], (l.FILL, l.ANNOUNCED)) & ~np.isin(of_report, keys[sent])
+    gone = (orders["position_id"] > 0) & np.isin(orders["position_id"], ended) & ~np.isin(of_order, symbols[unsaid])
     left = ~np.isin(of_report, keys[gone & sent]) | (reports["kind"] == l.BALANCE)
     return (Tail(None, orders[~gone], tail.order_incarnations[~gone], reports[left], tail.report_incarnations[left]),
-            orders[closed].view(l.TRADE))
+            orders[closed & gone].view(l.TRADE))
+
+
+def _symbols(rows: Any, incarnations: Any, facts: dict[int, dict[int, InstrumentFact]], numbers: dict[str, int]) -> Any:
+    """A number for the symbol of each row, the same in all incarnations; −1 where it has none."""
+    found = np.full(len(rows), -1)
+    for incarnation, known in facts.items():
+        table = np.full(1 << 16, -1)
+        for instrument, fact in known.items():
+            table[instrument] = numbers[fact.symbol]
+        place = slice(*np.searchsorted(incarnations, (incarnation, incarnation + 1)).tolist())
+        found[place] = table[rows["instrument"][place]]
+    return found
 
 
 def _book(memory: Any, facts: dict[str, InstrumentFact], account: dict[str, Any], from_snapshot: bool) -> Book:

@@ -145,6 +145,9 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
             table["instrument"][first:last] = instruments[table["instrument"][first:last]]
             if table is tail.orders:
                 table["strategy"][first:last] = strategies[table["strategy"][first:last]]
+            else:  # the code of an ANNOUNCED report is a strategy
+                named = first + np.flatnonzero(table["kind"][first:last] == l.ANNOUNCED)
+                table["code"][named] = strategies[table["code"][named]]
     trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
     lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
     if lost.any():

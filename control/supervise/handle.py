@@ -23,6 +23,9 @@ import msgspec
 from control.supervise import nursery
 from ipc.process import Boot
 
+#: clock ticks of /proc in a second
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
 
 class Handle(Protocol):
     """What the watchdog needs of a child; tests have one without a process."""
@@ -59,6 +62,9 @@ class Handle(Protocol):
 
     def stopped(self) -> bool:
         """The kernel says that the process is stopped (SIGSTOP, a debugger): it cannot answer a SIGABRT."""
+
+    def load(self) -> tuple[bool, float]:
+        """(some thread of it wants a CPU now, CPU seconds that it has had)."""
 
 
 class Nursery:
@@ -203,6 +209,16 @@ class ChildProcess:
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
         except (OSError, IndexError):
             return False
+
+    def load(self) -> tuple[bool, float]:
+        """As Handle."""
+        try:
+            folder = Path(f"/proc/{self.pid}")
+            words = (folder / "stat").read_text().rpartition(")")[2].split()
+            wants = any((task / "stat").read_text().rpartition(")")[2].split()[0] == "R" for task in (folder / "task").iterdir())
+            return wants, (int(words[11]) + int(words[12])) / _TICKS_PER_S
+        except (OSError, IndexError):
+            return False, 0.0
 
     def _forget(self) -> None:
         if self._pidfd >= 0:

@@ -1,0 +1,112 @@
+"""From the sniper's death to the first tick of its successor, while the simulated market runs at 20,000 ticks a second.
+
+Half of the deaths are crashes (SIGKILL, SIGSEGV in turn), counted from the signal; half are hangs (SIGSTOP; a sniper that is stopped beats no
+more), counted from the moment at which the heartbeat is late by the limit (supervise.hang_sniper_ms). Every tenth successor is killed again as soon
+as it has a process, before it has taken a tick: then it counts from the first death to the first tick of the last successor. Deaths come one to two
+seconds apart.
+
+It checks itself: every death got a successor; no tick was lost, so the ring bridged each gap; the instance ended with exit code 0, and its books
+reconcile.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import Any
+
+from benchmarks.frame import Row, check
+from benchmarks.paper import COMPILE_PATIENCE_S, Instance, launcher, paper, quantile
+from ipc import layout as l
+
+#: ticks a second that the market is paced to
+TICKS_PER_S = 20_000
+#: how many may take longer than the limit, of how many, and the limit
+LATE, DEATHS, LIMIT_MS = 2, 200, 100.0
+_QUICK_DEATHS = 20
+_PATIENCE_S = 20.0
+#: event time to wall time at which the default symbols make that many ticks, about; measured anew in each run
+_SPEED = 265
+#: ms: supervise.hang_sniper_ms
+_HANG_MS = 250
+_ENVIRONMENT = {"TRADER_SUPERVISE__RESTART_INTENSITY": "1000", "TRADER_SUPERVISE__BACKOFF_FIRST_MS": "1", "TRADER_SUPERVISE__BACKOFF_MOST_MS": "1",
+                "TRADER_SUPERVISE__HANG_SNIPER_MS": str(_HANG_MS)}
+
+
+class Deaths:
+    """Kills the sniper of a running instance and looks when the next one ticks."""
+
+    def __init__(self, instance: Instance, seed: int) -> None:
+        self._instance, self._random = instance, random.Random(seed)
+        memory = instance.memory()
+        self._row: Any = memory.board.processes[l.SNIPER]
+
+    def crash_ms(self, number: int, again: bool) -> float:
+        """A death by a signal."""
+        old = int(self._row["pid"])
+        began = time.monotonic_ns()
+        os.kill(old, number)
+        return (self._successor_ns(old, again) - began) / 1e6
+
+    def hang_ms(self, again: bool) -> float:
+        """A sniper that stands still."""
+        old = int(self._row["pid"])
+        os.kill(old, signal.SIGSTOP)
+        time.sleep(0.02)  # the beat of its last instant is visible
+        late = int(self._row["beat_ns"]) + _HANG_MS * 1_000_000
+        return (self._successor_ns(old, again) - late) / 1e6
+
+    def _successor_ns(self, old: int, again: bool) -> int:
+        """When another process has taken a tick (monotonic ns)."""
+        end, known, ticks = time.monotonic() + _PATIENCE_S, {old}, 0
+        while True:
+            pid = int(self._row["pid"])
+            if pid not in known:
+                known.add(pid)
+                ticks = self._instance.ticks()
+                if again:
+                    again = False
+                    os.kill(pid, signal.SIGKILL)
+                    continue
+            if len(known) > 1 and not again and pid == int(self._row["pid"]) and pid in known and pid != old and self._instance.ticks() > ticks:
+                return time.monotonic_ns()
+            check(time.monotonic() < end, f"no successor took a tick within {_PATIENCE_S:g} s: {self._instance.text()}")
+            time.sleep(0.0005)
+
+    def rest(self) -> None:
+        """Until the next one: all ticks taken, and a while more."""
+        end = time.monotonic() + _PATIENCE_S
+        while int(self._instance.memory().ticks.ring[0]["head"]) - self._instance.ticks() > TICKS_PER_S // 10 or self._row["state"] != l.PROC_READY:
+            check(time.monotonic() < end, "the sniper does not catch up")
+            time.sleep(0.01)
+        time.sleep(1.0 + self._random.random())
+
+
+def run(quick: bool) -> list[Row]:
+    """All deaths in one instance."""
+    count = _QUICK_DEATHS if quick else DEATHS
+    took: dict[str, list[float]] = {"crash": [], "hang": []}
+    with paper(environment=_ENVIRONMENT, line=[*launcher()[:-1], str(_SPEED)]) as instance:
+        instance.start(COMPILE_PATIENCE_S)
+        instance.await_ready()
+        deaths = Deaths(instance, 1)
+        time.sleep(2.0)
+        before, began = instance.ticks(), time.monotonic()
+        for number in range(count):
+            again = number % 10 == 9
+            if number % 2:
+                took["hang"].append(deaths.hang_ms(again))
+            else:
+                took["crash"].append(deaths.crash_ms((signal.SIGKILL, signal.SIGSEGV)[number // 2 % 2], again))
+            deaths.rest()
+        ticks_per_s = (instance.ticks() - before) / (time.monotonic() - began)
+        summary = instance.stop()
+    check(summary["restarts"]["sniper"] >= count, f"{summary['restarts']['sniper']} restarts for {count} deaths")
+    params = {"deaths": count, "ticks_per_s": round(ticks_per_s), "hang_limit_ms": _HANG_MS}
+    every = took["crash"] + took["hang"]
+    rows = [Row("recovery", f"{kind}_{name}_ms", quantile(sample, share), "ms", params)
+            for kind, sample in took.items() for name, share in (("p50", 0.5), ("p90", 0.9), ("max", 1.0))]
+    late = sum(one > LIMIT_MS for one in every)
+    return [*rows, Row("recovery", "later_than_100_ms", late, "", params, LATE * count // DEATHS)]

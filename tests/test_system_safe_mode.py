@@ -1,0 +1,140 @@
+"""Safe mode in real instances: what a person began, what a dying sniper brings about, and that the gateway closes everything when nobody else can."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hotpath.orders import OWN_ORDERS
+from ipc import layout as l
+from tests.running import BUSY, Running, until
+
+#: a second death within a minute is a crash loop, and the next life is a while away
+SHORT = """
+[supervise]
+restart_intensity = 1
+backoff_first_ms = 20000
+backoff_most_ms = 20000
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    made: list[Running] = []
+
+    def start(config: str, *arguments: str) -> Running:
+        made.append(Running(tmp_path, config))
+        made[-1].start(*arguments)
+        return made[-1]
+
+    yield start
+    for running in made:
+        running.end()
+
+
+def open_positions(running: Running) -> list[dict[str, Any]]:
+    return [row for row in running.ctl("positions")[1].get("rows", []) if row["state"] == "monitoring"]
+
+
+def kill_again_and_again(running: Running, role: str, times: int) -> None:
+    """Each life as soon as it is there."""
+    killed = {None}
+    for _ in range(times):
+        pid = until(lambda: (row := running.row(role))["pid"] not in killed and row["pid"], 30, f"a new {role}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+
+
+def own_orders(running: Running) -> list[Any]:
+    journal = running.journal()
+    try:
+        return [record.row for record in journal.newest("reports", 5000) if record.row["kind"] == l.ANNOUNCED]
+    finally:
+        journal.close()
+
+
+def test_a_sniper_that_dies_again_and_again_leaves_its_positions_to_the_gateway_which_closes_them(make: Any) -> None:
+    running = make(BUSY + SHORT + '[safety]\npositions = "flatten"\ncooldown_s = 1\n')
+    until(lambda: len(open_positions(running)) >= 2, 40, "two open positions")
+    kill_again_and_again(running, "sniper", 2)
+    status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 10, "safe mode")
+    assert "crash loop" in status["trading_cause"]
+    announced = until(lambda: own_orders(running), 15, "the gateway closes positions by itself")
+    assert all(int(row["order_seq"]) >= OWN_ORDERS for row in announced)
+    until(lambda: running.row("sniper")["state"] == "healthy", 40, "the sniper is back")
+    until(lambda: running.ctl("positions")[1].get("rows") == [], 10, "its book is flat too")
+    kinds = [event.kind for event in running.events()]
+    assert "rescue" in kinds
+    assert "safe_mode" in kinds
+    assert running.stop() == 0
+    assert running.summary()["reconciled"] is True
+    assert running.faults() == []
+    running.leaves_nothing()
+
+
+def test_protected_positions_are_closed_by_the_gateway_when_nobody_has_watched_them_for_too_long(make: Any) -> None:
+    running = make(BUSY + SHORT + "[safety]\nunprotected_s = 5\ncooldown_s = 1\n")
+    until(lambda: open_positions(running), 40, "an open position")
+    kill_again_and_again(running, "sniper", 2)
+    began = time.monotonic()
+    until(lambda: own_orders(running), 20, "the gateway closes it")
+    assert time.monotonic() - began > 3.5, "not before its time"
+    assert any("the sniper has been away" in str(event.data.get("causes")) for event in running.events() if event.kind == "safe_mode")
+    until(lambda: running.row("sniper")["state"] == "healthy", 40, "the sniper is back")
+    until(lambda: running.status()["trading"] == "running", 90, "safe mode ends when the loop is over")
+    assert running.stop() == 0
+    assert running.summary()["reconciled"] is True
+    assert running.faults() == []
+
+
+def test_safe_mode_by_a_persons_word_ends_entries_and_outlives_a_restart_until_resume(make: Any) -> None:
+    running = make(BUSY)
+    until(running.last_fill_ns, 30, "a first fill")
+    code, reply = running.ctl("safe")
+    assert (code, reply["type"]) == (0, "done")
+    status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 5, "safe mode")
+    assert "resume" in status["trading_cause"]
+    until(lambda: running.status()["working_orders"] == 0 or running.status()["positions"], 10, "no entry works any more")
+    entries = running.status()["entries_today"]
+    until(lambda: any(event.kind == "safe_mode" for event in running.events()), 5, "it is journaled")
+    running.kill_everything()
+    running.start()
+    status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 5, "safe mode still")
+    assert status["entries_today"] <= entries + 2, "what was under way at the word may have been journaled after it"
+    code, reply = running.ctl("resume")
+    assert code == 0
+    assert "entries again" in reply["text"]
+    until(lambda: running.status()["trading"] == "running", 5, "entries again")
+    assert running.stop() == 0
+    assert running.faults() == []
+
+
+def test_a_drawdown_ends_entries_until_a_person_resumes(make: Any) -> None:
+    running = make(BUSY + "[safety]\nmax_drawdown_bps = 1\n")
+    status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 90, "a drawdown of one basis point")
+    assert "below its peak" in status["trading_cause"]
+    code, reply = running.ctl("resume")
+    assert code == 0, reply
+    until(lambda: running.status()["trading"] == "running", 5, "counted from here")
+    assert running.stop() == 0
+
+
+def test_a_paused_instance_says_so_when_safe_mode_still_stands(make: Any) -> None:
+    running = make(BUSY + SHORT)
+    until(running.last_fill_ns, 30, "a first fill")
+    kill_again_and_again(running, "strategist", 2)
+    until(lambda: running.status()["trading"] == "safe", 10, "a crash loop of the strategist")
+    code, reply = running.ctl("resume")
+    assert code == 0
+    assert "still safe" in reply["text"]
+    assert "strategist: crash loop" in reply["text"]
+    until(lambda: running.row("strategist")["state"] == "healthy", 40, "it is back")
+    assert running.stop() == 0
