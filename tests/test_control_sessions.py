@@ -412,7 +412,7 @@ def test_a_plan_that_is_missing_leaves_the_day_readable_and_the_protection_unkno
 
 
 def test_an_order_of_the_gateway_itself_closes_what_it_was_announced_for(tmp_path: Path) -> None:
-    """Two strategies hold the same symbol; the gateway closes the first one's part while the sniper is down, and no order-ring record stands for it."""
+    """Two strategies hold the same symbol; the gateway closes the part of the first while the sniper is down; no order-ring record stands for it."""
     scene = Scene()
     scene.deposit(10_000 * 10**8)
     scene.swapped(1)
