@@ -126,7 +126,7 @@ class Running:
         """Event time up to which the journal goes."""
         journal = self.journal()
         try:
-            return journal.resume_facts().event_ns
+            return journal.last_event_ns()
         finally:
             journal.close()
 

@@ -238,22 +238,56 @@ def test_an_event_that_is_sent_twice_is_journaled_once(tmp_path: Path) -> None:
     again.close()
 
 
-def test_resume_facts_name_the_last_snapshot_and_what_came_after(tmp_path: Path) -> None:
+def test_the_last_event_time_is_that_of_records_and_snapshots(tmp_path: Path) -> None:
     day, _ = market_day()
     writer = written(tmp_path, day)
-    assert writer.resume_facts().snapshot is None
+    assert writer.last_event_ns() == max(int(day.orders["event_ns"].max()), int(day.reports["event_ns"].max()))
     book = day.snapshot([position_fact(SPOT, 3, l.BUY, 250, 7)])
     writer.append(snapshot=book, plans=[plan()])
-    facts = writer.resume_facts()
-    assert (facts.snapshot, facts.incarnation, facts.plan_seq, facts.complete) == (book, 1, 1, True)
-    assert facts.event_ns == book.event_ns
+    assert writer.last_snapshot() == book
+    assert writer.last_event_ns() == book.event_ns > int(day.orders["event_ns"].max())
     writer.append(rows(l.INTENT, len(day.orders) + 1, 2))
-    facts = writer.resume_facts()
-    assert (facts.complete, facts.orders_after, facts.reports_after) == (False, 2, 0)
     writer.begin_run("next", RUN_FACTS)
-    assert writer.resume_facts().incarnation == 2
-    assert writer.last_snapshot_of(1) == book
-    assert writer.last_snapshot_of(2) is None
+    assert writer.last_event_ns() == book.event_ns
+    assert writer.snapshot_until(1, book.intent_seq, book.report_seq) == book
+    assert writer.snapshot_until(2, 0, 0) == book
+    assert writer.snapshot_until(1, book.intent_seq - 1, book.report_seq) is None
+    assert writer.snapshot_until(1, book.intent_seq, book.report_seq - 1) is None
+    writer.close()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 14])
+def test_a_table_of_ring_records_is_what_the_single_records_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(journals, "TABLE_CHUNK", chunk)
+    day, _ = market_day()
+    writer = written(tmp_path, day)
+    writer.begin_run("next", RUN_FACTS)
+    writer.append(day.orders[:5], day.reports[:7])
+    for database, read in (("orders", writer.orders), ("reports", writer.reports), ("trades", writer.trades)):
+        for after in ((0, 0), (1, 3), (1, 1 << 40), (2, 0), (2, 2), (9, 0)):
+            for until in (journals.END, (1, 4), (1, journals.LAST_SEQ), (2, 3), (0, 0)):
+                expected = [one for one in read(after) if (one.incarnation, one.seq) <= until]
+                found = writer.table(database, after, until)
+                assert found.rows.tobytes() == b"".join(one.payload for one in expected)
+                assert found.incarnations.tolist() == [one.incarnation for one in expected]
+    writer.close()
+
+
+@pytest.mark.parametrize("change", ["key", "cut", "kind"])
+def test_a_table_names_the_record_that_is_not_what_it_should_be(tmp_path: Path, change: str) -> None:
+    day, _ = market_day()
+    writer = written(tmp_path, day)
+    with writer.env.begin(write=True) as transaction:
+        database = writer.databases["reports"]
+        key = records.ring_key(1, 3)
+        value = bytearray(transaction.get(key, db=database))
+        if change == "key":
+            value[16:24] = struct.pack("<q", 4)
+        elif change == "kind":
+            value[2:4] = struct.pack("<H", 77)
+        transaction.put(key, bytes(value[:-1] if change == "cut" else value), db=database)
+    with pytest.raises(records.JournalCorrupt, match=r"1/[34]"):
+        writer.table("reports")
     writer.close()
 
 

@@ -199,10 +199,10 @@ def test_a_snapshot_is_stored_no_earlier_than_the_records_up_to_it(stage: Stage)
     assert (stored.positions[0].strategy, stored.positions[0].lots, stored.positions[0].stop_price) == ("mean_reversion", 3, 42)
     book(stage, 4, intent_seq=10, report_seq=4)
     assert stage.stop() == 0  # the last one is taken at the stop
-    facts = journal.resume_facts()
-    assert facts.complete
-    assert facts.snapshot is not None
-    assert facts.snapshot.positions[0].lots == 4
+    last, stored = journal.last_snapshot(), journal.cursors()
+    assert last is not None
+    assert (last.incarnation, last.intent_seq, last.report_seq) == (stored.incarnation, stored.orders, stored.reports)
+    assert last.positions[0].lots == 4
     journal.close()
 
 

@@ -6,7 +6,8 @@
 | meta     | b"applied"       | Applied: the last closed trade (incarnation, order-ring sequence) that is in `coins` |
 | meta     | b"learned"       | Learned: how many trades of this journal are in `coins`, in how many updates, when   |
 
-A score, `applied` and `learned` change in one transaction, so each trade counts exactly once, whenever the writer dies.
+A score, `applied` and `learned` change in one transaction, so each trade counts exactly once, whenever the writer dies. Paper runs sync each commit
+(hotpath/durable.py); what a loss of power may cost was not committed, and is applied again from the journal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from control.learn.quick_update import SCALES, ClosedTrade, CoinScore, status, updated
 from control.think.strategy import CoinStatus
+from hotpath import durable
 
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES = 16 << 20
@@ -60,9 +62,9 @@ class Knowledge:
         self.path = Path(path)
         try:
             if writable:
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.env = lmdb.open(str(self.path), map_size=FIRST_MAP_BYTES if writable else 0, max_dbs=2, readonly=not writable,
-                                 create=writable, sync=sync, metasync=sync, mode=0o600)
+                self.env = durable.open_environment(self.path, sync=sync, mode=0o600, map_size=FIRST_MAP_BYTES, max_dbs=2)
+            else:
+                self.env = lmdb.open(str(self.path), map_size=0, max_dbs=2, readonly=True, create=False)
             self._coins = self.env.open_db(b"coins", create=writable)
             self._meta = self.env.open_db(b"meta", create=writable)
         except (lmdb.Error, OSError) as error:
@@ -163,12 +165,8 @@ class Reader:
 
     def snapshot(self, now_ns: int) -> Snapshot:
         """What is known at an event time. Raises KnowledgeError."""
-        if self._store is None and (self._path / "data.mdb").exists():
-            try:
-                self._store = Knowledge(self._path)
-            except KnowledgeError:
-                if (self._path / "data.mdb").stat().st_size > 0:
-                    raise
+        if self._store is None and durable.begun(self._path / "data.mdb"):
+            self._store = Knowledge(self._path)
         return Snapshot(self._store.coins() if self._store else {}, now_ns, self._quantum)
 
 

@@ -84,7 +84,7 @@ def read_run(name: str, data_dir: Path) -> Run:
                         "--data-dir")
     folder = folder.resolve()
     try:
-        with _journal_of(folder) as (journal, incarnation, facts):
+        with journal_of(folder) as (journal, incarnation, facts):
             start = journal.run_starts()[incarnation].data
             decisions = _decisions(journal, incarnation, facts, start.get("strategies", []))
     except JournalError as error:
@@ -93,7 +93,7 @@ def read_run(name: str, data_dir: Path) -> Run:
 
 
 @contextmanager
-def _journal_of(folder: Path) -> Iterator[tuple[Journal, int, dict[int, InstrumentFact]]]:
+def journal_of(folder: Path) -> Iterator[tuple[Journal, int, dict[int, InstrumentFact]]]:
     """The journal that holds a run: its own, or its instance's, which holds many; there the run's first event tells its incarnation."""
     own = folder / "state" / "journal"
     data_dir = folder.parent.parent

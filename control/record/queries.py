@@ -123,7 +123,7 @@ class Queries:
 
     def _order_row(self, intent: Record, reports: list[Record]) -> dict[str, Any]:
         new = intent.row
-        fact = self._fact(intent.incarnation, int(new["instrument"]))
+        fact = self.fact(intent.incarnation, int(new["instrument"]))
         state, cum_lots, cum_quote, fees, code, updated_ns = l.ORD_NONE, 0, 0, 0, 0, intent.event_ns
         for report in reports:
             row = report.row
@@ -138,7 +138,7 @@ class Queries:
         filled_ticks = cum_quote / (cum_lots * fact.value_quanta) if cum_lots else 0.0
         return {
             "id": self._order_id(intent.incarnation, intent.seq), "time_ns": intent.event_ns, "updated_ns": updated_ns,
-            "symbol": fact.symbol, "strategy": self._strategy(intent.incarnation, int(new["strategy"])),
+            "symbol": fact.symbol, "strategy": self.strategy(intent.incarnation, int(new["strategy"])),
             "purpose": "exit" if new["purpose"] == l.EXIT else "entry", "side": _SIDES.get(int(new["side"]), "?"),
             "order": l.ORDER_TYPES.get(int(new["order_type"]), "?"), "state": l.ORDER_STATES[state].lower(),
             "size": fact.size_text(int(new["lots"])), "filled": fact.size_text(cum_lots),
@@ -151,20 +151,21 @@ class Queries:
 
     def trades(self, limit: int) -> list[dict[str, Any]]:
         """Newest closed trades first; `pnl` is after `fees`."""
-        rows = []
-        for record in itertools.islice(self._newest("trades"), limit):
-            trade = record.row
-            fact = self._fact(record.incarnation, int(trade["instrument"]))
-            rows.append({
-                "time_ns": record.event_ns, "opened_ns": int(trade["opened_ns"]),
-                "held_s": round((record.event_ns - int(trade["opened_ns"])) / 1e9, 3), "symbol": fact.symbol,
-                "strategy": self._strategy(record.incarnation, int(trade["strategy"])), "side": _SIDES.get(int(trade["side"]), "?"),
-                "size": fact.size_text(int(trade["lots"])), "entry_price": fact.price_text(int(trade["entry_price"])),
-                "exit_price": fact.price_text(int(trade["exit_price"])), "pnl": fact.cash_text(int(trade["pnl"])),
-                "fees": fact.cash_text(int(trade["fees"])), "reason": _name(l.EXIT_REASONS, int(trade["exit_reason"])),
-                "position": str(int(trade["position_id"])), "plan_seq": int(trade["plan_seq"]), "why": self.why(int(trade["condition_id"])),
-            })
-        return rows
+        return [self.trade_row(record) for record in itertools.islice(self._newest("trades"), limit)]
+
+    def trade_row(self, record: Record) -> dict[str, Any]:
+        """A closed trade by its TRADE record."""
+        trade = record.row
+        fact = self.fact(record.incarnation, int(trade["instrument"]))
+        return {
+            "time_ns": record.event_ns, "opened_ns": int(trade["opened_ns"]),
+            "held_s": round((record.event_ns - int(trade["opened_ns"])) / 1e9, 3), "symbol": fact.symbol,
+            "strategy": self.strategy(record.incarnation, int(trade["strategy"])), "side": _SIDES.get(int(trade["side"]), "?"),
+            "size": fact.size_text(int(trade["lots"])), "entry_price": fact.price_text(int(trade["entry_price"])),
+            "exit_price": fact.price_text(int(trade["exit_price"])), "pnl": fact.cash_text(int(trade["pnl"])),
+            "fees": fact.cash_text(int(trade["fees"])), "reason": _name(l.EXIT_REASONS, int(trade["exit_reason"])),
+            "position": str(int(trade["position_id"])), "plan_seq": int(trade["plan_seq"]), "why": self.why(int(trade["condition_id"])),
+        }
 
     def plans(self, limit: int, strategy: str = "") -> list[dict[str, Any]]:
         """Newest plans first (of a large one each part), their conditions as they were sent; `strategy` selects."""
@@ -228,7 +229,8 @@ class Queries:
                            remedy='name them like "2048,2049"')
         return Answer(rows=[{"condition": str(one), "why": self.why(one)} for one in ids[:10_000]])
 
-    def _fact(self, incarnation: int, instrument: int) -> InstrumentFact:
+    def fact(self, incarnation: int, instrument: int) -> InstrumentFact:
+        """What an incarnation's run_start says of an instrument."""
         return self._facts(incarnation).get(instrument, _NO_FACT)
 
     def _facts(self, incarnation: int) -> dict[int, InstrumentFact]:
@@ -238,7 +240,8 @@ class Queries:
                 self._strategies[of] = list(event.data.get("strategies", []))
         return self._instruments.get(incarnation, {})
 
-    def _strategy(self, incarnation: int, strategy: int) -> str:
+    def strategy(self, incarnation: int, strategy: int) -> str:
+        """The name of an incarnation's strategy."""
         self._facts(incarnation)
         names = self._strategies.get(incarnation, [])
         return names[strategy] if strategy < len(names) else str(strategy)

@@ -108,7 +108,7 @@ def read_ledger(folder: Path | str) -> LedgerState:
 
 def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:
     """Recompute everything from the first record on, and compare; without a ledger the journal is compared with itself only."""
-    work = _Reconciler(journal)
+    work = Recomputation(journal)
     try:
         work.read()
         work.compare_trips()
@@ -123,10 +123,10 @@ def reconcile(journal: Journal, ledger: LedgerState | None) -> Outcome:
     return Outcome(not work.differences, told, work.account, work.uncompared)
 
 
-def _order_key(record: Record) -> tuple[int, int]:
+def _order_key(incarnation: int, row: Any) -> tuple[int, int]:
     """(incarnation, sequence) of a report's order: of its own run, or of an earlier one, which stands in `spare`."""
-    own, earlier = int(record.row["order_seq"]), int(record.row["spare"])
-    return (record.incarnation, own) if own else (earlier >> 40, earlier & ((1 << 40) - 1))
+    own, earlier = int(row["order_seq"]), int(row["spare"])
+    return (incarnation, own) if own else (earlier >> 40, earlier & ((1 << 40) - 1))
 
 
 class _Order(NamedTuple):
@@ -138,7 +138,9 @@ class _Order(NamedTuple):
     strategy: str = ""
 
 
-class _Reconciler:
+class Recomputation:
+    """The three accounts as they grow, record by record: `account` (the venue's), `trips` by position id, `book` (the sniper's cash)."""
+
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.account = Account()
@@ -150,8 +152,8 @@ class _Reconciler:
         self._orders: dict[tuple[int, int], _Order] = {}
         self._filled: dict[tuple[int, int], tuple[int, int]] = {}
         self._fills: dict[int, str] = {}
-        self._trips: dict[int, Trip] = {}
-        self._book = 0  # the sniper's cash: deposits and what each position by itself has moved
+        self.trips: dict[int, Trip] = {}
+        self.book = 0  # the sniper's cash: deposits and what each position by itself has moved
         self._book_knows_all = True
         self._venue_seq = 0
         self._drift = 0
@@ -163,25 +165,34 @@ class _Reconciler:
 
     # ── from the first record on ─────────────────────────────────────────────────────────────────────────────────────
     def read(self) -> None:
+        """The whole journal."""
         for record in self.journal.orders():
-            row = record.row
-            if row["kind"] == l.NEW:
-                fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
-                self._orders[record.incarnation, record.seq] = _Order(int(row["side"]), int(row["purpose"]), int(row["lots"]),
-                                                                     fact.symbol if fact else "", int(row["position_id"]),
-                                                                     self._strategy(record.incarnation, int(row["strategy"])))
+            self.order(record)
         for record in self.journal.reports():
-            self._report(record)
+            self.report(record)
         for record in self.journal.trades():
-            trade = record.row
-            trip = self._trips.get(int(trade["position_id"]))
-            name = f"trade {record.incarnation}/{record.seq} (position {int(trade['position_id'])})"
-            if trip is None:
-                self.tell(f"{name} was closed, but no fill of it is in the journal")
-            elif trip.closed is not None:
-                self.tell(f"{name} was closed twice")
-            else:
-                trip.closed = (int(trade["lots"]), int(trade["pnl"]), int(trade["fees"]))
+            self.trade(record)
+
+    def order(self, record: Record) -> None:
+        """An order-ring record, before any report about it."""
+        row = record.row
+        if row["kind"] == l.NEW:
+            fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
+            self._orders[record.incarnation, record.seq] = _Order(int(row["side"]), int(row["purpose"]), int(row["lots"]),
+                                                                 fact.symbol if fact else "", int(row["position_id"]),
+                                                                 self._strategy(record.incarnation, int(row["strategy"])))
+
+    def trade(self, record: Record) -> None:
+        """A CLOSED record, behind the fills of its position."""
+        trade = record.row
+        trip = self.trips.get(int(trade["position_id"]))
+        name = f"trade {record.incarnation}/{record.seq} (position {int(trade['position_id'])})"
+        if trip is None:
+            self.tell(f"{name} was closed, but no fill of it is in the journal")
+        elif trip.closed is not None:
+            self.tell(f"{name} was closed twice")
+        else:
+            trip.closed = (int(trade["lots"]), int(trade["pnl"]), int(trade["fees"]))
 
     def _strategy(self, incarnation: int, number: int) -> str:
         names = self._strategies.get(incarnation, [])
@@ -192,9 +203,11 @@ class _Reconciler:
         row = record.row
         fact, strategy = self._facts.get(record.incarnation, {}).get(int(row["instrument"])), self._strategy(record.incarnation, int(row["code"]))
         if fact is not None and (position := self._positions.get((strategy, fact.symbol))) is not None:
-            self._orders[_order_key(record)] = _Order(int(row["side"]), l.EXIT, int(row["last_lots"]), fact.symbol, position, strategy)
+            order = _Order(int(row["side"]), l.EXIT, int(row["last_lots"]), fact.symbol, position, strategy)
+            self._orders[_order_key(record.incarnation, row)] = order
 
-    def _report(self, record: Record) -> None:
+    def report(self, record: Record) -> None:
+        """A report, in the order of the report ring."""
         row = record.row
         kind, venue_seq = int(row["kind"]), int(row["venue_seq"])
         self._last_report = (record.incarnation, record.seq)
@@ -209,6 +222,11 @@ class _Reconciler:
                 self.tell(f"venue event{f' {first}' if first == last else f's {first} to {last}'} before {name} "
                           f"{'is' if first == last else 'are'} missing from the journal")
             self._venue_seq = max(self._venue_seq, venue_seq)
+        self.money(record, row, name)
+
+    def money(self, record: Record, row: Any, name: str) -> None:
+        """What a report (with its row and name) moves: fills and balances do."""
+        kind = int(row["kind"])
         if kind == l.BALANCE:
             self._balance(name, int(row["code"]), int(row["balance"]))
         elif kind == l.ANNOUNCED:
@@ -220,14 +238,14 @@ class _Reconciler:
         if code == 0:
             self.account.cash += balance
             self.account.deposits += balance
-            self._book += balance
+            self.book += balance
         elif balance != self.account.cash + self._drift:
             self.tell(f"{name}: the venue states {balance} quanta of cash, the journal makes {self.account.cash + self._drift}")
             self._drift = balance - self.account.cash
 
     def _fill(self, record: Record, name: str, row: Any) -> None:
         fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
-        trade_id, key = int(row["trade_id"]), _order_key(record)
+        trade_id, key = int(row["trade_id"]), _order_key(record.incarnation, row)
         name = f"fill {trade_id} of order {key[0]}/{key[1]} ({fact.symbol if fact else 'unknown instrument'}, {name})"
         if fact is None:
             self.tell(f"{name}: the journal has no run_start that knows instrument {int(row['instrument'])}")
@@ -253,7 +271,7 @@ class _Reconciler:
     def _unjournaled_exit(self, symbol: str, side: int, key: tuple[int, int], record: Record) -> _Order | None:
         """An exit does not wait for the journal, so a run that ended at once may have sent one that it never stored. It can only have closed a
         position of its symbol and the other side; where exactly one is open, it is that one's. Told by the next run, under its key."""
-        open_there = [(position, trip) for position, trip in self._trips.items() if trip.symbol == symbol and trip.lots and trip.side == -side]
+        open_there = [(position, trip) for position, trip in self.trips.items() if trip.symbol == symbol and trip.lots and trip.side == -side]
         if key[0] == record.incarnation or len(open_there) != 1:
             return None
         order = self._orders[key] = _Order(side, l.EXIT, open_there[0][1].lots, symbol, open_there[0][0])
@@ -310,9 +328,9 @@ class _Reconciler:
 
     def _position(self, fact: InstrumentFact, order: _Order, lots: int, quote: int, fee: int) -> None:
         """A fill into its position's own account, and what that does to the sniper's cash."""
-        trip = self._trips.setdefault(order.position_id, Trip(f"position {order.position_id} ({fact.symbol})", fact.symbol))
+        trip = self.trips.setdefault(order.position_id, Trip(f"position {order.position_id} ({fact.symbol})", fact.symbol))
         trip.fees += fee
-        self._book -= fee
+        self.book -= fee
         spot = fact.kind == "spot"
         if order.purpose == l.ENTRY:
             self._positions[order.strategy, fact.symbol] = order.position_id
@@ -321,7 +339,7 @@ class _Reconciler:
             trip.entry_lots += lots
             trip.entry_quote += quote
             trip.cost += quote
-            self._book -= quote if spot else 0
+            self.book -= quote if spot else 0
             return
         if lots > trip.lots:
             self.tell(f"{trip.name}: {lots} lots closed of {trip.lots} held")
@@ -329,11 +347,11 @@ class _Reconciler:
         trip.cost -= removed
         trip.lots -= lots
         trip.exit_quote += quote
-        self._book += quote if spot else trip.side * (quote - removed)
+        self.book += quote if spot else trip.side * (quote - removed)
 
     # ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────
     def compare_trips(self) -> None:
-        for trip in self._trips.values():
+        for trip in self.trips.values():
             if trip.closed is None:
                 continue
             made = (trip.entry_lots, trip.side * (trip.exit_quote - trip.entry_quote) - trip.fees, trip.fees)
@@ -353,10 +371,10 @@ class _Reconciler:
         if not self._book_knows_all:
             self.uncompared = "the sniper's book: an exit was filled that the journal does not know"
             return
-        if snapshot.account.cash != self._book:
-            self.tell(f"the sniper's cash is {snapshot.account.cash} quanta, the journal makes {self._book}")
+        if snapshot.account.cash != self.book:
+            self.tell(f"the sniper's cash is {snapshot.account.cash} quanta, the journal makes {self.book}")
         held = {position.position_id: position.lots for position in snapshot.positions if position.lots}
-        for identity, trip in self._trips.items():
+        for identity, trip in self.trips.items():
             if held.pop(identity, 0) != trip.lots:
                 self.tell(f"{trip.name}: the sniper's lots are not the {trip.lots} that its fills make")
             elif not trip.lots and trip.closed is None:

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,6 +41,7 @@ HEADER_BYTES: Final = 64
 _HEADER: Final = struct.Struct("<HHHHQqqqqqq")
 _RING_KEY: Final = struct.Struct(">HQ")
 _NUMBER_KEY: Final = struct.Struct(">Q")
+_KEYS: Final = np.dtype([("incarnation", ">u2"), ("seq", ">u8")])
 #: a ring record as it is stored
 RING_RECORD: Final = np.dtype([("header", HEADER), ("payload", np.dtype("V128"))])
 #: payload dtype of each kind of ring record
@@ -192,6 +193,26 @@ def decode(value: bytes) -> Record:
         upcast = UPCASTS.get((kind, older))
         payload = payload if upcast is None else upcast(payload)
     return Record(kind, incarnation, run, seq, event_ns, wall_ns, cause, payload)
+
+
+class RingRows(NamedTuple):
+    """Many ring records at once: their payloads (INTENT, TRADE or REPORT) and the incarnation (int64) of each."""
+
+    rows: np.ndarray[Any, Any]
+    incarnations: np.ndarray[Any, Any]
+
+
+def decode_ring_rows(kind: int, found: list[tuple[bytes, bytes]]) -> RingRows | None:
+    """Ring records by (key, value) in one go; None where not every one is of the current schema, of that kind, whole, and under its own key."""
+    if {len(value) for _, value in found} - {RING_RECORD.itemsize}:
+        return None
+    keys, made = (np.frombuffer(b"".join(part), dtype) for part, dtype in zip(zip(*found, strict=True), (_KEYS, RING_RECORD), strict=True))
+    header = made["header"]
+    sound = ((header["schema"] == SCHEMA) & (header["kind"] == kind) & (header["size"] == made.dtype["payload"].itemsize)
+             & (header["incarnation"] == keys["incarnation"]) & (header["seq"] == keys["seq"]))
+    if not sound.all():
+        return None
+    return RingRows(np.ascontiguousarray(made["payload"]).view(ROWS[kind]), header["incarnation"].astype(np.int64))
 
 
 class InstrumentFact(Struct, frozen=True, kw_only=True):

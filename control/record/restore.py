@@ -5,16 +5,20 @@ run was stopped in order, or everything was killed in the middle of a second. Wh
 publishes every event behind the journal's last one, then states the account, which ends all orders of earlier runs.
 
 Instruments and strategies are matched by name, since their numbers belong to a run.
+
+What no record can tell is as of the snapshot, or made anew: all that market prices make (equity, its peak and drawdown, the best price that a
+trailing stop hangs on), the pause before an exit is tried again, and what counts against the limits of messages and repeats. The benchmark
+`restore` compares everything else with the book that all records from the first one on make, and has the list.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from control.record.journal import START, Journal
+from control.record.journal import END, START, Journal, facts_of
 from control.record.records import InstrumentFact, JournalError
 from control.record.snapshot import Snapshot, write_back
 from ipc import layout as l
@@ -27,9 +31,17 @@ _KEY_BITS = 40
 _EXIT_RETRY_NS = 1_000_000_000
 
 
+class Point(NamedTuple):
+    """A place in the journal: behind record `orders` of the order ring and record `reports` of the report ring of an incarnation."""
+
+    incarnation: int
+    orders: int
+    reports: int
+
+
 @dataclass(frozen=True)
 class Tail:
-    """What is behind the last snapshot: INTENT and REPORT rows with the incarnation of each."""
+    """What is behind a snapshot: INTENT and REPORT rows with the incarnation of each, in the journal's order."""
 
     snapshot: Snapshot | None
     orders: Any
@@ -38,43 +50,47 @@ class Tail:
     report_incarnations: Any
 
 
-def read_tail(journal: Journal) -> Tail:
-    """The newest snapshot and every ring record behind it. Raises JournalError."""
-    at = journal.last_snapshot()
-    orders, of_orders = _rows(journal.orders((at.incarnation, at.intent_seq) if at else START), l.INTENT)
-    reports, of_reports = _rows(journal.reports((at.incarnation, at.report_seq) if at else START), l.REPORT)
-    return Tail(at, orders, of_orders, reports, of_reports)
-
-
-def _rows(found: Any, dtype: Any) -> tuple[Any, Any]:
-    payloads, incarnations = [], []
-    for record in found:
-        payloads.append(record.payload)
-        incarnations.append(record.incarnation)
-    return np.frombuffer(b"".join(payloads), dtype).copy(), np.array(incarnations, np.int64)
+def read_tail(journal: Journal, since: Snapshot | None, until: Point | None = None) -> Tail:
+    """Every ring record behind a snapshot (None: from the first one on), up to a point (None: to the end). Raises JournalError."""
+    tables = []
+    for number, database in enumerate(("orders", "reports")):
+        after = (since.incarnation, since.report_seq if number else since.intent_seq) if since else START
+        tables.append(journal.table(database, after, (until.incarnation, until[1 + number]) if until else END))
+    orders, reports = tables
+    return Tail(since, orders.rows, orders.incarnations, reports.rows, reports.incarnations)
 
 
 def held(journal: Journal) -> dict[tuple[str, str], InstrumentFact]:
     """(symbol, strategy) of every position that may be open, with the instrument as the run that opened it knew it. Raises JournalError."""
-    facts, strategies = journal.instruments(), strategy_names(journal)
-    by_symbol = {fact.symbol: fact for incarnation in sorted(facts) for fact in facts[incarnation].values()}
-    tail = read_tail(journal)
+    starts = journal.run_starts()
+    facts = {incarnation: facts_of(starts[incarnation]) for incarnation in sorted(starts)}
+    by_symbol = {fact.symbol: fact for known in facts.values() for fact in known.values()}
+    tail = read_tail(journal, journal.last_snapshot())
     found = {(position.symbol, position.strategy) for position in tail.snapshot.positions} if tail.snapshot else set()
-    for row, incarnation in zip(tail.orders, tail.order_incarnations.tolist(), strict=True):
-        if row["kind"] == l.NEW:
-            found.add((facts[incarnation][int(row["instrument"])].symbol, strategies[incarnation][int(row["strategy"])]))
+    for place in _last_entries(tail).tolist():
+        row, incarnation = tail.orders[place], int(tail.order_incarnations[place])
+        found.add((facts[incarnation][int(row["instrument"])].symbol, _strategies(starts[incarnation])[int(row["strategy"])]))
     return {key: by_symbol[key[0]] for key in sorted(found)}
 
 
-def strategy_names(journal: Journal) -> dict[int, list[str]]:
-    """Names by number, for each incarnation."""
-    return {incarnation: list(event.data.get("strategies", ())) for incarnation, event in journal.run_starts().items()}
+def _strategies(run_start: Any) -> list[str]:
+    """Names by number."""
+    return list(run_start.data.get("strategies", ()))
 
 
-def restore(journal: Journal, memory: Memory) -> str:
+def _last_entries(tail: Tail) -> Any:
+    """Places in `orders` of the last entry of each (incarnation, instrument, strategy): only their positions may be open at the end."""
+    places = np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY))[::-1]
+    entries = tail.orders[places]
+    keys = tail.order_incarnations[places] << 32 | entries["instrument"].astype(np.int64) << 16 | entries["strategy"]
+    return np.sort(places[np.unique(keys, return_index=True)[1]])
+
+
+def restore(journal: Journal, memory: Memory, tail: Tail | None = None) -> str:
     """Fill the sniper's book; gives a sentence about what was found, "" in a new journal. May be repeated until the sniper starts.
 
-    Raises JournalError where a record speaks of something that this run does not have.
+    `tail` is what is restored instead of the newest snapshot and all that is behind it; its rows are changed. Raises JournalError where a record
+    speaks of something that this run does not have.
     """
     from hotpath.kernel.restore import fold
     from hotpath.kernel.state import sniper_arrays
@@ -82,7 +98,7 @@ def restore(journal: Journal, memory: Memory) -> str:
     closed = memory.sniper.instrument_states["closed_to_entries"].copy()
     memory.transactional()[0]["words"] = 0
     memory.sniper.instrument_states["closed_to_entries"] = closed
-    tail = read_tail(journal)
+    tail = tail or read_tail(journal, journal.last_snapshot())
     if tail.snapshot is None and not len(tail.reports):
         return ""
     if tail.snapshot is not None:
@@ -116,19 +132,22 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
     """Instruments and strategies of earlier runs by this run's numbers."""
     symbols = {row["symbol"].decode(): number for number, row in enumerate(memory.instruments.instruments) if row["symbol"]}
     names = {row["name"].decode(): number for number, row in enumerate(memory.instruments.strategies) if row["name"]}
-    facts, strategies = journal.instruments(), strategy_names(journal)
+    starts = journal.run_starts()
     for incarnation in np.unique(np.concatenate([tail.order_incarnations, tail.report_incarnations])).tolist():
-        numbers = np.full(1 << 16, l.NO_INSTRUMENT, np.uint16)
-        for old, fact in facts.get(incarnation, {}).items():
-            numbers[old] = symbols.get(fact.symbol, l.NO_INSTRUMENT)
-        rows = {np.uint16(old): names.get(name, l.MAX_STRATEGIES) for old, name in enumerate(strategies.get(incarnation, []))}
+        instruments, strategies = np.full(1 << 16, l.NO_INSTRUMENT, np.uint16), np.full(1 << 16, l.MAX_STRATEGIES, np.uint16)
+        if (start := starts.get(incarnation)) is not None:
+            for old, fact in facts_of(start).items():
+                instruments[old] = symbols.get(fact.symbol, l.NO_INSTRUMENT)
+            for old, name in enumerate(_strategies(start)):
+                strategies[old] = names.get(name, l.MAX_STRATEGIES)
         for table, of in ((tail.orders, tail.order_incarnations), (tail.reports, tail.report_incarnations)):
-            mine = of == incarnation
-            table["instrument"][mine] = numbers[table["instrument"][mine]]
-        mine = tail.order_incarnations == incarnation
-        tail.orders["strategy"][mine] = [rows.get(old, l.MAX_STRATEGIES) for old in tail.orders["strategy"][mine]]
-        mine = (tail.report_incarnations == incarnation) & (tail.reports["kind"] == l.ANNOUNCED)  # its code is a strategy
-        tail.reports["code"][mine] = [rows.get(np.uint16(old), l.MAX_STRATEGIES) for old in tail.reports["code"][mine]]
+            first, last = np.searchsorted(of, (incarnation, incarnation + 1))
+            table["instrument"][first:last] = instruments[table["instrument"][first:last]]
+            if table is tail.orders:
+                table["strategy"][first:last] = strategies[table["strategy"][first:last]]
+            else:  # the code of an ANNOUNCED report is a strategy
+                named = first + np.flatnonzero(table["kind"][first:last] == l.ANNOUNCED)
+                table["code"][named] = strategies[table["code"][named]]
     trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
     lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
     if lost.any():
@@ -140,14 +159,20 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
 
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
-    """What each entry was armed with, by the plan that its order names."""
+    """What each entry was armed with: of one that may be open at the end all of it, by the plan that its order names; of others what its order says,
+    as nobody asks any more how they were protected. `tail` is renumbered already."""
     from hotpath.arming import NotArmed, facts_by_symbol, row_of
 
-    known = facts_by_symbol(memory.instruments.instruments)
     rows = np.zeros(len(tail.orders), l.CONDITION)
+    for name in ("condition_id", "plan_seq", "strategy", "instrument", "side"):
+        rows[name] = tail.orders[name]
+    known = facts_by_symbol(memory.instruments.instruments)
+    closed = set(tail.orders["position_id"][tail.orders["kind"] == l.CLOSED].tolist())
     plans: dict[int, messages.Plan | None] = {}
-    for number in np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY)).tolist():
+    for number in _last_entries(tail).tolist():
         order = tail.orders[number]
+        if int(order["position_id"]) in closed:
+            continue
         plan_seq, index = int(order["plan_seq"]), int(order["condition_id"]) & ((1 << l.PLAN_SHIFT) - 1)
         plan = plans[plan_seq] if plan_seq in plans else plans.setdefault(plan_seq, journal.plan(plan_seq))
         if plan is None or index >= len(plan.conditions):
@@ -161,4 +186,3 @@ def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
         for name in ("condition_id", "plan_seq", "strategy"):
             rows[name][number] = order[name]
     return rows
-

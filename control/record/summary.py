@@ -7,7 +7,6 @@ whole life of the account. fills.bin is an array of FILL in report order, withou
 from __future__ import annotations
 
 import datetime
-import os
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from control.record import reconcile as reconciliation
 from control.record.journal import Journal
+from hotpath.durable import replace_file
 from hotpath.orders import client_order_id
 from ipc import layout as l
 from ipc.segment import Memory
@@ -120,8 +120,8 @@ def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
     written.update({kind: texts for kind, texts in data.items() if texts})
     folder = Path(facts.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "fills.bin", fills.tobytes())
-    _replace(folder / "summary.json", msgspec.json.format(_encode(written), indent=2) + b"\n")
+    replace_file(folder / "fills.bin", fills.tobytes())
+    replace_file(folder / "summary.json", msgspec.json.format(_encode(written), indent=2) + b"\n")
     return written
 
 
@@ -241,13 +241,3 @@ def latencies(histogram: Any) -> Latencies:
     quantiles = {name: value_of(int(np.searchsorted(reached, max(1, -(-total * int(share * 1000) // 1000)))))
                  for name, share in QUANTILES.items()}
     return Latencies(**quantiles, max=value_of(int(np.flatnonzero(counts)[-1])))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".part")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)

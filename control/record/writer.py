@@ -53,15 +53,11 @@ _decode_part = msgspec.json.Decoder(_Part).decode
 class JournalWriter(Journal):
     """The one writer of a journal; makes it if there is none.
 
-    `sync` False (replays) skips fsync: a killed process loses nothing, a dying machine may lose the newest records, and a replay can be
-    run again. Paper and live runs sync every commit, metapage included.
+    `sync` False (replays, which can be run again) skips fsync: a killed process loses nothing, a dying machine may leave nothing that can be read.
+    Paper and live runs sync every commit (hotpath/durable.py).
     """
 
     def __init__(self, path: Path | str, sync: bool = True) -> None:
-        try:
-            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteFailed(f"{path}: {error.strerror}; free space there and make it writable") from error
         super().__init__(path, writable=True, sync=sync)
         self.env.reader_check()
         self.stored = self.cursors()

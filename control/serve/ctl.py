@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from control.serve.exits import EXIT_DONE, EXIT_NOT_RUNNING, EXIT_REFUSED, EXIT_TIMED_OUT, EXIT_USAGE
+from control.serve.sessions import flags as session_flags
+from control.serve.sessions import sessions
 
 #: seconds for an answer; the instance itself answers `unavailable` after 1 s
 PATIENCE_S = 3.0
@@ -39,6 +41,7 @@ _COMMANDS = {
     "stop": "stop the instance in order and wait until it has gone", "config": "print or check a configuration file",
     "backtest": "strategies over recorded data in this one process, with the paper venue's fills; writes a run folder with a report",
     "parity": "compare two runs decision by decision: backtest, replay or paper",
+    "session": "an account as it was at any day or event, from its journal: list, show, restore",
 }
 #: how the help of each command ends: commands to copy
 _EXAMPLES = {
@@ -54,6 +57,8 @@ _EXAMPLES = {
     "backtest": ("trader-ctl backtest --data spot_btcusdt_20240808.gz --strategy momentum",
                  "trader-ctl backtest --data candles.feather=BTC/USDT:USDT --from 2025-05-04 --to 2025-05-11 --out week",
                  "trader-ctl backtest --data ticks.parquet=ETH/USDT --strategy mine.py:Mine --json | jq .data.realised_pnl"),
+    "session": ("trader-ctl session list", "trader-ctl session show 2025-05-04 --limit 20", "trader-ctl session restore 4711 --dry-run",
+                "trader-ctl session list --run week --json | jq '.rows[].pnl'"),
     "parity": ("trader-ctl parity week data/runs/20250511T080000Z-1a2b", "trader-ctl parity week other --json | jq .data.pnl_difference"),
 }
 _EXIT_CODES = ("exit codes: 0 done; 1 parity found differences; 2 wrong usage; 3 no such instance is running; 4 refused; 5 timed out or unavailable; "
@@ -92,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
         elif name == "parity":
             one.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or its id under the data folder's runs/")
             one.add_argument("--data-dir", type=Path, metavar="DIR", help="where run ids are looked up (TRADER_RUN__DATA_DIR, else data)")
+        elif name == "session":
+            session_flags(one, anywhere, _rows_at_most)
         elif name == "adjust":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
             one.add_argument("--stop", metavar="PRICE", help="the new stop")
@@ -149,6 +156,8 @@ def _act(options: argparse.Namespace) -> int:
             from control.backtest.compare import compare
 
             return compare(options)
+        case "session":
+            return sessions(options)
     return ask(options)
 
 

@@ -37,10 +37,29 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
                Column("entry_price", "entry", 1, right=True), Column("exit_price", "exit", 1, right=True), Column("pnl", "P&L USDT", right=True),
                Column("fees", "fees USDT", 2, right=True), Column("reason", "reason"), Column("held_s", "held", 2, right=True),
                Column("strategy", "strategy", 5), Column("why", "why", 6, text=True)),
+    "audit": (Column("seq", "seq", right=True), Column("time_ns", "time (UTC)", 1), Column("record", "record", 4), Column("what", "what"),
+              Column("symbol", "symbol"), Column("side", "side", 2), Column("size", "size", 2, right=True), Column("price", "price", 2, right=True),
+              Column("strategy", "strategy", 3), Column("text", "text", text=True)),
+    "session list": (Column("date", "day (UTC)"), Column("seq", "events", 3), Column("runs", "runs", 4, right=True), Column("configs", "config", 5),
+                     Column("orders", "orders", 3, right=True), Column("fills", "fills", 4, right=True), Column("trades", "trades", right=True),
+                     Column("fees", "fees USDT", 2, right=True), Column("realised_pnl", "realised USDT", 1, right=True),
+                     Column("equity_start", "equity from", 2, right=True), Column("equity_end", "to", right=True),
+                     Column("pnl", "P&L USDT", right=True), Column("open_positions", "open", 3, right=True),
+                     Column("restarts", "restarts", 5, right=True), Column("differs", "books")),
+    "session working": (Column("order", "order"), Column("symbol", "symbol"), Column("purpose", "for"), Column("side", "side"),
+                        Column("size", "size", right=True), Column("filled", "filled", right=True), Column("limit_price", "limit", right=True),
+                        Column("strategy", "strategy", 5)),
+    "session positions": (Column("id", "id"), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
+                          Column("size", "size", right=True), Column("entry_price", "entry", 1, right=True),
+                          Column("mark_price", "last known", 1, right=True), Column("unrealised_pnl", "P&L USDT", right=True),
+                          Column("stop_price", "stop", 2, right=True), Column("target_price", "target", 2, right=True),
+                          Column("protection", "and", 3, text=True), Column("strategy", "strategy", 5), Column("opened_ns", "opened (UTC)", 6)),
+    "session differs": (Column("what", "what"), Column("id", "id"), Column("symbol", "symbol"), Column("then", "then"),
+                        Column("now", "now", text=True)),
 }
 #: what an answer without rows says
 _EMPTY = {"positions": "no open positions", "conditions": "no conditions are armed", "orders": "no orders yet",
-          "trades": "no closed trades yet"}
+          "trades": "no closed trades yet", "session list": "nothing was recorded yet"}
 #: a trade's side in the journal is that of its entry
 _TRADE_SIDES = {"buy": "long", "sell": "short"}
 

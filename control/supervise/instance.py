@@ -26,6 +26,7 @@ import numpy as np
 from msgspec import Struct
 
 from control.supervise import sweep
+from hotpath.durable import replace_file, sync_folders
 from ipc import bus, segment
 from ipc import layout as l
 
@@ -114,6 +115,8 @@ def archive(data_dir: Path, instance: str) -> Path | None:
     target = data_dir / "archive" / f"{instance}-{new_run_id()}"
     target.parent.mkdir(parents=True, exist_ok=True)
     state.rename(target)
+    for folder in (state.parent, target.parent):
+        sync_folders(folder)
     return target
 
 
@@ -172,15 +175,11 @@ def no_room(error: OSError, path: Path) -> LaunchError:
 
 
 def remember(places: Places, identity: Identity, durably: bool = False) -> None:
-    """Store instance.json, whole or not at all; `durably`: so that it outlives a power failure right after."""
-    path = places.state_dir / "instance.json"
-    draft = path.with_suffix(".new")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(identity)))
-        if durably:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(draft, path)
+    """Store instance.json, whole or not at all; `durably`: so that it outlives a power failure right after. Where a later one is torn by a power
+    failure, all that counts of it is in the journal by then."""
+    replace_file(places.state_dir / "instance.json", msgspec.json.format(msgspec.json.encode(identity)), durably)
+    if durably:
+        sync_folders(places.state_dir)
 
 
 @contextmanager
@@ -206,7 +205,7 @@ def journal_of(state_dir: Path) -> Iterator[Any]:
 def journal_event_ns(state_dir: Path) -> int:
     """Event time of the journal's newest record, 0 without any: the market must not go on before it. Raises LaunchError."""
     with journal_of(state_dir) as journal:
-        return 0 if journal is None else int(journal.resume_facts().event_ns)
+        return 0 if journal is None else int(journal.last_event_ns())
 
 
 def ledger_event_ns(state_dir: Path) -> int:

@@ -45,6 +45,10 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
         elif s.positions[row].position_id == order.position_id:
             book_exit(s, order, row, working)
     elif order.kind == l.LIFECYCLE and s.positions[row].position_id == order.position_id:
+        if order.leg == l.POS_OPENING:  # of the tick at which the first fill was applied: a report's own time is a little before
+            p = s.positions[row]
+            p.opened_ns = order.event_ns
+            p.deadline_ns = order.event_ns + p.time_stop_ns if p.time_stop_ns > 0 else 0
         if order.flags == l.ADJUST_BREAK_EVEN or order.flags == l.ADJUST_OPERATOR:
             p = s.positions[row]
             if p.stop_price != order.limit_price:

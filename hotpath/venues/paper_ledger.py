@@ -2,6 +2,7 @@
 
 Changes gather in memory and become true with `commit`, one transaction; nothing of them may be acknowledged before. With it goes the
 sequence of the tick that was matched last, so that no tick is matched twice. Integers only.
+A paper run syncs each commit (hotpath/durable.py): what the venue has acknowledged outlives a loss of power. A replay syncs none.
 
 Named databases: meta {"ledger": Meta}, positions {symbol: VenuePosition}, accounts {"account|symbol": signed lots}, orders {client id:
 VenueOrder}, events {venue_seq, 8 bytes big-endian: VenueEvent}; values are MessagePack.
@@ -16,6 +17,7 @@ import lmdb
 import msgspec
 from msgspec import Struct
 
+from hotpath import durable
 from hotpath.orders import TERMINAL
 from hotpath.venues.venue import VenueEvent, VenueOrder, VenuePosition
 
@@ -83,9 +85,7 @@ class Ledger:
 
     def _open(self) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._env = lmdb.open(str(self._folder), max_dbs=len(_DATABASES), map_size=FIRST_MAP_BYTES, sync=self._sync,
-                                  metasync=self._sync)
+            self._env = durable.open_environment(self._folder, sync=self._sync, max_dbs=len(_DATABASES), map_size=FIRST_MAP_BYTES)
             self._db = {name: self._env.open_db(name) for name in _DATABASES}
         except (lmdb.Error, OSError) as error:
             raise LedgerNotOpen(f"{self._folder}: {error}; free space there, or move it away for a new account") from error
