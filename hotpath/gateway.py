@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from hotpath import takeover
+from hotpath.activities import Activities
 from hotpath.config import Hotpath, Paper
+from hotpath.errors import ErrorManager, Kind
 from hotpath.kernel import turns as k
 from hotpath.orders import SEND, TERMINAL, Order, advance
 from hotpath.reporting import Own, Reporting
@@ -93,6 +95,8 @@ class Gateway:
         self.parked: list[Intent] = []
         #: at the start of a run: the report up to which the sniper's book must have come before it is compared with the venue's account
         self.compare_at = 0
+        self.activities = Activities(child)
+        self._ledger_errors = self.activities.adopt(ErrorManager("ledger"))
         self._positions = memory.sniper.positions
         self._sent = 0
         self._stopping = False
@@ -161,6 +165,7 @@ class Gateway:
         """Beat, answer, wait a little; True when told to stop."""
         self.child.beat(int(self.g.words[k.NEXT]), int(self.g.words[k.NOW]))
         self._server.poll(0.0, self.answer)
+        self.activities.pump()
         self.g.words[k.TOLD] = self.child.stopping()
         if pause_s:
             time.sleep(pause_s)
@@ -296,11 +301,12 @@ class Gateway:
         """The ledger's commit, tried until it works: before it nothing is acknowledged. False: told to stop, or out of time at a stop."""
         if not self.ledger.uncommitted:
             return True
-        pause_s, tries, end = 0.02, 0, time.monotonic() + DRAIN_S
+        pause_s, tries, began, end = 0.02, 0, time.monotonic_ns(), time.monotonic() + DRAIN_S
         while (events := self.ledger.commit()) is None:
             if not tries:
                 self.child.log.error("the paper ledger cannot be written: %s; nothing is acknowledged until it can", self.ledger.fault)
                 self.reporting.ledger_fails(self.ledger.fault)
+            self.activities.failed(self._ledger_errors, "ledger_error", Kind.GENERAL, self.ledger.fault, time.monotonic_ns())
             tries += 1
             pause_s = min(1.0, 2 * pause_s)
             for _ in range(int(pause_s / 0.02)):
@@ -308,7 +314,9 @@ class Gateway:
                     return False
         if tries:
             self.reporting.relieved()
+            self.activities.succeeded(self._ledger_errors, time.monotonic_ns())
             self.child.log.info("the paper ledger can be written again")
+        self.child.set_metric("last_commit_us", (time.monotonic_ns() - began) // 1000)
         for _ in range(self._sent):
             self.crash.reached("gateway.sent")
         self._sent = 0
@@ -375,6 +383,7 @@ def main(child: Child) -> int:
             gateway.breathe(0.0)
         if child.stopping() == l.STOP_DRAIN:
             gateway.drain()
+        gateway.activities.close()
         ledger.close()
         return 0
     except LedgerError as error:

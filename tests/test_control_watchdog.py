@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from control.supervise.chronicle import PATIENCE_S, Chronicle
+from control.supervise.chronicle import Chronicle
 from control.supervise.policy import PERMANENT_FAILURE, Deaths, RestartPolicy
 from control.supervise.role import STALL_S, State, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from hotpath.courier import PATIENCE_S
 from ipc import layout as l
 from ipc import messages
 from ipc.process import Boot
@@ -107,7 +108,7 @@ class World:
     def __init__(self, *, fail_fast: bool = False, backlog: Callable[[], int] = lambda: 0) -> None:
         self.now = 1000.0
         self.rows = np.zeros(l.MAX_ROLES, l.PROCESS)
-        self.modes = np.zeros(4, l.MODE)
+        self.modes = np.zeros(l.MODE_WORDS, l.MODE)
         self.line = FakeLine()
         self.chronicle = Chronicle(self.line, logging.getLogger("test"), clock=lambda: self.now)
         policy = RestartPolicy(max_restarts=3, window_s=60.0, backoff_s=0.5, max_backoff_s=5.0, jitter=0.0)

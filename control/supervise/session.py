@@ -17,7 +17,7 @@ from typing import Any
 
 from control.config import Config
 from control.supervise import child, instance, nursery, sweep
-from control.supervise.chronicle import Chronicle, RoleLine
+from control.supervise.chronicle import Chronicle
 from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
 from control.supervise.instance import Identity, Places
@@ -26,6 +26,7 @@ from control.supervise.notify import ServiceManager
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.role import Death, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from hotpath.courier import RoleLine
 from ipc import board
 from ipc import layout as l
 from ipc.process import Boot, Source

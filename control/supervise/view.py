@@ -35,13 +35,27 @@ class View:
         self._session, self._memory = session, session.memory
         self._began = time.monotonic()
         self._rates: deque[tuple[float, int]] = deque([(self._began, self._ticks())])
-        self._lock = threading.Lock()
+        self._lock, self._vitals_lock = threading.Lock(), threading.Lock()
+        self._learned, self._behind_at = -1, self._began
 
     def __call__(self) -> dict[str, Any]:
         """Everything that a person wants to see."""
         with self._lock:
             seen = self._look()
         return {**seen, "why_nothing": why_nothing(seen)}
+
+    def vitals(self) -> dict[str, Any]:
+        """What health is made of, see control/serve/health.py: a fraction of everything, and no lock that a look holds. To be called now and then."""
+        session, cursors = self._session, self._memory.board.cursors[0]
+        mode, cause = board.severest(self._memory.board.modes)
+        now, durable, learned = time.monotonic(), int(cursors["durable_orders"]), int(cursors["learned_orders"])
+        with self._vitals_lock:
+            if learned >= durable or learned != self._learned:
+                self._learned, self._behind_at = learned, now
+            behind_s = now - self._behind_at
+        return {"phase": session.watchdog.phase.value, "market": session.plan.market, "trading": l.MODES[mode], "trading_cause": cause,
+                "processes": self.processes(), "ticks_lost": int(self._memory.ticks.readers[l.SNIPER]["lost"]),
+                "reflection_behind_s": behind_s, "wall_ns": time.time_ns()}
 
     def _ticks(self) -> int:
         return int(self._memory.ticks.readers[l.SNIPER]["cursor"])
