@@ -1,4 +1,4 @@
-"""`health` from the control socket, whatever the processes do: at work, each of them stopped in turn, a strategy that never comes back, a storm of kills.
+"""`health` from the control socket, whatever the processes do: at work, each stopped in turn, a strategy that never comes back, a storm of kills.
 
 ```
  one client, a request each 20 ms ──► control socket of a paper instance at 30 × event speed (launcher, forkserver, six roles)
@@ -8,14 +8,18 @@
    storm      SIGKILL to a random role each 150 ms: respawns, back-off, crash loops, safe mode
 ```
 
-A round trip counts from the request's sending, or, where the answer before it was still awaited then, from when it was due: one slow answer counts for those
-that wait behind it; that the client itself woke late does not. It checks itself: each request got its answer, which names all roles; health told of
+Between two requests a process that does nothing else is asked for a Pong, over the same kind of socket: what the machine itself takes at that time
+is in the rows `bare`.
+
+A round trip counts from the request's sending, or, where the answer before it was still awaited then, from when it was due: one slow answer counts
+for those that wait behind it; that the client itself woke late does not. It checks itself: each request got its answer, which names all roles; health told of
 what was done; the instance ends in order, or, after the storm, at least ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import random
 import signal
@@ -46,12 +50,22 @@ class Spinning:
 _CONFIG = "[supervise]\nhang_strategist_ms = 1500\n"
 
 
+def _answer_pongs(folder: str) -> None:
+    server = bus.Server(folder, "bare", messages.decode_control_request)
+    while True:
+        server.poll(1.0, lambda request: messages.Pong(role="watchdog", pid=os.getpid()))
+
+
 class _Asker:
-    """Asks for health at its pace; keeps what each answer took in ms, and what they told."""
+    """Asks for health at its pace; `bare` keeps what a bare answer took in ms, `told` what health told."""
 
     def __init__(self, instance: Instance) -> None:
         self._client = bus.Client(bus.socket_dir(instance.name), "control")
-        self.took: list[float] = []
+        self._echo = multiprocessing.get_context("spawn").Process(target=_answer_pongs, args=(str(instance.folder),), daemon=True)
+        self._echo.start()
+        self._bare = bus.Client(instance.folder, "bare")
+        check(isinstance(self._bare.ask(messages.Ping(), 20.0), messages.Pong), "a bare process was not answered")
+        self.bare: list[float] = []
         self.told: set[str] = set()
 
     def ask_for(self, seconds: float, meanwhile: Callable[[float], None] = lambda now: None) -> list[float]:
@@ -68,10 +82,18 @@ class _Asker:
             took.append((done - sent) * 1000)
             check(isinstance(reply, messages.Answer) and [row["role"] for row in reply.rows] == list(l.ROLES), f"health was answered {reply}")
             self.told |= {f"{row['role']} {row['status']}" for row in reply.rows}
+            time.sleep(max(0.0, due + PACE_S / 2 - time.monotonic()))
+            asked = time.monotonic()
+            self._bare.ask(messages.Ping(), 10.0)
+            self.bare.append((time.monotonic() - asked) * 1000)
         return took
 
     def close(self) -> None:
+        """Both clients, and the bare process."""
         self._client.close()
+        self._bare.close()
+        self._echo.kill()
+        self._echo.join()
 
 
 def run(quick: bool) -> list[Row]:
@@ -80,10 +102,11 @@ def run(quick: bool) -> list[Row]:
     return [*_quiet_and_stopped(seconds), *_hung(seconds), *_storm(seconds)]
 
 
-def _rows(phase: str, took: list[float]) -> list[Row]:
+def _rows(phase: str, took: list[float], bare: list[float]) -> list[Row]:
     params = {"phase": phase, "requests": len(took), "pace_ms": PACE_S * 1000}
-    return [Row("health", f"{name}_ms", quantile(took, share), "ms", params, HEALTH_P99_MS if name == "p99" else None)
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))]
+    return [*(Row("health", f"{name}_ms", quantile(took, share), "ms", params, HEALTH_P99_MS if name == "p99" else None)
+              for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))),
+            *(Row("health", f"bare_{name}_ms", quantile(bare, share), "ms", {"phase": phase}) for name, share in (("p50", 0.5), ("p99", 0.99)))]
 
 
 def _quiet_and_stopped(seconds: float) -> list[Row]:
@@ -92,6 +115,7 @@ def _quiet_and_stopped(seconds: float) -> list[Row]:
         instance.await_ready()
         asker = _Asker(instance)
         quiet, stopped = asker.ask_for(seconds), []
+        bare, asker.bare = asker.bare, []
         check(not any("degraded" in told or "failed" in told for told in asker.told), f"a quiet instance has a fault: {asker.told}")
         for number, role in enumerate(l.ROLES):
             pid = int(instance.memory().board.processes[number]["pid"])
@@ -103,7 +127,7 @@ def _quiet_and_stopped(seconds: float) -> list[Row]:
             instance.await_ready()
         asker.close()
         instance.stop()
-    return [*_rows("quiet", quiet), *_rows("stopped", stopped)]
+    return [*_rows("quiet", quiet, bare), *_rows("stopped", stopped, asker.bare)]
 
 
 def _hung(seconds: float) -> list[Row]:
@@ -121,7 +145,7 @@ def _hung(seconds: float) -> list[Row]:
         (instance.folder / "spin").unlink()
         asker.close()
         instance.end()
-    return _rows("hung", took)
+    return _rows("hung", took, asker.bare)
 
 
 def _storm(seconds: float) -> list[Row]:
@@ -146,4 +170,4 @@ def _storm(seconds: float) -> list[Row]:
         assert instance.process is not None
         instance.process.send_signal(signal.SIGINT)
         instance.process.wait(PATIENCE_S)
-    return _rows("storm", took)
+    return _rows("storm", took, asker.bare)

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from control.serve.grid import padded, with_aligned_prices
-from control.serve.health import health
 from control.serve.screen import Screen, page
 from control.serve.tables import print_answer
 from control.serve.view import latency, nearest_conditions, process_rows, span, stats, status, two_places, why_nothing

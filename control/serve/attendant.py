@@ -74,16 +74,17 @@ class Attendant:
         poller.register(self._server.socket, zmq.POLLIN)
         poller.register(self._own_bell.reads, zmq.POLLIN)
         while not self._closing:
-            poller.poll(_SLEEP_MS)
+            rung = {descriptor for descriptor, _ in poller.poll(_SLEEP_MS)}
             try:
-                self._turn()
+                self._turn(self._own_bell.reads in rung)
             except Exception:
                 _log.exception("control socket")
-        self._turn()
+        self._turn(False)
         self._server.close()
 
-    def _turn(self) -> None:
-        self._own_bell.silence()
+    def _turn(self, rung: bool) -> None:
+        if rung:  # each call into the system gives the interpreter away, and may wait for it
+            self._own_bell.silence()
         while self._replies:
             self._server.answer(*self._replies.popleft())
         self._server.poll(0.0, self._take)

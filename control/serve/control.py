@@ -1,8 +1,8 @@
 """The operator's socket: every command of trader-ctl, answered by the watchdog between two turns of its loop.
 
 Health is answered by a thread of its own (control/serve/attendant.py), from shared memory. What only a process knows is asked of it without
-waiting: each question has its own DEALER socket and deadline, so that a dead process costs its asker a second and nobody else anything, and a command that was answered `unavailable`
-cannot reach a respawned process later. Nothing here raises: a fault in an answer must not end the supervision.
+waiting: each question has its own DEALER socket and deadline, so that a dead process costs its asker a second and nobody else anything, and a command
+that was answered `unavailable` cannot reach a respawned process later. Nothing here raises: a fault in an answer must not end the supervision.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ LATE_TICK_MS, LATE_REFLECTION_S = 5_000, 5.0
 def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """({healthy, problems, databases, adaptation…}, a row for each process); `now_ns` is monotonic."""
     rows, problems = [], []
+    all_activities, error_counts = activities_of(memory), memory.board.processes["error_count"].tolist()
     for process in seen["processes"]:
         number = l.ROLES.index(process["role"])
-        activities = activities_of(memory, number)
+        activities = all_activities[number]
         metrics = _METRICS[process["role"]](process, seen, memory, now_ns)
         works = process["state"] in WORKING_STATES
         problem = "; ".join(_faults(process, seen, activities, metrics)) if works else process["state"]
@@ -31,7 +32,7 @@ def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, An
         rows.append({
             "role": process["role"], "status": status, "healthy": not problem, "state": process["state"], "pid": process["pid"],
             "heartbeat_age_ms": age_ms, "last_activity_ns": 0 if age_ms is None else seen["wall_ns"] - age_ms * 1_000_000,
-            "error_count": int(memory.board.processes[number]["error_count"]), "restarts": process["restarts"], "problem": problem,
+            "error_count": error_counts[number], "restarts": process["restarts"], "problem": problem,
             "metrics": metrics, "activities": activities})
         if problem:
             problems.append(f"{process['role']}: {problem}")
@@ -47,17 +48,16 @@ def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, An
     return data, rows
 
 
-def activities_of(memory: Any, role: int) -> list[dict[str, Any]]:
-    """What a process does that may fail: the state of its breaker, its errors. `text` is its last failure while that lasts."""
-    found = []
-    for row in memory.board.activities[role * l.MAX_ACTIVITIES: (role + 1) * l.MAX_ACTIVITIES]:
-        if row["name"]:
-            failures = int(row["failures"])
-            found.append({
-                "name": row["name"].decode(errors="replace"), "breaker": l.BREAKER_STATES[int(row["state"]) % len(l.BREAKER_STATES)],
-                "failures": failures, "opens": int(row["opens"]), "since_ns": int(row["since_ns"]), "errors": int(row["errors"]),
-                "errors_per_h": int(row["errors_per_h"]), "recoveries_per_h": int(row["recoveries_per_h"]),
-                "text": row["text"].decode(errors="replace") if failures else ""})
+def activities_of(memory: Any) -> list[list[dict[str, Any]]]:
+    """By role, what a process does that may fail: the state of its breaker, its errors. `text` is its last failure while that lasts."""
+    found: list[list[dict[str, Any]]] = [[] for _ in l.ROLES]
+    for at, row in enumerate(memory.board.activities[: len(l.ROLES) * l.MAX_ACTIVITIES].tolist()):  # in one go: a tenth of the time of a field each
+        name, state, failures, opens, since_ns, _, _, _, errors, errors_per_h, recoveries_per_h, _, text = row
+        if name:
+            found[at // l.MAX_ACTIVITIES].append({
+                "name": name.decode(errors="replace"), "breaker": l.BREAKER_STATES[state % len(l.BREAKER_STATES)], "failures": failures,
+                "opens": opens, "since_ns": since_ns, "errors": errors, "errors_per_h": errors_per_h, "recoveries_per_h": recoveries_per_h,
+                "text": text.decode(errors="replace") if failures else ""})
     return found
 
 
@@ -114,9 +114,11 @@ def _gateway(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns:
 def _sniper(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:
     sniper = memory.sniper
     account, row = sniper.account[0], memory.board.processes[l.SNIPER]
-    positions = sniper.positions[sniper.open_rows[: int(account["open_positions"])] % len(sniper.positions)]
-    armed = (positions["stop_price"] != 0) | (positions["target_price"] != 0) | (positions["deadline_ns"] != 0)
-    return {"ticks": process["metrics"]["ticks"], "positions": len(positions), "exits_armed": int(armed.sum()),
+    count, armed = int(account["open_positions"]), 0
+    if count:
+        positions = sniper.positions[sniper.open_rows[:count] % len(sniper.positions)]
+        armed = int(((positions["stop_price"] != 0) | (positions["target_price"] != 0) | (positions["deadline_ns"] != 0)).sum())
+    return {"ticks": process["metrics"]["ticks"], "positions": count, "exits_armed": armed,
             "working_orders": int(account["working_orders"]), "ticks_lost": process["metrics"]["lost"],
             "control_age_ms": max(0, now_ns - int(row["control_beat_ns"])) // 1_000_000 if int(row["control_beat_ns"]) else 0}
 

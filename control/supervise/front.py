@@ -18,7 +18,7 @@ from control.supervise.watchdog import Phase
 #: seconds between two log lines of a headless run, between two of health, and between two looks at it
 LINE_S, HEALTH_S, VITALS_S = 10.0, 30.0, 1.0
 #: longest that a thread of this process keeps the others waiting: health is answered within 5 ms, while the screen is drawn, too
-_SWITCH_S = 0.000_5
+_SWITCH_S = 0.000_1
 #: amounts of the account currency in summary.json, which has them to the last digit
 _MONEY = ("realised_pnl", "fees", "equity_start", "equity_end")
 #: preparing kernels that are in the cache takes less, and is not worth a line
