@@ -12,8 +12,8 @@ Between two requests a process that does nothing else is asked for a Pong, over 
 is in the rows `bare`.
 
 A round trip counts from the request's sending, or, where the answer before it was still awaited then, from when it was due: one slow answer counts
-for those that wait behind it; that the client itself woke late does not. It checks itself: each request got its answer, which names all roles; health told of
-what was done; the instance ends in order, or, after the storm, at least ends.
+for those that wait behind it; that the client itself woke late does not. It checks itself: each request got its answer, which names all roles; health
+told of what was done; the instance ends in order, or, after the storm, at least ends.
 """
 
 from __future__ import annotations
