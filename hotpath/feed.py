@@ -34,6 +34,8 @@ _PACED_CHUNK = 128
 _SLICE_NS = 50_000_000
 #: time between two looks at what the source could not use; what the reason of an end gets to reach the journal
 _LOOK_NS, _LAST_WORDS_S = 1_000_000_000, 0.5
+#: METRICS of what could not be used
+_BAD = ("frames_bad", "bad_price", "crossed", "time_back")
 #: exit code of a permanent fault in what the feed was told to read (EX_CONFIG)
 EXIT_CONFIG = 78
 
@@ -179,7 +181,7 @@ class Publisher:
         self._beat_ns = self._looked_ns = 0
         self.activities = Activities(child)
         self._frames, self._files = (self.activities.adopt(ErrorManager(name)) for name in ("frames", "source"))
-        self._bad, self._broken = int(child.processes[l.FEED]["metrics"][l.METRICS[l.FEED].index("frames_bad")]), 0
+        self._bad, self._broken = self._passed_over(), 0
 
     @property
     def head(self) -> int:
@@ -231,17 +233,22 @@ class Publisher:
             at = names.index(name)
             if value > row["metrics"][at]:
                 row["metrics"][at] = value
-        self._look(int(row["metrics"][names.index("frames_bad")]))
+        self._look()
 
-    def _look(self, bad: int) -> None:
+    def _passed_over(self) -> int:
+        """What of the source could not be used so far, from the METRICS of all lives."""
+        metrics = self.child.processes[l.FEED]["metrics"]
+        return sum(int(metrics[l.METRICS[l.FEED].index(name)]) for name in _BAD)
+
+    def _look(self) -> None:
         """Once a second: what of the source could not be used, which is passed over, and what ended early."""
         now = time.monotonic_ns()
         if now - self._looked_ns < _LOOK_NS and not self.finished:
             return
-        self._looked_ns = now
+        self._looked_ns, bad = now, self._passed_over()
         if bad > self._bad:
-            self.activities.failed(self._frames, "feed_error", Kind.DATA, f"{bad - self._bad} bad frames are passed over, {bad} in all", now,
-                                   bad - self._bad)
+            self.activities.failed(self._frames, "feed_error", Kind.DATA, f"{bad - self._bad} records or frames are passed over, {bad} in all",
+                                   now, bad - self._bad)
             self._bad = bad
         else:
             self.activities.succeeded(self._frames, now)
