@@ -42,14 +42,13 @@ class RoleLine:
 
     def __init__(self, sockets: Path, role: str) -> None:
         self._address = bus.address(sockets, role)
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
 
     def send(self, number: bytes, payload: bytes) -> bool:
         """As Line."""
         if self._socket is None:
-            self._context = self._context or zmq.Context()  # of this process alone: never before the fork
-            self._socket = self._context.socket(zmq.DEALER)
+            # the process's one context, made here and not before the fork: one of its own would be waited for wherever this is forgotten
+            self._socket = zmq.Context.instance().socket(zmq.DEALER)
             for option, value in ((zmq.LINGER, 0), (zmq.IMMEDIATE, 1), (zmq.RECONNECT_IVL, 10), (zmq.RECONNECT_IVL_MAX, 200),
                                   (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)):
                 self._socket.setsockopt(option, value)
@@ -77,10 +76,8 @@ class RoleLine:
             self._socket = None
 
     def close(self) -> None:
-        """Close socket and context."""
+        """Leave the bus."""
         self.reset()
-        if self._context is not None:
-            self._context.term()
 
 
 class Courier:
