@@ -1,4 +1,4 @@
-"""A strategy that fails for a while is paused in event time, so a run repeats: backtest, lockstep replay, and one whose strategist is killed meanwhile."""
+"""A strategy that fails for a while is paused in event time, so runs repeat: backtest, lockstep replay, and one whose strategist is killed."""
 
 from __future__ import annotations
 
