@@ -72,7 +72,7 @@ class Instance:
     """A paper instance under a name of its own in `folder`; with `screen` on a pseudo-terminal, else headless."""
 
     def __init__(self, folder: Path, screen: bool, line: list[str], environment: dict[str, str] | None = None) -> None:
-        self.folder, self.screen, self.name, self._line = folder, screen, f"bench-{uuid.uuid4().hex[:8]}", line
+        self.folder, self.screen, self.name, self.line = folder, screen, f"bench-{uuid.uuid4().hex[:8]}", line
         # as on a user's machine, Python may keep the bytecode of a first start
         self._environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (environment or {})
         self._drawn = bytearray()
@@ -81,7 +81,7 @@ class Instance:
 
     def start(self, patience_s: float = PATIENCE_S) -> float:
         """Start it; gives seconds from the command to the first tick that the sniper has processed."""
-        line = [*self._line, "--instance", self.name, "--data-dir", str(self.folder), *(() if self.screen else ("--headless",))]
+        line = [*self.line, "--instance", self.name, "--data-dir", str(self.folder), *(() if self.screen else ("--headless",))]
         self._memory = None
         self._drawn.clear()
         began = time.monotonic()

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from control.faults import ConfigError, Fault, check_tree, describe, resolve, words_as_values
 from control.think.config import Strategy
-from hotpath.config import Hotpath, Instrument, Limits, Paper
+from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
 from ipc.messages import Name
 
 #: exit code of a program that was given a configuration it cannot use (EX_CONFIG of sysexits.h)
@@ -94,6 +94,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hotpath: Hotpath = Hotpath()
     supervise: Supervise = Supervise()
     safety: Safety = Safety()
+    recovery: Recovery = Recovery()
     instruments: dict[str, Instrument] = {}
 
     def sections(self) -> dict[str, msgspec.Raw]:

@@ -77,3 +77,11 @@ class Hotpath(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     exit_collar_bps: Annotated[int, Meta(ge=0, le=10_000, description="how much worse than the quote an exit may fill at its first try, doubled with "
                                          "each; the sixth, and all of them with 0, takes any price")] = 100
     session_gap_s: Annotated[int, Meta(ge=1, le=86_400, description="event time without data after which a new session begins")] = 60
+
+
+class Recovery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When something that fails is left alone for a while. Times are event time for strategies."""
+
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000, description="failures of one strategy in a row after which it is not asked for a "
+                                          "while; what it has armed stays until it expires")] = 3
+    breaker_cooldown_s: Annotated[int, Meta(ge=1, le=86_400, description="for how long; then it is asked once, and asked on if that works")] = 60

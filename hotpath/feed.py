@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hotpath.activities import Activities
 from hotpath.config import Hotpath
+from hotpath.errors import ErrorManager, Kind
 from hotpath.kernel import clock, publish
 from hotpath.venues import simulated
 from hotpath.venues.record import FIELDS, SourceError
@@ -30,6 +32,10 @@ BATCH = 4096
 _PACED_CHUNK = 128
 #: longest call into the publish kernel
 _SLICE_NS = 50_000_000
+#: time between two looks at what the source could not use; what the reason of an end gets to reach the journal
+_LOOK_NS, _LAST_WORDS_S = 1_000_000_000, 0.5
+#: METRICS of what could not be used
+_BAD = ("frames_bad", "bad_price", "crossed", "time_back")
 #: exit code of a permanent fault in what the feed was told to read (EX_CONFIG)
 EXIT_CONFIG = 78
 
@@ -172,7 +178,10 @@ class Publisher:
         self.marks = np.zeros((BATCH, 2), np.int64)
         self.row = self.made = 0
         self.finished = False
-        self._beat_ns = 0
+        self._beat_ns = self._looked_ns = 0
+        self.activities = Activities(child)
+        self._frames, self._files = (self.activities.adopt(ErrorManager(name)) for name in ("frames", "source"))
+        self._bad, self._broken = self._passed_over(), 0
 
     @property
     def head(self) -> int:
@@ -224,23 +233,51 @@ class Publisher:
             at = names.index(name)
             if value > row["metrics"][at]:
                 row["metrics"][at] = value
-        if (errors := len(self.source.errors())) > row["error_count"]:
-            row["error_count"] = errors
+        self._look()
+
+    def _passed_over(self) -> int:
+        """What of the source could not be used so far, from the METRICS of all lives."""
+        metrics = self.child.processes[l.FEED]["metrics"]
+        return sum(int(metrics[l.METRICS[l.FEED].index(name)]) for name in _BAD)
+
+    def _look(self) -> None:
+        """Once a second: what of the source could not be used, which is passed over, and what ended early."""
+        now = time.monotonic_ns()
+        if now - self._looked_ns < _LOOK_NS and not self.finished:
+            return
+        self._looked_ns, bad = now, self._passed_over()
+        if bad > self._bad:
+            self.activities.failed(self._frames, "feed_error", Kind.DATA, f"{bad - self._bad} records or frames are passed over, {bad} in all",
+                                   now, bad - self._bad)
+            self._bad = bad
+        else:
+            self.activities.succeeded(self._frames, now)
+        for error in self.source.errors()[self._broken:]:
+            self.activities.failed(self._files, "data_unread", Kind.DATA, error, now)
+            self._broken += 1
+        self.activities.pump()
+
+    def broken(self, error: Exception) -> None:
+        """The source cannot be read at all, which nothing mends while the run lasts."""
+        self.activities.failed(self._files, "feed_error", Kind.FATAL, str(error), time.monotonic_ns())
+        self.activities.close(_LAST_WORDS_S)
 
     def finish(self) -> None:
         """The data are at an end; the process stays until it is told to stop."""
         self.finished = True
+        self.count()
         counts = ", ".join(f"{name} {value}" for name, value in self.source.counts().items())
         self.child.log.info("the data end after %d ticks; %s", self.head, counts)
-        for error in self.source.errors():
-            self.child.log.error("ended early: %s", error)
         self._journal_faults()
         board.announce(self.child.processes, l.FEED, l.PROC_FINISHED)
 
     def _journal_faults(self) -> None:
         """What was wrong with the data, as events: before the end is announced, so that the run cannot end without them. Raises Stopped."""
-        events = [messages.Event(source="feed", kind=kind, text=text, wall_ns=time.time_ns())
-                  for kind, texts in (("data_unread", self.source.errors()), ("data_fault", self.source.faults())) for text in texts]
+        while self.activities.waiting:
+            self.activities.pump()
+            self.pulse()
+            time.sleep(0.002)
+        events = [messages.Event(source="feed", kind="data_fault", text=text, wall_ns=time.time_ns()) for text in self.source.faults()]
         recorder = bus.Client(self.child.boot.socket_dir, "recorder")
         for event in events:
             reply: messages.Reply | None = None
@@ -279,6 +316,7 @@ def main(child: Child) -> int:
         while not child.stopping():
             if publisher.finished:
                 child.beat(publisher.head, int(publisher.arrays.pace[2]))
+                publisher.activities.pump()
                 server.poll(0.05, publisher.handle)
             else:
                 publisher.turn()
@@ -286,9 +324,10 @@ def main(child: Child) -> int:
     except Stopped:
         child.log.info("stopped while reading, at tick %d", publisher.head)
     except SourceError as error:
-        child.log.error("%s", error)
+        publisher.broken(error)
         return EXIT_CONFIG
     finally:
+        publisher.activities.close()
         server.close()
     return 0
 

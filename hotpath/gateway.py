@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hotpath import takeover
+from hotpath.activities import Activities
 from hotpath.config import Hotpath, Paper
 from hotpath.dispatch import Dispatch
 from hotpath.doubt import Doubts
+from hotpath.errors import ErrorManager, Kind
 from hotpath.intake import Intake
 from hotpath.kernel import turns as k
 from hotpath.reporting import Own, Reporting
@@ -65,6 +67,8 @@ class Gateway:
         rows = memory.instruments.instruments[: int(memory.board.run[0]["instruments"])]
         self.reporting = Reporting(child, self.g, [row["symbol"].decode() for row in rows], instance, incarnation, clock)
         self.crash = self.reporting.crash
+        self.activities = Activities(child)
+        self._ledger_errors = self.activities.adopt(ErrorManager("ledger"))
         self.intake = Intake(0)
         self.doubts = Doubts(self.venue, self.reporting, self.g.rows, child.log, clock)
         self.dispatch = Dispatch(self, hotpath.durable_before_entry)
@@ -143,6 +147,7 @@ class Gateway:
         """Beat, answer, wait a little; True when told to stop."""
         self.child.beat(int(self.g.words[k.NEXT]), int(self.g.words[k.NOW]))
         self._server.poll(0.0, self.answer)
+        self.activities.pump()
         self.g.words[k.TOLD] = self.child.stopping()
         if pause_s:
             time.sleep(pause_s)
@@ -189,11 +194,13 @@ class Gateway:
     # ── what came of them ─────────────────────────────────────────────────────────────────────────────────────────────
     def commit(self) -> bool:
         """What the venue tells, durable, tried until it works: before it nothing is acknowledged. False: told to stop, or out of time at a stop."""
-        pause_s, tries, end = 0.02, 0, time.monotonic() + DRAIN_S
+        pause_s, tries, began, end = 0.02, 0, time.monotonic_ns(), time.monotonic() + DRAIN_S
+        commits = self.ledger.commits
         while (events := self.venue.news()) is None:
             if not tries:
                 self.child.log.error("the paper ledger cannot be written: %s; nothing is acknowledged until it can", self.ledger.fault)
                 self.reporting.ledger_fails(self.ledger.fault)
+            self.activities.failed(self._ledger_errors, "ledger_error", Kind.GENERAL, self.ledger.fault, time.monotonic_ns())
             tries += 1
             pause_s = min(1.0, 2 * pause_s)
             for _ in range(int(pause_s / 0.02)):
@@ -201,7 +208,10 @@ class Gateway:
                     return False
         if tries:
             self.reporting.relieved()
+            self.activities.succeeded(self._ledger_errors, time.monotonic_ns())
             self.child.log.info("the paper ledger can be written again")
+        if self.ledger.commits != commits:
+            self.child.set_metric("last_commit_us", (time.monotonic_ns() - began) // 1000)
         for _ in range(self.dispatch.sent):
             self.crash.reached("gateway.sent")
         self.dispatch.sent = 0
@@ -308,6 +318,7 @@ def main(child: Child, venue: Callable[..., Any] = PaperVenue) -> int:
             gateway.breathe(0.0)
         if child.stopping() == l.STOP_DRAIN:
             gateway.drain()
+        gateway.activities.close()
         ledger.close()
         return 0
     except LedgerError as error:

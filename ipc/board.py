@@ -32,7 +32,7 @@ def beat(processes: Any, role: int, progress: int, event_ns: int) -> None:
 
 
 def set_mode(modes: Any, writer: int, mode: int, cause: str) -> None:
-    """Set one of the four mode words; `cause` is shown to people."""
+    """Set one of the mode words; `cause` is shown to people."""
     row = modes[writer]
     row["cause"] = cause.encode()[:48]
     row["since_wall_ns"] = time.time_ns()
@@ -40,7 +40,7 @@ def set_mode(modes: Any, writer: int, mode: int, cause: str) -> None:
 
 
 def severest(modes: Any) -> tuple[int, str]:
-    """The most severe of the four modes and its cause ("" while all run)."""
+    """The most severe of the modes and its cause ("" while all run)."""
     row = max(modes, key=lambda one: int(one["mode"]))
     return int(row["mode"]), row["cause"].decode(errors="replace") if int(row["mode"]) else ""
 

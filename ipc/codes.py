@@ -20,11 +20,15 @@ PROC_ABSENT, PROC_STARTING, PROC_READY, PROC_STOPPING, PROC_FINISHED, PROC_FAILE
 PROC_STATES: Final = ("absent", "starting", "healthy", "stopping", "finished", "failed")
 #: stop words in `PROCESS_ORDERS.stop`: go on, stop in order (drain and persist), stop at once
 STOP_NONE, STOP_DRAIN, STOP_NOW = range(3)
-#: operating modes, least to most severe; the gate takes the most severe of the four words
+#: states of an activity, in `ACTIVITY.state`: those of its breaker, and ended by a fault that no pause mends
+BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN, BREAKER_STOPPED = range(4)
+BREAKER_STATES: Final = ("closed", "open", "half_open", "stopped")
+#: operating modes, least to most severe; the gate takes the most severe of the words
 MODE_RUNNING, MODE_REDUCE_ONLY, MODE_HALTED, MODE_SAFE = range(4)
 MODES: Final = ("running", "reduce_only", "halted", "safe")
 #: rows of `board.modes`, one writer each
-MODE_OF_WATCHDOG, MODE_OF_OPERATOR, MODE_OF_GATEWAY, MODE_OF_RECORDER = range(4)
+MODE_OF_WATCHDOG, MODE_OF_OPERATOR, MODE_OF_GATEWAY, MODE_OF_RECORDER, MODE_OF_REFLECTION = range(5)
+MODE_WORDS: Final = 5
 
 # ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: tick kinds

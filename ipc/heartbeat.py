@@ -34,9 +34,9 @@ def stop_word(processes: Any, role: int) -> int:
 
 @kernel
 def severest_mode(modes: Any) -> int:
-    """The most severe of the four mode words."""
+    """The most severe of the mode words."""
     worst = l.MODE_RUNNING
-    for row in range(4):
+    for row in range(l.MODE_WORDS):
         worst = max(worst, load_relaxed(modes, row, _MODE))
     return worst
 

@@ -2,7 +2,7 @@
 
 ```
 /dev/shm/trader-<instance>/
-  board        modes ×4 │ processes ×8 │ cursors │ run          heartbeats, doorbells, stop words
+  board        modes ×5 │ processes ×8 │ activities │ cursors │ run    heartbeats, doorbells, stop words
   instruments  count │ instruments │ strategies                 append-only, ids never reused
   ticks        ring │ readers ×8 │ slots 64 B │ quotes │ intervals │ feed lines A/B
   orders       ring │ readers ×8 │ slots 128 B                  sniper → gateway, recorder   (lossless)
@@ -51,6 +51,8 @@ MAX_STRATEGIES: Final = 4
 MAX_WORKING: Final = 256
 #: rows that one step may touch
 UNDO_LINES: Final = 8192
+#: activities of a process whose errors are kept on the board
+MAX_ACTIVITIES: Final = 6
 #: conditions added since the last merge of the thresholds
 MAX_ADDED: Final = 4096
 #: trailing entries of one instrument: each is looked at with every tick of its price
@@ -79,7 +81,8 @@ PROCESS = _record(
     ("pid", "<i8"), ("state", "<i8"), ("beat_ns", "<i8"), ("control_beat_ns", "<i8"), ("progress", "<i8"), ("started_ns", "<i8"),
     ("error_count", "<i8"), ("last_event_ns", "<i8"),
     # line 1: the watchdog
-    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("rescue", "<i8"), ("_watchdog", "S32"),
+    # (hung: 1 where the last life was ended because it hung; rescue: RESCUE_*, to the gateway)
+    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("hung", "<i8"), ("rescue", "<i8"), ("_watchdog", "S24"),
     # line 2: doorbell; the process sets 1 before it sleeps, whoever rings it sets 0 and wakes the futex
     ("bell", "<i4"), ("_bell", "S60"),
     # lines 3–4: what the role counts, see METRICS
@@ -87,13 +90,21 @@ PROCESS = _record(
 )
 #: what each role counts in `PROCESS.metrics`, by index
 METRICS: Final[dict[int, tuple[str, ...]]] = {
-    RECORDER: ("orders_recorded", "reports_recorded", "commits", "last_commit_us", "plans", "events"),
-    GATEWAY: ("intents", "orders_sent", "fills", "rejects", "unknown", "ticks_matched"),
+    RECORDER: ("orders_recorded", "reports_recorded", "commits", "last_commit_us", "plans", "events", "disk_free_mb"),
+    GATEWAY: ("intents", "orders_sent", "fills", "rejects", "unknown", "ticks_matched", "last_commit_us"),
     SNIPER: ("ticks", "intents", "lost", "plans_armed", "plans_refused", "commands"),
     FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back"),
     REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted"),
-    STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms"),
+    STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms", "last_plan_ns"),
 }
+#: something that a process does and that may fail: its errors and its breaker; writer: the process, row = role × MAX_ACTIVITIES + k. "" = free.
+#: Times are of the activity's own clock (event time in the strategist, monotonic elsewhere); `text` says what its last failure was
+ACTIVITY = _record(
+    ("name", "S40"), ("state", "<i8"), ("failures", "<i8"), ("opens", "<i8"),
+    ("since_ns", "<i8"), ("until_ns", "<i8"), ("failed_ns", "<i8"), ("asked_ns", "<i8"),
+    ("errors", "<i8"), ("errors_per_h", "<i8"), ("recoveries_per_h", "<i8"), ("wall_ns", "<i8"),
+    ("text", "S192"),
+)
 #: durable and barrier cursors, one line each so that each has one writer
 CURSORS = _record(
     # line 0, recorder: what is durable in LMDB of both rings, the incarnation it counted up, and the last venue event in the journal when
@@ -333,7 +344,8 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
         return Region("ring", RING, 1), Region("readers", READER, MAX_ROLES), Region("slots", dtype, slots)
 
     return {
-        "board": (Region("modes", MODE, 4), Region("processes", PROCESS, MAX_ROLES), Region("cursors", CURSORS, 1), Region("run", RUN, 1)),
+        "board": (Region("modes", MODE, MODE_WORDS), Region("processes", PROCESS, MAX_ROLES),
+                  Region("activities", ACTIVITY, MAX_ROLES * MAX_ACTIVITIES), Region("cursors", CURSORS, 1), Region("run", RUN, 1)),
         "instruments": (Region("instruments", INSTRUMENT, instruments), Region("strategies", STRATEGY, MAX_STRATEGIES)),
         "ticks": (*ring(TICK, ticks), Region("quotes", QUOTE, instruments), Region("intervals", INTERVAL, instruments),
                   Region("feed_lines", FEED_LINE, 2)),
@@ -375,7 +387,7 @@ def offset(dtype: np.dtype[Any], field: str) -> int:
 
 
 def _check() -> None:
-    words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, CURSORS: 192, RUN: 64,
+    words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, ACTIVITY: 320, CURSORS: 192, RUN: 64,
              INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
              LINE: 64, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
              GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, BUCKET_1: 8, BUCKET_10: 32, BUCKET_60: 64,

@@ -225,6 +225,13 @@ class Stats(Message, frozen=True):
     """Counters, refusals, latencies, equity."""
 
 
+class Errors(Message, frozen=True):
+    """What failed within the last hours and what was decided about it, newest first."""
+
+    hours: Annotated[float, Meta(gt=0, le=8760)] = 24.0
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
+
+
 class Pause(Message, frozen=True):
     """No new entries until resume; exits go on."""
 
@@ -314,8 +321,8 @@ class Unavailable(Message, frozen=True):
 #: what a child accepts on its own socket
 ChildRequest = Ping | Plan | Arm | Event | Query | Operate
 #: what the control socket accepts
-ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Safe | Close | Adjust | Release |
-                  Flatten | Stop)
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Errors | Pause | Resume | Safe | Close | Adjust |
+                  Release | Flatten | Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 _json, _json_child = msgspec.json.Encoder(), msgspec.json.Decoder(ChildRequest)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import zmq
 
-from control.serve import control, ctl
+from control.serve import attendant, control, ctl
 from control.serve.control import MAX_COMMAND_BYTES, ControlSocket
 from ipc import bus, messages
 from ipc import layout as l
@@ -47,6 +47,9 @@ class Watchdog:
 
     def look(self) -> dict[str, Any]:
         return self.looks()
+
+    def vitals(self) -> dict[str, Any]:
+        return seen()
 
     def stop(self, cause: str) -> None:
         self.stopped.append(cause)
@@ -136,6 +139,8 @@ def recorder(folder: Path) -> Iterator[Role]:
     def handle(request: Any) -> Any:
         if request.what == "why":
             return messages.Answer(rows=[{"condition": one, "why": f"because {one}"} for one in request.argument.split(",")])
+        if request.what == "errors":
+            return messages.Answer(rows=[{"process": "gateway", "text": "disk full", "argument": request.argument}])
         return messages.Answer(rows=[{"id": "abc", "symbol": "BTC/USDT", "limit": request.limit}])
 
     one = Role(folder, "recorder", handle)
@@ -167,8 +172,7 @@ def ask(folder: Path, request: Any, timeout_s: float = 2.0) -> Any:
 @pytest.mark.parametrize(("command", "shows"), [
     ("status", "strategist"), ("health", "healthy"), ("positions", "-1.50"), ("conditions", "because 65537"), ("orders", "abc"),
     ("trades", "BTC/USDT"), ("stats", "tick to intent"), ("pause", "paused"), ("resume", "resumed"), ("safe", "safe mode"),
-    ("close 9", "closing position"),
-    ("flatten", "no position is open"),
+    ("close 9", "closing position"), ("flatten", "no position is open"), ("errors", "disk full"),
 ])
 def test_each_command_is_done_for_people_and_for_scripts(capsys: pytest.CaptureFixture[str], command: str, shows: str) -> None:
     code, out, err = run(capsys, *command.split())
@@ -185,6 +189,8 @@ def test_limits_and_ids_reach_the_process_that_knows(capsys: pytest.CaptureFixtu
                                                      recorder: Role) -> None:
     run(capsys, "trades", "--limit", "7")
     assert recorder.asked[-1] == messages.Query(what="trades", limit=7)
+    run(capsys, "errors", "--hours", "0.5", "--limit", "3")
+    assert recorder.asked[-1] == messages.Query(what="errors", limit=3, argument="0.5")
     run(capsys, "close", "ETH/USDT")
     assert sniper.asked[-1] == messages.Operate(action="close", position="ETH/USDT")
     assert watchdog.notes == ["operator: close ETH/USDT"]
@@ -192,7 +198,7 @@ def test_limits_and_ids_reach_the_process_that_knows(capsys: pytest.CaptureFixtu
 
 def test_pause_and_resume_set_the_operators_mode_word_alone(watchdog: Watchdog, folder: Path, memory: Any) -> None:
     ask(folder, messages.Pause())
-    assert [int(row["mode"]) for row in memory.board.modes] == [0, l.MODE_REDUCE_ONLY, 0, 0]
+    assert [int(row["mode"]) for row in memory.board.modes] == [0, l.MODE_REDUCE_ONLY, 0, 0, 0]
     memory.board.modes[l.MODE_OF_RECORDER]["mode"], memory.board.modes[l.MODE_OF_RECORDER]["cause"] = l.MODE_SAFE, b"journal cannot write"
     reply = ask(folder, messages.Resume())
     assert "still safe: journal cannot write" in reply.text
@@ -299,6 +305,39 @@ def test_waiting_for_the_dead_delays_nobody_else(watchdog: Watchdog, folder: Pat
         thread.join()
     assert np.median(took) < 0.05
     assert np.median(watchdog.turns) < 0.02
+
+
+def test_health_is_answered_while_the_loop_is_at_something_else(watchdog: Watchdog, folder: Path) -> None:
+    """Whatever acts waits for the loop; what shared memory knows does not."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> dict[str, Any]:
+        entered.set()
+        leave.wait(20)
+        return seen()
+
+    watchdog.looks = slow
+    asking = threading.Thread(target=ask, args=(folder, messages.Status(), 20.0))
+    asking.start()
+    assert entered.wait(10)
+    for _ in range(20):
+        assert isinstance(ask(folder, messages.Health(), 10.0), messages.Answer)
+        assert isinstance(ask(folder, messages.Ping(), 10.0), messages.Pong)
+    assert not leave.is_set()
+    assert asking.is_alive()
+    leave.set()
+    asking.join()
+
+
+def test_commands_that_wait_for_a_blocked_loop_are_bounded(watchdog: Watchdog, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attendant, "MOST_WAITING", 0)
+    reply = ask(folder, messages.Pause())
+    assert (reply.code, reply.remedy) == ("busy", "ask again in a second")
+    assert not memory_modes(watchdog).any()
+
+
+def memory_modes(watchdog: Watchdog) -> Any:
+    return watchdog.memory.board.modes["mode"]
 
 
 def test_a_process_answers_under_the_right_number_when_many_ask(watchdog: Watchdog, folder: Path, recorder: Role) -> None:

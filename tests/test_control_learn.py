@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from control.record import records
 from control.record.writer import JournalWriter
 from hotpath.kernel import barriers
 from hotpath.venues.catalogue import resolve
-from ipc import bus, messages, segment, wait
+from ipc import board, bus, messages, segment, wait
 from ipc import layout as l
 from ipc.process import Boot, Child
 
@@ -236,6 +237,49 @@ def test_trades_reach_the_store_and_the_learned_cursor_follows(world: World, tmp
         assert process.exitcode == 0
     finally:
         process.kill()
+
+
+def test_a_disk_that_refuses_knowledge_is_tried_again_then_safe_mode_and_both_end_by_themselves(world: World, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands in for the full disk, as for the journal's test."""
+    process = start(tmp_path)
+    row, mode = world.memory.board.processes[l.REFLECTION], world.memory.board.modes[l.MODE_OF_REFLECTION]
+    errors = world.memory.board.activities[l.REFLECTION * l.MAX_ACTIVITIES]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        world.trade(0, USDT)
+        until(lambda: world.learned() == world.seq)
+        learned = world.seq
+        limits = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        world.trade(0, USDT)
+        until(lambda: errors["failures"] >= 2)
+        assert (errors["name"], l.BREAKER_STATES[int(errors["state"])]) == (b"knowledge", "open")
+        assert b"knowledge" in errors["text"]
+        until(lambda: mode["mode"] == l.MODE_SAFE)
+        assert mode["cause"] == b"knowledge cannot be written"
+        assert world.learned() == learned
+        assert errors["failures"] < 12, "it backs off"
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+        until(lambda: world.learned() == world.seq)
+        until(lambda: mode["mode"] == l.MODE_RUNNING)
+        assert (int(errors["failures"]), int(errors["state"])) == (0, l.BREAKER_CLOSED)
+        row["stop"] = l.STOP_DRAIN
+        process.join(5)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    store = Knowledge(tmp_path / "knowledge")
+    assert store.coins()["BTC/USDT"].trades == 2, "each trade once"
+    store.close()
+
+
+def test_a_safe_mode_that_a_predecessor_left_ends_with_what_works(world: World, tmp_path: Path) -> None:
+    board.set_mode(world.memory.board.modes, l.MODE_OF_REFLECTION, l.MODE_SAFE, "knowledge cannot be written")
+    child = child_of(str(tmp_path), world.memory)
+    reflection = module.Reflection(child)
+    reflection._journal = world.journal
+    module.Learning(child, reflection).turn(10**9)
+    assert int(world.memory.board.modes[l.MODE_OF_REFLECTION]["mode"]) == l.MODE_RUNNING
+    reflection.store.close()
 
 
 def test_trades_of_an_earlier_incarnation_are_named_by_the_journals_own_facts(world: World, tmp_path: Path) -> None:

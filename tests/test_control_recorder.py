@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import signal
 import threading
@@ -148,6 +149,17 @@ def test_a_full_disk_is_safe_mode_and_ends_by_itself(stage: Stage) -> None:
     resource.prlimit(stage.process.pid, resource.RLIMIT_FSIZE, limits)
     stage.until(stage.durable)
     written = time.monotonic()
+    errors = stage.memory.board.activities[l.RECORDER * l.MAX_ACTIVITIES]
+    assert (errors["name"], int(errors["failures"])) == (b"journal", 0)
+    stage.until(lambda: stage.ask(messages.Query(what="errors")).rows[:1] and stage.ask(messages.Query(what="errors")).rows[0]["kind"] == "recovered")
+    newest, *failures = stage.ask(messages.Query(what="errors")).rows
+    assert (newest["decision"], newest["activity"], newest["in_a_row"]) == ("recovered", "journal", len(failures))
+    pauses = [row["pause_s"] for row in reversed(failures)]
+    assert {row["decision"] for row in failures} == {"pause"}
+    assert pauses[0] == pytest.approx(0.1, abs=0.01)
+    assert all(later == pytest.approx(min(5.0, 2 * earlier), rel=0.05) for earlier, later in itertools.pairwise(pauses))
+    assert stage.ask(messages.Query(what="errors", argument="0.0000001")).rows == []
+    assert stage.ask(messages.Query(what="errors", argument="many")).code == "argument"
     stage.until(lambda: mode["mode"] == l.MODE_RUNNING)
     assert time.monotonic() - written > CALM_S - 0.5, "one write that worked is no disk that works"
     assert stage.ask(plan()) == messages.Planned(plan_seq=1, armed=2)

@@ -1,4 +1,4 @@
-"""What people are told: the nearest condition, why nothing happens, health, and the page on the screen."""
+"""What people are told: the nearest condition, why nothing happens, and the page on the screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from control.serve.grid import padded, with_aligned_prices
 from control.serve.screen import Screen, page
 from control.serve.tables import print_answer
-from control.serve.view import health, latency, nearest_conditions, process_rows, span, stats, status, two_places, why_nothing
+from control.serve.view import latency, nearest_conditions, process_rows, span, stats, status, two_places, why_nothing
 from ipc import layout as l
 
 DAY_NS = 86_400 * 10**9
@@ -24,7 +24,7 @@ NEAR = {"id": 1, "symbol": "BTC/USDT", "strategy": "momentum", "side": "buy", "p
 
 def process(role: str, **facts: Any) -> dict[str, Any]:
     return {"role": role, "state": "healthy", "pid": 7, "restarts": 0, "heartbeat_age_ms": 12, "progress": 5, "last_event_ns": DAY_NS,
-            "last_death": "", "metrics": {"ticks": 5}} | facts
+            "last_death": "", "metrics": {name: 5 * (name == "ticks") for name in l.METRICS[l.ROLES.index(role)]}} | facts
 
 
 def seen(**facts: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def seen(**facts: Any) -> dict[str, Any]:
         "cash": "9000.00", "realised_pnl": "-1.00", "fees": "2.00", "trades_closed": 2, "wins": 1, "max_drawdown_pct": 0.5,
         "entries_today": 3, "working_orders": 0, "positions": [], "trades": [], "refusals": {}, "latched": [], "conditions": 4, "nearest": [NEAR],
         "warmup_left_s": 0, "limits": {"max_entries_per_day": 20, "max_open_positions": 5, "min_confidence": 0.7},
-        "events": ["recorder is ready"],
+        "events": ["recorder is ready"], "wall_ns": 10**18, "reflection_behind_s": 0.0,
     }
     given |= facts
     return given | {"why_nothing": why_nothing(given)}
@@ -143,25 +143,6 @@ def test_the_most_severe_reason_comes_first_and_a_peaceful_instance_only_waits()
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_health_names_every_problem(memory: Any) -> None:
-    memory.board.cursors[0]["journal_ok"] = 1
-    data, rows = health(seen(), memory)
-    assert data == {"healthy": True, "phase": "running", "trading": "running", "problems": []}
-    assert [row["role"] for row in rows] == list(l.ROLES)
-    memory.board.cursors[0]["journal_ok"] = 0
-    sick = seen(trading="safe", trading_cause="crash loop", ticks_lost=3,
-                processes=[process("sniper", state="failed"), process("feed", heartbeat_age_ms=1500)])
-    data, rows = health(sick, memory)
-    assert not data["healthy"]
-    assert len(data["problems"]) == 5
-    assert [row["healthy"] for row in rows] == [False, False]
-
-
-def test_pausing_is_healthy(memory: Any) -> None:
-    memory.board.cursors[0]["journal_ok"] = 1
-    assert health(seen(trading="reduce_only", trading_cause="paused by the operator"), memory)[0]["healthy"]
-
-
 def test_status_and_stats_are_plain_values(memory: Any) -> None:
     import msgspec
 
@@ -169,7 +150,7 @@ def test_status_and_stats_are_plain_values(memory: Any) -> None:
     for data in (status(seen()), stats(seen(), memory)):
         assert msgspec.json.decode(msgspec.json.encode(data)) == data
     assert stats(seen(), memory)["decision_ns"]["p50"] > 0
-    assert stats(seen(), memory)["metrics"]["sniper"] == {"ticks": 5}
+    assert stats(seen(), memory)["metrics"]["sniper"]["ticks"] == 5
     assert "metrics" not in process_rows(seen())[0]
 
 
@@ -267,7 +248,7 @@ def test_a_table_leaves_columns_out_before_it_cuts_values(width: int, capsys: py
     assert ("too narrow" in out) == (width < 400)
 
 
-@pytest.mark.parametrize("command", ["status", "health", "positions", "conditions", "orders", "trades", "stats"])
+@pytest.mark.parametrize("command", ["status", "health", "errors", "positions", "conditions", "orders", "trades", "stats"])
 def test_an_answer_without_rows_or_with_odd_ones_is_printed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_answer(command, {}, [])
     print_answer(command, status(seen()) if command == "status" else {}, [{"symbol": "BTC/USDT", "new": None, "pnl": "-1"}])

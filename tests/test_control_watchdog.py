@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from control.supervise.chronicle import PATIENCE_S, Chronicle
+from control.supervise.chronicle import Chronicle
 from control.supervise.policy import PERMANENT_FAILURE, Deaths, RestartPolicy
 from control.supervise.role import STALL_S, State, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from hotpath.courier import PATIENCE_S
 from ipc import layout as l
 from ipc import messages
 from ipc.process import Boot
@@ -111,7 +112,7 @@ class World:
     def __init__(self, *, fail_fast: bool = False, backlog: Callable[[], int] = lambda: 0) -> None:
         self.now = 1000.0
         self.rows = np.zeros(l.MAX_ROLES, l.PROCESS)
-        self.modes = np.zeros(4, l.MODE)
+        self.modes = np.zeros(l.MODE_WORDS, l.MODE)
         self.line = FakeLine()
         self.chronicle = Chronicle(self.line, logging.getLogger("test"), clock=lambda: self.now)
         policy = RestartPolicy(max_restarts=3, window_s=60.0, backoff_s=0.5, max_backoff_s=5.0, jitter=0.0)
@@ -274,6 +275,36 @@ def test_the_second_death_waits_for_its_back_off(running: World) -> None:
     assert not child.is_alive()
     running.for_s(0.2)
     assert child.is_alive()
+
+
+def test_what_follows_from_each_death_is_in_its_event_and_so_is_that_it_is_over(running: World) -> None:
+    for _ in range(4):
+        running.children["feed"].die(1)
+        running.for_s(3.0)
+        running.ready("feed")
+    decided = [(event.kind, event.data["decision"], event.data["pause_s"], event.data["in_a_row"], event.data["class"])
+               for event in running.line.taken if "decision" in event.data]
+    assert decided == [("respawn", "continue", 0.0, 1, "general"), ("respawn", "pause", 0.5, 2, "general"), ("respawn", "pause", 1.0, 3, "general"),
+                       ("crash_loop", "pause", 5.0, 4, "general")]
+    running.for_s(4.0)
+    running.ready("feed")
+    running.for_s(61.0)
+    (over,) = [event for event in running.line.taken if event.kind == "recovered"]
+    assert (over.text, over.data["activity"], over.data["errors_per_h"], over.data["recoveries_per_h"]) == (
+        "feed: works again after 4 failures", "feed", 4, 1)
+
+
+def test_a_permanent_failure_is_a_stop_and_a_hang_is_left_for_the_next_life_to_know(running: World) -> None:
+    running.children["reflection"].die(PERMANENT_FAILURE)
+    running.silent.add("strategist")
+    running.for_s(3.0)
+    decided = {event.data["role"]: (event.data["class"], event.data["decision"]) for event in running.line.taken if "decision" in event.data}
+    assert decided == {"reflection": ("fatal", "stop"), "strategist": ("general", "continue")}
+    assert [int(row["hung"]) for row in running.rows[: len(l.ROLES)]] == [int(name == "strategist") for name in l.ROLES]
+    running.silent.clear()
+    running.children["strategist"].die(-9)
+    running.turn()
+    assert not running.rows["hung"].any(), "the last life was killed, and had not hung"
 
 
 def test_a_crash_loop_ends_in_safe_mode_and_keeps_trying(running: World) -> None:

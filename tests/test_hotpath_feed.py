@@ -336,6 +336,29 @@ def test_file_that_changed_during_the_run_is_a_permanent_fault(bench: Any, tmp_p
     assert "start the replay anew" in one.log.read_text()
 
 
+def test_bad_records_are_passed_over_and_told_as_data_at_most_once_a_second(bench: Any, tmp_path: Path) -> None:
+    one = replay(bench, big_recording(tmp_path, 3000))
+    one.start()
+    one.read_until()
+    assert one.stop() == 0
+    bad = sum(one.metrics()[name] for name in ("frames_bad", "bad_price", "crossed", "time_back"))
+    told = [event for event in one.events if event.kind == "feed_error"]
+    assert told
+    assert {(event.source, event.data["class"], event.data["decision"]) for event in told} == {("feed", "data", "continue")}
+    assert told[-1].text.endswith(f"{bad} in all")
+    row = one.memory.board.activities[l.FEED * l.MAX_ACTIVITIES]
+    assert (row["name"], int(row["errors"]), int(one.row["error_count"])) == (b"frames", bad, bad)
+    assert len(told) <= 1 + one.metrics()["ticks"] // 100
+
+
+def test_a_source_that_changed_is_fatal_and_the_journal_hears_it(bench: Any, tmp_path: Path) -> None:
+    one = replay(bench, big_recording(tmp_path, 3000))
+    publisher = feed.Publisher(Child(one.boot, l.FEED, one.memory, logging.getLogger("feed")))
+    publisher.broken(feed.SourceError("a file has changed"))
+    (event,) = one.events
+    assert (event.kind, event.text, event.data["class"], event.data["decision"]) == ("feed_error", "a file has changed", "fatal", "stop")
+
+
 def test_missing_file_ends_early_with_a_count_and_a_message(bench: Any, tmp_path: Path) -> None:
     one = replay(bench, SAMPLES[0], Source(str(tmp_path / "gone.gz"), "ETH/USDT:USDT"))
     one.start()

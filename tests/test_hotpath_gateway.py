@@ -513,7 +513,10 @@ def test_a_ledger_that_cannot_be_written_acknowledges_nothing_and_goes_on_when_i
     world.journal()
     world.until(lambda: world.mode()[0] == l.MODE_SAFE)
     assert world.mode()[1].startswith("paper ledger: ")
-    time.sleep(0.1)
+    errors = world.memory.board.activities[l.GATEWAY * l.MAX_ACTIVITIES]
+    world.until(lambda: int(errors["failures"]) > 0)
+    assert errors["name"] == b"ledger"
+    assert errors["text"]
     assert world.kinds(seq) == []
     with_client(world, lambda client: client.ask(messages.Ping(), 1.0))
     resource.prlimit(world.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -521,6 +524,8 @@ def test_a_ledger_that_cannot_be_written_acknowledges_nothing_and_goes_on_when_i
     world.tick(after=5 * MS)
     world.until(lambda: world.kinds(seq)[-1] == l.FILL)
     assert world.mode()[0] == l.MODE_RUNNING
+    assert int(errors["failures"]) == 0
+    assert int(errors["errors"]) == int(world.memory.board.processes[l.GATEWAY]["error_count"]) > 0
     world.check(world.stop())
 
 

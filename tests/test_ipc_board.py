@@ -75,12 +75,12 @@ def test_announcing_any_other_state_keeps_pid_and_start(processes: Any) -> None:
     assert changed(before, processes) == {(l.RECORDER, name) for name in ("state", "beat_ns", "control_beat_ns")}
 
 
-def test_the_most_severe_of_the_four_modes_rules_for_kernels_and_for_python() -> None:
-    modes = np.zeros(4, l.MODE)
-    for four in itertools.product(range(len(l.MODES)), repeat=4):
-        modes["mode"] = four
-        modes["cause"] = [f"cause {mode}".encode() for mode in four]
-        worst = max(four)
+def test_the_most_severe_of_the_modes_rules_for_kernels_and_for_python() -> None:
+    modes = np.zeros(l.MODE_WORDS, l.MODE)
+    for all_words in itertools.product(range(len(l.MODES)), repeat=l.MODE_WORDS):
+        modes["mode"] = all_words
+        modes["cause"] = [f"cause {mode}".encode() for mode in all_words]
+        worst = max(all_words)
         assert heartbeat.severest_mode(modes) == worst
         assert board.severest(modes) == (worst, f"cause {worst}" if worst else "")
 

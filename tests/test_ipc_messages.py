@@ -39,7 +39,8 @@ def values(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
         case msgspec.inspect.IntType():
             return st.integers(kind.ge if kind.ge is not None else -(1 << 63), kind.le if kind.le is not None else (1 << 63) - 1)
         case msgspec.inspect.FloatType():
-            return st.floats(kind.ge, kind.le, allow_nan=False, allow_infinity=False)
+            least = kind.ge if kind.ge is not None else kind.gt
+            return st.floats(least, kind.le, exclude_min=kind.gt is not None, allow_nan=False, allow_infinity=False)
         case msgspec.inspect.StrType(pattern=str(pattern)):
             return st.from_regex(pattern.removesuffix("$") + r"\Z")
         case msgspec.inspect.StrType():

@@ -27,7 +27,7 @@ from control.record.writer import JournalWriter
 from control.supervise import instance
 from control.supervise.session import Plan
 from control.think.config import Strategy as Settings
-from control.think.planning import Outcome, Planning, failure_of
+from control.think.planning import Outcome, Planning, decision_of
 from hotpath.arming import NotArmed, arm_of
 from hotpath.backtest import Machine
 from hotpath.kernel import backtest as kernel
@@ -64,7 +64,8 @@ class Backtest:
         self._closers: list[Callable[[], None]] = []
         try:
             settings: Settings = self.boot.section("strategy", Settings)
-            self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None)
+            self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None,
+                                     plan.config.recovery)
             self.journal = JournalWriter(state_dir / "journal", sync=False)
             self._closers.append(self.journal.close)
             self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(run_id, run_facts(self.boot, self.memory))
@@ -104,8 +105,9 @@ class Backtest:
             self._learned = closed
         due_ns = self.planning.due_ns(event_ns)
         for outcome in self.planning.outcomes(due_ns, self._knowledge):
+            if outcome.decision:
+                self._store(events=[decision_of(outcome, time.time_ns())])
             if outcome.error:
-                self._store(events=[failure_of(outcome, time.time_ns())])
                 self._tell(outcome.error)
             if not outcome.plan.keep:
                 self._arm(outcome)

@@ -114,7 +114,10 @@ class Knowledge:
             try:
                 return self._store(batch)
             except lmdb.MapFullError:
-                self.env.set_mapsize(2 * int(self.env.info()["map_size"]))
+                try:
+                    self.env.set_mapsize(2 * int(self.env.info()["map_size"]))
+                except (lmdb.Error, OSError, OverflowError) as error:
+                    raise KnowledgeError(f"{self.path}: the map cannot grow: {error}") from error
             except lmdb.Error as error:
                 raise KnowledgeError(f"{self.path}: {error}; free space on that disk") from error
 

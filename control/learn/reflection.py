@@ -12,19 +12,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
+
 from control.learn.knowledge import Applied, Knowledge, KnowledgeError
 from control.learn.quick_update import SCALES, ClosedTrade, status
 from control.record.journal import Journal
 from control.record.records import JournalError
+from hotpath.activities import Activities
+from hotpath.breaker import Breaker
+from hotpath.errors import ErrorManager, Kind
 from hotpath.kernel import barriers
-from ipc import bus, messages
+from ipc import board, bus, messages
 from ipc import layout as l
 from ipc.process import REPEATABLE, Child
 
 #: trades in one transaction
 _BATCH = 256
-#: longest sleep on the doorbell, and the pause after a failed write
-_SLEEP_NS, _RETRY_S = 50_000_000, 0.5
+#: longest sleep on the doorbell; pauses after a failed write
+_SLEEP_NS = 50_000_000
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.25, 5.0
+#: writing that fails for so long is safe mode: entries are sized and closed by what is known of a coin
+_SAFE_AFTER_S = 5.0
 #: how long a replay, which can be run again, waits for a disk that refuses; exit code of a fault that a restart does not mend
 _GIVE_UP_S, EXIT_CONFIG = 10.0, 78
 
@@ -36,13 +44,23 @@ class Reflection:
         """`journal`: one that this process has open already, as LMDB opens an environment once a process."""
         boot = child.boot
         self._child, self._memory = child, child.memory
-        self.store = Knowledge(Path(boot.state_dir) / "knowledge", writable=True, sync=boot.mode not in REPEATABLE)
+        self.store = self._open()
         self._journal_path = Path(boot.state_dir) / "journal"
         self._journal = journal
         self._symbols: dict[int, dict[int, str]] = {}
         self.examined = -1
         self.applied = self.store.applied()
         self._show()
+
+    def _open(self) -> Knowledge:
+        boot = self._child.boot
+        return Knowledge(Path(boot.state_dir) / "knowledge", writable=True, sync=boot.mode not in REPEATABLE)
+
+    def reopen(self) -> None:
+        """LMDB's environment may be unusable after a failed write. Raises KnowledgeError; until it works nothing is applied."""
+        self.store.close()
+        self.store = self._open()
+        self.applied = self.store.applied()
 
     def _incarnation(self) -> int:
         return barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))
@@ -105,7 +123,10 @@ class Reflection:
             case messages.Ping():
                 return messages.Pong(role="reflection", pid=int(self._child.processes[l.REFLECTION]["pid"]))
             case messages.Query(what="knowledge"):
-                return self._answer(request)
+                try:
+                    return self._answer(request)
+                except lmdb.Error as error:
+                    return messages.Unavailable(role="reflection", text=f"the knowledge cannot be read: {error}; see reflection.log")
             case _:
                 return messages.Refused(code="unknown_query", text="reflection answers knowledge", remedy='ask with what = "knowledge"')
 
@@ -130,6 +151,47 @@ def _pair(position: Applied) -> tuple[int, int]:
     return position.incarnation, position.seq
 
 
+class Learning:
+    """Steps of a reflection with pauses after failures. What fails for long is safe mode, which ends with the first step that works."""
+
+    def __init__(self, child: Child, reflection: Reflection) -> None:
+        self._child, self._reflection, self._modes = child, reflection, child.memory.board.modes
+        self.activities = Activities(child)
+        self.errors = self.activities.adopt(ErrorManager("knowledge", Breaker(1, int(_FIRST_RETRY_S * 1e9), int(_LONGEST_RETRY_S * 1e9))))
+        self._failing_since_ns = 0
+        if int(self._modes[l.MODE_OF_REFLECTION]["mode"]):  # a predecessor's: what works now ends it
+            self._failing_since_ns = time.monotonic_ns()
+        self.hopeless = False
+
+    def turn(self, now_ns: int) -> int:
+        """A step if one may be tried; gives the trades applied."""
+        self.activities.pump()
+        if not self.errors.permits(now_ns):
+            return 0
+        try:
+            count = self._reflection.step()
+        except (KnowledgeError, JournalError) as error:
+            self._failed(error, now_ns)
+            return 0
+        self.activities.succeeded(self.errors, now_ns)
+        if self._failing_since_ns:
+            self._failing_since_ns = 0
+            board.set_mode(self._modes, l.MODE_OF_REFLECTION, l.MODE_RUNNING, "")
+        return count
+
+    def _failed(self, error: Exception, now_ns: int) -> None:
+        self.activities.failed(self.errors, "knowledge_error", Kind.GENERAL, str(error), now_ns)
+        try:
+            self._reflection.reopen()
+        except KnowledgeError as again:
+            self._child.log.warning("%s", again)
+        self._failing_since_ns = self._failing_since_ns or now_ns
+        failing_s = (now_ns - self._failing_since_ns) / 1e9
+        if failing_s >= _SAFE_AFTER_S and int(self._modes[l.MODE_OF_REFLECTION]["mode"]) != l.MODE_SAFE:
+            board.set_mode(self._modes, l.MODE_OF_REFLECTION, l.MODE_SAFE, "knowledge cannot be written")
+        self.hopeless = self._child.boot.mode == "replay" and failing_s > _GIVE_UP_S
+
+
 def main(child: Child) -> int:
     """Follow the journal until told to stop."""
     processes, cursors = child.processes, child.memory.board.cursors
@@ -137,25 +199,15 @@ def main(child: Child) -> int:
     server = bus.Server(child.boot.socket_dir, "reflection", messages.decode_child_request)
     child.log.info("knowledge up to trade %d/%d", *_pair(reflection.applied))
     child.ready()
-    progress, retry_at, failing_since = 0, 0.0, 0.0
+    learning, progress = Learning(child, reflection), 0
     while not child.stopping():
         server.poll(0, reflection.handle)
-        if time.monotonic() >= retry_at:
-            try:
-                progress += reflection.step()
-                if failing_since:
-                    child.log.info("trades can be learned from again")
-                failing_since = 0.0
-            except (KnowledgeError, JournalError) as error:
-                if not failing_since:
-                    child.log.error("%s; tried again every %g s", error, _RETRY_S)
-                    failing_since = time.monotonic()
-                retry_at = time.monotonic() + _RETRY_S
-                if child.boot.mode == "replay" and retry_at - failing_since > _GIVE_UP_S:
-                    child.log.error("a replay does not wait for its disk: free space there, then start it anew")
-                    return EXIT_CONFIG
+        progress += learning.turn(time.monotonic_ns())
+        if learning.hopeless:
+            child.log.error("a replay does not wait for its disk: free space there, then start it anew")
+            return EXIT_CONFIG
         child.beat(progress, int(processes[l.STRATEGIST]["last_event_ns"]))
-        if retry_at > time.monotonic():
+        if learning.errors.failing:
             time.sleep(0.05)
         else:
             barriers.await_word(cursors, 0, barriers.DURABLE_ORDERS, reflection.examined + 1, processes, l.REFLECTION, _SLEEP_NS)
@@ -165,5 +217,6 @@ def main(child: Child) -> int:
         except (KnowledgeError, JournalError) as error:
             child.log.error("%s", error)
     server.close()
+    learning.activities.close()
     reflection.close()
     return 0

@@ -30,6 +30,8 @@ LONGEST_S: Final = 0.2
 PIECE: Final = 32
 #: bits of an earlier order's key below its incarnation
 _KEY_BITS: Final = 40
+#: what an event's data say of a decision (hotpath/errors.py)
+DECISION: Final = ("activity", "class", "decision", "pause_s", "in_a_row", "errors_per_h", "recoveries_per_h")
 _SIDES: Final = {l.BUY: "buy", l.SELL: "sell"}
 #: stands in for an instrument that no run_start names: plain ticks, lots and quanta
 _NO_FACT: Final = InstrumentFact(id=-1, symbol="?", kind="unknown", quote="", tick_mantissa=1, tick_exponent=0, lot_mantissa=1,
@@ -72,6 +74,8 @@ class Queries:
                 return self._rows(self.plans(query.limit, query.argument))
             case "events":
                 return self._rows(self.events(query.limit, query.argument))
+            case "errors":
+                return self._answer_errors(query)
             case "why":
                 return self._answer_why(query.argument)
             case "run":
@@ -79,7 +83,7 @@ class Queries:
             case "in_force":
                 return self._rows(self.in_force())
         return Refused(code="unknown_query", text=f"what: the recorder does not know {query.what!r}",
-                       remedy="ask it for orders, trades, plans, in_force, events, why or run")
+                       remedy="ask it for orders, trades, plans, in_force, events, errors, why or run")
 
     def _late(self) -> bool:
         """The recorder has rings to drain: an answer that takes longer is cut off."""
@@ -196,6 +200,27 @@ class Queries:
                 if len(rows) == limit:
                     break
         return rows
+
+    def errors(self, limit: int, since_wall_ns: int) -> list[dict[str, Any]]:
+        """Newest decisions about failures first, and what works again: events whose data hold a decision."""
+        rows: list[dict[str, Any]] = []
+        for record in self._newest("events"):
+            event = decode_event(record.payload)
+            if event.wall_ns < since_wall_ns:
+                break
+            if "decision" in event.data:
+                rows.append({"wall_ns": event.wall_ns, "process": event.data.get("role", event.source), "kind": event.kind,
+                             **{name: event.data.get(name, "") for name in DECISION}, "text": event.text})
+                if len(rows) == limit:
+                    break
+        return rows
+
+    def _answer_errors(self, query: Query) -> Message:
+        try:
+            hours = float(query.argument or 24)
+        except ValueError:
+            return Refused(code="argument", text=f"argument: {query.argument[:60]!r} is not a number of hours", remedy='say it like "24"')
+        return self._rows(self.errors(query.limit, int(time.time_ns() - hours * 3.6e12)))
 
     def run(self) -> dict[str, Any]:
         """What is stored, of which run."""

@@ -7,8 +7,10 @@ disk refuses, the recorder's mode word is safe, entries stop by themselves, and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections import deque
 from typing import Any, Final
 
 import lmdb
@@ -24,6 +26,9 @@ from control.record.records import JournalError, WriteFailed
 from control.record.restore import restore
 from control.record.run_start import run_facts
 from control.record.writer import JournalWriter
+from hotpath.activities import Activities
+from hotpath.breaker import Breaker
+from hotpath.errors import ErrorManager, Kind
 from ipc import board, bus, messages, ring, wait
 from ipc import layout as l
 from ipc.crash import CrashPoint
@@ -35,11 +40,14 @@ QUESTION_NS = 20_000_000
 EXIT_CONFIG: Final = 78
 #: ring records that one transaction takes of each ring
 BATCH: Final = 2048
-#: seconds between snapshots, and between looks for dead readers of the journal
+#: seconds between snapshots, between looks at the free room on the disk, and for dead readers of the journal
 SNAPSHOT_S: Final = 1.0
+ROOM_S: Final = 1.0
 READER_CHECK_S: Final = 60.0
 #: back-off while the journal cannot be written
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 5.0
+#: what the recorder itself has to tell while it cannot write: the newest
+MOST_TOLD: Final = 1000
 #: how long writing must have worked before entries are taken again: on a full disk LMDB now and then finds a freed page
 CALM_S: Final = 5.0
 #: how long a replay, which can be run again, waits for a disk that refuses
@@ -85,8 +93,11 @@ class Recorder:
         self._queries = Queries(self.journal, _order_ids(int(self.memory.board.run[0]["instance_number"])))
         self._plans: list[tuple[tuple[bytes, bytes], messages.Plan]] = []
         self._events: list[tuple[tuple[bytes, bytes], messages.Event]] = []
-        self._retry_at, self._retry_s = 0.0, 0.0
+        self._told: deque[messages.Event] = deque(maxlen=MOST_TOLD)
+        self._activities = Activities(child, self._told.append)
+        self._errors = self._activities.adopt(ErrorManager("journal", Breaker(1, int(FIRST_RETRY_S * 1e9), int(LONGEST_RETRY_S * 1e9))))
         self._failing_since = 0.0
+        self._room_at = 0.0
         #: since when writing works again; 0 while there is nothing to recover from. A predecessor may have died in safe mode
         self._calm_since = time.monotonic() if self.memory.board.modes[l.MODE_OF_RECORDER]["mode"] == l.MODE_SAFE else 0.0
         self.server = bus.Server(boot.socket_dir, "recorder", messages.decode_child_request)
@@ -136,22 +147,23 @@ class Recorder:
 
     def turn(self) -> bool:
         """One transaction, if there is something for it; True when there may be more at once."""
-        if self._retry_at and time.monotonic() < self._retry_at:
+        failing = self._errors.failing
+        if not self._errors.permits(time.monotonic_ns()):
             self._refuse_waiting()
             return False
-        if self._retry_at and not self._reopen():
+        if failing and not self._reopen():
             return False
         assert self.journal is not None
-        if self._calm_since and not self._retry_at and time.monotonic() - self._calm_since >= CALM_S:
+        if self._calm_since and not failing and time.monotonic() - self._calm_since >= CALM_S:
             self._recovered()
         self._take_snapshot()
         orders, reports = rings.take(self.memory, self.journal.stored, BATCH)
         due = self._snapshot_due(orders, reports)
-        if not (len(orders) or len(reports) or self._plans or self._events or due or self._retry_at):
+        if not (len(orders) or len(reports) or self._plans or self._events or self._told or due or failing):
             return False
-        began = time.monotonic_ns()
+        began, told = time.monotonic_ns(), list(self._told)
         try:
-            numbers = self.journal.append(orders, reports, [plan for _, plan in self._plans], [event for _, event in self._events],
+            numbers = self.journal.append(orders, reports, [plan for _, plan in self._plans], [*told, *(event for _, event in self._events)],
                                           self._snapshot if due else None,
                                           before_commit=lambda: self._crash.reached("recorder.lmdb_commit"))
         except WriteFailed as error:
@@ -161,9 +173,12 @@ class Recorder:
         rings.publish(self.memory, self.journal.stored)
         self._crash.reached("recorder.cursor")
         wait.ring_bells(self.child.processes, _WAITING)
-        if self._retry_at:
-            self._retry_at = self._retry_s = self._failing_since = 0.0
+        for _ in told:
+            self._told.popleft()
+        if failing:
+            self._failing_since = 0.0
             self._calm_since = time.monotonic()
+            self._activities.succeeded(self._errors, time.monotonic_ns())
             self.log.info("the journal can be written again; entries in %g s if it stays so", CALM_S)
         self._acknowledge(numbers)
         if due:
@@ -191,15 +206,12 @@ class Recorder:
 
     # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _failed(self, error: Exception) -> None:
-        self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2 or FIRST_RETRY_S)
         self._calm_since = 0.0
         self._failing_since = self._failing_since or time.monotonic()
-        if not self._retry_at:
-            self.log.error("%s", error)
+        if not self._errors.failing:
             self.memory.board.cursors[0]["journal_ok"] = 0
             board.set_mode(self.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_SAFE, "journal cannot write")
-        self._retry_at = time.monotonic() + self._retry_s
-        self.child.processes[self.child.role]["error_count"] += 1
+        self._activities.failed(self._errors, "journal_error", Kind.GENERAL, str(error), time.monotonic_ns())
         self._refuse_waiting()
 
     def _reopen(self) -> bool:
@@ -269,6 +281,11 @@ class Recorder:
         else:
             self.child.beat(int(self.child.processes[self.child.role]["progress"]))
         self.child.processes[self.child.role]["control_beat_ns"] = time.monotonic_ns()
+        if (now := time.monotonic()) - self._room_at >= ROOM_S:
+            self._room_at = now
+            with contextlib.suppress(OSError):  # what it said last stays
+                room = os.statvfs(self._path)
+                self.child.set_metric("disk_free_mb", room.f_bavail * room.f_frsize >> 20)
 
     def _count(self, orders: int, reports: int, commit_us: int) -> None:
         self.child.metric("orders_recorded", orders)
@@ -288,7 +305,7 @@ class Recorder:
         """The second look before sleeping."""
         if self.child.stopping() or self.server.socket.poll(0):
             return False
-        if self._retry_at:
+        if self._errors.failing:
             return True
         assert self.journal is not None
         stored = self.journal.stored
@@ -301,11 +318,11 @@ class Recorder:
             self.server.poll(0.0, self.handle)
             while self.turn():
                 self._beat()
-            if not self._retry_at:
+            if not self._errors.failing:
                 break
-            time.sleep(max(0.0, min(0.5, self._retry_at - time.monotonic())))
+            time.sleep(min(0.5, self._errors.breaker.pause_ns(time.monotonic_ns()) / 1e9))
             self._beat()
-        if self._retry_at or self.journal is None:
+        if self._errors.failing or self.journal is None:
             self.log.error("the journal could not be written to the end: order ring from %d, report ring from %d are missing",
                            *[int(self.memory.board.cursors[0][name]) for name in ("durable_orders", "durable_reports")])
             return 1

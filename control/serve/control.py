@@ -1,8 +1,8 @@
 """The operator's socket: every command of trader-ctl, answered by the watchdog between two turns of its loop.
 
-What memory knows is answered at once. What only a process knows is asked of it without waiting: each question has its own DEALER socket
-and deadline, so that a dead process costs its asker a second and nobody else anything, and a command that was answered `unavailable`
-cannot reach a respawned process later. Nothing here raises: a fault in an answer must not end the supervision.
+Health is answered by a thread of its own (control/serve/attendant.py), from shared memory. What only a process knows is asked of it without
+waiting: each question has its own DEALER socket and deadline, so that a dead process costs its asker a second and nobody else anything, and a command
+that was answered `unavailable` cannot reach a respawned process later. Nothing here raises: a fault in an answer must not end the supervision.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import msgspec
 import zmq
 
 from control.serve import view as views
+from control.serve.attendant import Attendant
+from control.serve.health import health
 from ipc import board, bus, messages
 from ipc import layout as l
 
@@ -56,6 +58,9 @@ class Facade(Protocol):
     def look(self) -> dict[str, Any]:
         """What control/supervise/view.py sees."""
 
+    def vitals(self) -> dict[str, Any]:
+        """Of that what health is made of; from any thread, at once."""
+
     def stop(self, cause: str) -> None:
         """Begin the ordered stop."""
 
@@ -85,6 +90,7 @@ class ControlSocket:
 
     def __init__(self, facade: Facade, clock: Callable[[], float] = time.monotonic) -> None:
         self._facade, self._clock = facade, clock
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._server = self._bind()
         #: times that every connection was cut
         self.cut = 0
@@ -96,7 +102,7 @@ class ControlSocket:
     def poll(self) -> None:
         """Answer what has come, pass on what processes have answered. Never waits, never raises."""
         try:
-            self._server.poll(0.0, self._handle)
+            self._server.poll(self._handle)
             self._collect()
             if _resident_bytes() > self._most_bytes:
                 self._begin_anew()
@@ -117,13 +123,21 @@ class ControlSocket:
             ctypes.CDLL(None).malloc_trim(0)
         self._most_bytes = _resident_bytes() + MOST_GROWTH_BYTES
 
-    def _bind(self) -> bus.Server:
-        return bus.Server(self._facade.sockets, "control", messages.decode_control_request, MAX_COMMAND_BYTES)
+    def _bind(self) -> Attendant:
+        return Attendant(self._facade.sockets, "control", messages.decode_control_request, MAX_COMMAND_BYTES, self._at_once)
+
+    def _at_once(self, request: Any) -> Any:
+        match request:
+            case messages.Ping():
+                return messages.Pong(role="watchdog", pid=os.getpid())
+            case messages.Health():
+                data, rows = health(self._facade.vitals(), self._facade.memory, time.monotonic_ns())
+                return messages.Answer(data=data, rows=rows)
+        return None
 
     def descriptors(self) -> list[int]:
         """What becomes readable when there may be something to do, for the caller's sleep."""
-        sockets = [self._server.socket, *(question.socket for question in self._pending)]
-        return [int(socket.getsockopt(zmq.FD)) for socket in sockets]
+        return [self._server.fileno(), *(int(question.socket.getsockopt(zmq.FD)) for question in self._pending)]
 
     def close(self) -> None:
         """Drop open questions and unbind; what was answered is still sent."""
@@ -132,6 +146,7 @@ class ControlSocket:
             self._server.answer(question.asker, messages.Unavailable(role=question.role, text="the instance has stopped"))
         self._pending.clear()
         self._server.close()
+        self._context.term()
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def _handle(self, request: Any) -> Any:
@@ -145,14 +160,9 @@ class ControlSocket:
     def _answer(self, request: Any) -> Any:
         facade = self._facade
         match request:
-            case messages.Ping():
-                return messages.Pong(role="watchdog", pid=os.getpid())
             case messages.Status():
                 seen = facade.look()
                 return messages.Answer(data=views.status(seen), rows=views.process_rows(seen))
-            case messages.Health():
-                data, rows = views.health(facade.look(), facade.memory)
-                return messages.Answer(data=data, rows=rows)
             case messages.Stats():
                 return messages.Answer(data=views.stats(facade.look(), facade.memory))
             case messages.Positions():
@@ -163,6 +173,8 @@ class ControlSocket:
                 return self._ask("recorder", messages.Query(what="orders", limit=request.limit))
             case messages.Trades():
                 return self._ask("recorder", messages.Query(what="trades", limit=request.limit))
+            case messages.Errors():
+                return self._ask("recorder", messages.Query(what="errors", limit=request.limit, argument=f"{request.hours:g}"))
             case messages.Pause():
                 return self._pause("paused: no new entries until resume; exits go on")
             case messages.Resume():
@@ -213,7 +225,7 @@ class ControlSocket:
         """Ask a process for the current asker; None: the answer comes later."""
         if len(self._pending) >= MOST_PENDING:
             return messages.Refused(code="busy", text=f"{MOST_PENDING} questions are under way", remedy="ask again in a second")
-        socket = self._server.socket.context.socket(zmq.DEALER)
+        socket = self._context.socket(zmq.DEALER)
         for option, value in ((zmq.LINGER, 0), (zmq.RECONNECT_IVL, 10), (zmq.RECONNECT_IVL_MAX, 50),
                               (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)):
             socket.setsockopt(option, value)

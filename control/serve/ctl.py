@@ -33,7 +33,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 _COMMANDS = {
     "status": "the instance and its processes", "health": "what is well and what is not", "positions": "open positions",
     "conditions": "armed conditions, nearest first, with their text why", "orders": "newest orders first", "trades": "newest trades first",
-    "stats": "counters, refusals, latencies, equity", "pause": "no new entries until resume; exits go on",
+    "stats": "counters, refusals, latencies, equity", "errors": "what failed, what was decided about it, and what works again; newest first",
+    "pause": "no new entries until resume; exits go on",
     "resume": "entries again; ends what a person ends of safe mode",
     "safe": "safe mode until resume: no entries, working entries cancelled, positions as configured",
     "close": "close one position", "adjust": "move stop or target of a position",
@@ -48,6 +49,7 @@ _EXAMPLES = {
     "status": ("trader-ctl status", "trader-ctl status --json | jq .data.equity"), "health": ("trader-ctl health --json | jq .data.healthy",),
     "positions": ("trader-ctl positions", "trader-ctl --instance night positions"), "conditions": ("trader-ctl conditions --limit 5",),
     "orders": ("trader-ctl orders --limit 10",), "trades": ("trader-ctl trades --json | jq '.rows[].pnl'",), "stats": ("trader-ctl stats",),
+    "errors": ("trader-ctl errors", "trader-ctl errors --hours 1 --json | jq '.rows[].text'"),
     "pause": ("trader-ctl pause",), "resume": ("trader-ctl resume",), "safe": ("trader-ctl safe",),
     "close": ("trader-ctl close BTC/USDT", "trader-ctl close 4097"),
     "adjust": ("trader-ctl adjust BTC/USDT --stop 60500", "trader-ctl adjust 4097 --target 62000"),
@@ -88,8 +90,10 @@ def parser() -> argparse.ArgumentParser:
         examples = "".join(f"  {line}\n" for line in _EXAMPLES[name])
         one = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=[anywhere],
                                   epilog=f"{_EXIT_CODES}\n\nexamples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter)
-        if name in ("conditions", "orders", "trades"):
+        if name in ("conditions", "orders", "trades", "errors"):
             one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
+        if name == "errors":
+            one.add_argument("--hours", type=float, default=24.0, metavar="H", help="how far back, by the wall clock (24)")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
         elif name == "backtest":

@@ -17,9 +17,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "status": (Column("role", "process"), Column("state", "state"), Column("pid", "pid", right=True),
                Column("restarts", "restarts", right=True), Column("heartbeat_age_ms", "heartbeat", right=True),
                Column("last_event_ns", "event time (UTC)", 1), Column("last_death", "last death", text=True)),
-    "health": (Column("role", "process"), Column("healthy", "healthy"), Column("state", "state"), Column("pid", "pid", right=True),
-               Column("heartbeat_age_ms", "heartbeat", right=True), Column("restarts", "restarts", right=True),
-               Column("problem", "problem", text=True)),
+    "health": (Column("role", "process"), Column("status", "status"), Column("pid", "pid", right=True),
+               Column("heartbeat_age_ms", "heartbeat", right=True), Column("error_count", "errors", right=True),
+               Column("restarts", "restarts", right=True), Column("metrics", "metrics", 1, text=True), Column("problem", "problem", text=True)),
+    "errors": (Column("wall_ns", "time (UTC)"), Column("process", "process"), Column("activity", "activity"), Column("class", "class"),
+               Column("decision", "decision"), Column("pause_s", "pause", right=True), Column("in_a_row", "in a row", 2, right=True),
+               Column("errors_per_h", "errors/h", 2, right=True), Column("recoveries_per_h", "recovered/h", 3, right=True),
+               Column("text", "text", text=True)),
     "positions": (Column("id", "id"), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
                   Column("size", "size", right=True), Column("entry_price", "entry", 1, right=True), Column("mark_price", "now", 1, right=True),
                   Column("unrealised_pnl", "P&L USDT", right=True), Column("fees", "fees USDT", 3, right=True),
@@ -59,7 +63,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 #: what an answer without rows says
 _EMPTY = {"positions": "no open positions", "conditions": "no conditions are armed", "orders": "no orders yet",
-          "trades": "no closed trades yet", "session list": "nothing was recorded yet"}
+          "trades": "no closed trades yet", "session list": "nothing was recorded yet", "errors": "nothing has failed"}
 #: a trade's side in the journal is that of its entry
 _TRADE_SIDES = {"buy": "long", "sell": "short"}
 

@@ -1,4 +1,4 @@
-"""What people are told of a running instance: status, health, stats, and *why nothing happens* when nothing does.
+"""What people are told of a running instance: status, stats, and *why nothing happens* when nothing does.
 
 Pure: everything comes from the dict that control/supervise/view.py makes ("seen") and from shared memory, read without ordering.
 """
@@ -177,28 +177,6 @@ def status(seen: dict[str, Any]) -> dict[str, Any]:
 def process_rows(seen: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each process, without its metrics."""
     return [{name: value for name, value in process.items() if name != "metrics"} for process in seen["processes"]]
-
-
-def health(seen: dict[str, Any], memory: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """({healthy, problems…}, a row for each process with its own verdict)."""
-    rows, problems = [], []
-    for process in seen["processes"]:
-        problem = ""
-        if process["state"] not in WORKING_STATES:
-            problem = process["state"]
-        elif (process["heartbeat_age_ms"] or 0) > LATE_BEAT_MS:
-            problem = f"no heartbeat for {process['heartbeat_age_ms']} ms"
-        rows.append({"role": process["role"], "healthy": not problem, "state": process["state"], "pid": process["pid"],
-                     "heartbeat_age_ms": process["heartbeat_age_ms"], "restarts": process["restarts"], "problem": problem})
-        if problem:
-            problems.append(f"{process['role']}: {problem}")
-    if seen["trading"] in ("halted", "safe"):
-        problems.append(f"mode {seen['trading']}: {seen['trading_cause']}")
-    if not int(memory.board.cursors[0]["journal_ok"]) and seen["phase"] == "running":
-        problems.append("the journal cannot be written: no entries until it can; free space on its disk, see logs/recorder.log")
-    if seen["ticks_lost"]:
-        problems.append(f"{seen['ticks_lost']} ticks lost")
-    return {"healthy": not problems, "phase": seen["phase"], "trading": seen["trading"], "problems": problems}, rows
 
 
 def stats(seen: dict[str, Any], memory: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from control.supervise.chronicle import Line
+from hotpath.courier import Line
 from ipc import layout as l
 from ipc import messages
 

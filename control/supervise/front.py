@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from control.serve.health import health
 from control.serve.view import latency, span
 from control.supervise.session import Session
 from control.supervise.view import View
 from control.supervise.watchdog import Phase
 
-#: seconds between two log lines of a headless run
-LINE_S = 10.0
+#: seconds between two log lines of a headless run, between two of health, and between two looks at it
+LINE_S, HEALTH_S, VITALS_S = 10.0, 30.0, 1.0
+#: longest that a thread of this process keeps the others waiting: health is answered within 5 ms, while the screen is drawn, too
+_SWITCH_S = 0.000_1
 #: amounts of the account currency in summary.json, which has them to the last digit
 _MONEY = ("realised_pnl", "fees", "equity_start", "equity_end")
 #: preparing kernels that are in the cache takes less, and is not worth a line
@@ -27,9 +31,10 @@ class Front:
     def __init__(self, session: Session, headless: bool) -> None:
         self.session, self.headless = session, headless
         self.look = View(session)
+        self.vitals = self.look.vitals
         self._screen: Any = None
         self._control: Any = None
-        self._line_at = 0.0
+        self._line_at = self._health_at = self._vitals_at = 0.0
         self._opened_at = time.monotonic()
         self._prepared = ""
         self._was_running = False
@@ -71,8 +76,10 @@ class Front:
         from control.serve.control import ControlSocket
 
         session = self.session
+        sys.setswitchinterval(_SWITCH_S)
         self._control = ControlSocket(self)
         session.each_turn.append(self._control.poll)
+        session.each_turn.append(self._health)
         session.wakers.append(self._control.descriptors)
         plan = session.plan
         if plan.market == "simulated":
@@ -115,6 +122,23 @@ class Front:
                 "%s ticks (%.0f/s), equity %s, %d open, %d trades closed, fees %s, %d conditions armed%s", f"{seen['ticks']:,}",
                 seen["ticks_per_s"], seen["equity"], len(seen["positions"]), seen["trades_closed"], seen["fees"], seen["conditions"],
                 f"; {seen['trading']}: {seen['trading_cause']}" if seen["trading"] != "running" else "")
+
+    def _health(self) -> None:
+        """A look each second, and a line in the log each thirty."""
+        now = time.monotonic()
+        if now - self._vitals_at < VITALS_S:
+            return
+        self._vitals_at, vitals = now, self.vitals()
+        if self.session.watchdog.phase is Phase.RUNNING and now - self._health_at >= HEALTH_S:
+            self._health_at = now
+            data, rows = health(vitals, self.memory, time.monotonic_ns())
+            of = {row["role"]: row for row in rows}
+            journal = data["databases"]["journal"]
+            self.session.log.log(
+                logging.INFO if data["healthy"] else logging.WARNING, "health: %s; last tick %d ms ago, %d positions with %d exits armed, %d errors, "
+                "commits take %.1f ms, %d MB free", "; ".join(data["problems"]) or "all is well", of["feed"]["metrics"]["last_tick_age_ms"],
+                of["sniper"]["metrics"]["positions"], of["sniper"]["metrics"]["exits_armed"], sum(row["error_count"] for row in rows),
+                journal["commit_us"] / 1000, journal["free_mb"])
 
     def close(self) -> None:
         """Give the terminal back, unbind the socket."""

@@ -80,6 +80,11 @@ class Deaths:
         self._forget(now_s)
         return self._gave_up or len(self._times) > self.policy.max_restarts
 
+    def calm(self, now_s: float) -> bool:
+        """No death within the window that ends now."""
+        self._forget(now_s)
+        return not self._times
+
     def _forget(self, now_s: float) -> None:
         while self._times and now_s - self._times[0] > self.policy.window_s:
             self._times.popleft()

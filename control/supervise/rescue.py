@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from control.config import Safety
-from control.supervise.chronicle import Line
 from control.supervise.ending import Flatten, Flattening, open_positions
 from control.supervise.role import State, Supervised
+from hotpath.courier import Line
 from ipc import layout as l
 
 #: a sniper that comes back within this time does it itself

@@ -109,6 +109,7 @@ class Supervised:
         if self.state is State.STOPPING and code == 0:
             self.state = State.GONE
             return None
+        self.row["hung"] = int(bool(self._hang))  # for the next life: what it was at is to blame
         told = self.state is State.STOPPING
         decision = self.deaths.decide(now, code)
         cause = self._hang or self.handle.start_error or describe_exit(code)

@@ -17,7 +17,7 @@ from typing import Any
 
 from control.config import Config
 from control.supervise import child, instance, nursery, sweep
-from control.supervise.chronicle import Chronicle, RoleLine
+from control.supervise.chronicle import Chronicle
 from control.supervise.dangers import Dangers
 from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
@@ -29,6 +29,7 @@ from control.supervise.rescue import Rescue
 from control.supervise.role import Death, Supervised
 from control.supervise.safety import CAUSES, Ends, SafeMode
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from hotpath.courier import RoleLine
 from ipc import board
 from ipc import layout as l
 from ipc.process import Boot, Source

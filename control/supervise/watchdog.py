@@ -15,6 +15,8 @@ from control.supervise.chronicle import Chronicle
 from control.supervise.policy import Action
 from control.supervise.role import Death, State, Supervised
 from control.supervise.safety import Dangers, NoDangers, SafeMode
+from hotpath.errors import Action as Follows
+from hotpath.errors import ErrorManager, Kind
 from ipc import board
 from ipc import layout as l
 from ipc.process import Boot
@@ -68,6 +70,8 @@ class Watchdog:
         self._mode = (l.MODE_RUNNING, "")
         self._entries_stopped = ""
         self._control_silent: set[str] = set()
+        #: deaths by role, for the journal; what follows from them is the restart policy's to say
+        self._errors = {name: ErrorManager(name) for name in self.roles}
 
     # ── the loop's body ──────────────────────────────────────────────────────────────────────────────────────────────
     def turn(self, now: float) -> None:
@@ -87,7 +91,9 @@ class Watchdog:
     def _supervise(self, role: Supervised, now: float, elapsed: float) -> None:
         death = role.look(now, elapsed)
         if death is not None:
-            self._mourn(role, death)
+            self._mourn(role, death, now)
+        elif role.state is State.READY and role.deaths.calm(now) and (over := self._errors[role.name].succeeded(int(now * 1e9))):
+            self._chronicle.note("recovered", f"{role.name}: {over.words()}", **over.data())
         if why := role.hang():
             self._chronicle.note("hang", f"{role.name} (pid {role.handle.pid}) hangs: {why}; replacing it", logging.WARNING,
                                  role=role.name, why=why)
@@ -103,8 +109,12 @@ class Watchdog:
         """While stopping, only who still has to drain comes back, and only until its own turn comes."""
         return self.phase is not Phase.STOPPING or (role.name in MUST_DRAIN and role.name in self._stopping[1:])
 
-    def _mourn(self, role: Supervised, death: Death) -> None:
+    def _mourn(self, role: Supervised, death: Death, now: float) -> None:
         decision, facts = death.decision, {"role": role.name, "pid": death.pid, "exit_code": death.exit_code, "restarts": role.restarts}
+        gives_up = role.state is State.GONE or decision.action is Action.GIVE_UP
+        follows = Follows.STOP if gives_up else Follows.PAUSE if decision.delay_s else Follows.CONTINUE
+        facts |= self._errors[role.name].record(Kind.FATAL if decision.action is Action.GIVE_UP else Kind.GENERAL, follows, death.cause,
+                                                int(now * 1e9), 0.0 if gives_up else decision.delay_s).data()
         words = self._last_words(death)
         what = f"{role.name} (pid {death.pid}) {death.cause}" + (f": {words}" if words else "")
         if role.state is State.GONE:

@@ -19,7 +19,11 @@ from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
+from hotpath.activities import event_of
 from hotpath.arming import facts_by_symbol
+from hotpath.breaker import Breaker
+from hotpath.config import Recovery
+from hotpath.errors import Decision, ErrorManager, Kind, classify
 from hotpath.kernel import candles
 from ipc import layout as l
 from ipc import messages
@@ -30,10 +34,11 @@ _ERROR_CHARACTERS = 400
 
 
 class Planner:
-    """One strategy of this process: its number, its name, and how it is getting on."""
+    """One strategy of this process: its number, its name, and how it is getting on. Its failures and their breaker are in event time."""
 
-    def __init__(self, number: int, name: str, strategy: Any, interval_s: int) -> None:
+    def __init__(self, number: int, name: str, strategy: Any, interval_s: int, recovery: Recovery) -> None:
         self.number, self.name, self.strategy = number, name, strategy
+        self.errors = ErrorManager(name, Breaker(recovery.breaker_failures, recovery.breaker_cooldown_s * 1_000_000_000))
         self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
         self.planned_ns = 0
         self.error = ""
@@ -44,7 +49,7 @@ class Outcome(NamedTuple):
     """What became of one strategy at one instant: a plan to be journaled and armed, or one with `keep` where nothing changes.
 
     The plan has all conditions, `rows` are the same compiled. `error` says why a strategy that was asked gave nothing that can be used;
-    `warmup_left_s` is None for one that was not asked.
+    `warmup_left_s` is None for one that was not asked. `decision` is what follows from a failure, or that there is none any more.
     """
 
     planner: Planner
@@ -52,6 +57,7 @@ class Outcome(NamedTuple):
     rows: bytes = b""
     error: str = ""
     warmup_left_s: float | None = None
+    decision: Decision | None = None
 
     def parts(self) -> Iterator[tuple[messages.Plan, bytes]]:
         """The plan and its rows as they travel: one message with no more conditions than it carries after the other."""
@@ -66,14 +72,15 @@ class Outcome(NamedTuple):
 class Planning:
     """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded.
 
-    `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work.
+    `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work; `before_asking` before that.
     """
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
-                 while_working: Callable[[], None]) -> None:
-        self._log = log
+                 while_working: Callable[[], None], recovery: Recovery | None = None,
+                 before_asking: Callable[[Planner], None] = lambda planner: None) -> None:
+        self._log, self._before_asking = log, before_asking
         names = [row["name"].decode() for row in memory.instruments.strategies]
-        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s)
+        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s, recovery or Recovery())
                          for number, spec in enumerate(strategies)]
         if len({planner.name for planner in self.planners}) < len(self.planners):
             raise StrategyError(f"strategies {', '.join(strategies)}: two of one name", "name each once; a class counts, not its file")
@@ -95,22 +102,28 @@ class Planning:
         for planner in self.planners:
             since_ns = due_ns - planner.planned_ns
             wanted = since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
-            error, left = "", None
+            error, left, decision, why = "", None, None, "not due"
+            if wanted and not planner.errors.permits(due_ns):
+                wanted, why = False, "stopped" if planner.errors.breaker.state == l.BREAKER_STOPPED else "paused after failures"
             if wanted:
                 planner.planned_ns = due_ns
+                self._before_asking(planner)
                 try:
                     given = self._ask(planner, market, due_ns, knowledge)
                     left = self._warmup(planner, market)
                 except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
+                    decision = planner.errors.failed(_kind_of(failure), error, due_ns)
+                else:
+                    decision = planner.errors.succeeded(due_ns)
             if wanted and not error:
                 planner.error, planner.conditions = "", given.conditions
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
                                                      why=f"{len(given.conditions)} conditions", conditions=given.conditions),
-                              given.rows, warmup_left_s=left)
+                              given.rows, warmup_left_s=left, decision=decision)
             else:
                 planner.error = error or planner.error
-                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else "not due"), error=error)
+                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, decision=decision)
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
@@ -138,10 +151,18 @@ class Planning:
             return 0.0
 
 
-def failure_of(outcome: Outcome, wall_ns: int) -> messages.Event:
-    """The journal's event of a strategy that failed."""
-    return messages.Event(source="strategist", kind="strategy_error", text=outcome.error, wall_ns=wall_ns,
-                          data={"strategy": outcome.planner.name, "due_ns": outcome.plan.due_ns})
+def decision_of(outcome: Outcome, wall_ns: int) -> messages.Event:
+    """The journal's event of what follows from a strategy's failure, or of its end. The outcome has a decision."""
+    assert outcome.decision is not None
+    return event_of("strategist", "strategy_error" if outcome.error else "recovered", outcome.decision, wall_ns,
+                    strategy=outcome.planner.name, due_ns=outcome.plan.due_ns)
+
+
+def _kind_of(failure: KnowledgeError | StrategyError) -> Kind:
+    """What a strategy raised, else what it gave: nonsense is bad data."""
+    if isinstance(failure, KnowledgeError):
+        return Kind.GENERAL
+    return classify(failure.__cause__) if failure.__cause__ is not None else Kind.DATA
 
 
 def _place(error: BaseException) -> str:

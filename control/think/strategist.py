@@ -23,10 +23,12 @@ import msgspec
 from control.learn.knowledge import Reader
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
-from control.think.planning import Outcome, Planner, Planning, failure_of
+from control.think.planning import Outcome, Planner, Planning, decision_of
 from control.think.strategy import StrategyError
+from hotpath.activities import Activities
 from hotpath.arming import arm_of
-from hotpath.config import Hotpath
+from hotpath.config import Hotpath, Recovery
+from hotpath.errors import Kind
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
 from ipc import layout as l
@@ -49,7 +51,8 @@ class Strategist:
         self._child, self._memory, self._boot = child, memory, boot
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
-        self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe)
+        self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
+                                 boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors))
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self.lockstep = bool(memory.board.run[0]["lockstep"])
@@ -57,6 +60,10 @@ class Strategist:
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
         self._crash = CrashPoint("strategist", boot.restarts)
+        self._failures: list[messages.Event] = []
+        self.activities = Activities(child, self._failures.append)
+        for planner in self.planners:
+            self.activities.adopt(planner.errors, resume=True)
         self.next_due_ns = 0
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,6 +87,14 @@ class Strategist:
             self._go_on()
         elif self._boot.restarts:
             self._remember()
+            self._blame()
+
+    def _blame(self) -> None:
+        """The strategy in whose plan a predecessor hung has failed there."""
+        for planner in self.planners:
+            if int(self._child.processes[l.STRATEGIST]["hung"]) and (asked_ns := planner.errors.breaker.asked_ns):
+                self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung in plan until it was ended", asked_ns)
+                self._journal_failures()
 
     def _go_on(self) -> None:
         """The run begins: what an earlier one planned last is armed again by the recorder, and the next plan comes when it was due.
@@ -182,7 +197,8 @@ class Strategist:
         for outcome in self.planning.outcomes(due_ns, self._knowledge):
             if outcome.warmup_left_s is not None:
                 left.append(outcome.warmup_left_s)
-            if outcome.error:
+            self.activities.show(outcome.planner.errors)
+            if outcome.decision:
                 self._report(outcome)
             if outcome.plan.keep:
                 self._keep(outcome.plan)
@@ -190,13 +206,22 @@ class Strategist:
                 self._arm(outcome)
         if left:
             self._child.set_metric("warmup_left_s", int(min(left)))
+        self._child.set_metric("last_plan_ns", due_ns)
         self._child.set_metric("last_plan_ms", (time.perf_counter_ns() - began + 999_999) // 1_000_000)
 
     def _report(self, outcome: Outcome) -> None:
-        """Count and journal a failure."""
-        self._child.metric("strategy_errors")
-        self._child.log.warning("%s", outcome.error)
-        self._put(self._recorder, failure_of(outcome, time.time_ns()), lambda: False)
+        """Count and journal a failure, or its end."""
+        assert outcome.decision is not None
+        if outcome.error:
+            self._child.metric("strategy_errors")
+            self._child.processes[l.STRATEGIST]["error_count"] += 1
+            self._child.log.warning("%s; %s", outcome.error, outcome.decision.words())
+        self._failures.append(decision_of(outcome, time.time_ns()))
+        self._journal_failures()
+
+    def _journal_failures(self) -> None:
+        while self._failures:
+            self._put(self._recorder, self._failures.pop(0), lambda: False)
 
     def _keep(self, plan: messages.Plan) -> None:
         """Nothing changes for this strategy; in lockstep the sniper is told so, since it may be waiting."""
