@@ -23,7 +23,7 @@ POINTS = (
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
     "strategist.stored", "strategist.told",
 )
-#: int64 words of a role: number of the armed point (0: none), passes until it acts, the signal that the process then raises in the thread that is there
+#: int64 words of a role: number of the armed point (0: none), passes until it acts, the signal that is then raised in the thread that is there
 WORD_POINT, WORD_PASSES, WORD_SIGNAL = range(3)
 WORDS: Final = 3
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ipc import layout as l
 from tests.storm import report
-from tests.storm.run import SIGNALS, SPEED, Storm
+from tests.storm.run import BOUND_S, SIGNALS, SPEED, Storm
 
 
 def _several(allowed: tuple[str, ...]) -> object:
@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--targets", type=_several(l.ROLES), default=l.ROLES, help="processes, separated by commas (all six)")  # type: ignore[arg-type]
     parser.add_argument("--signals", type=_several(SIGNALS), default=SIGNALS, help="of KILL,STOP,SEGV,TERM (all)")  # type: ignore[arg-type]
     parser.add_argument("--speed", type=float, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
-    parser.add_argument("--bound", type=float, default=3.0, help="seconds for which a position may be without protection (3)")
+    parser.add_argument("--bound", type=float, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
     parser.add_argument("--simulated", action="store_true", help="a paper instance on the simulated market, though there are real data")
     parser.add_argument("--folder", type=Path, help="where passes are kept that broke a promise (a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the whole report there")

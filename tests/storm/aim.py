@@ -1,9 +1,9 @@
 """Aiming: stop a process, look in which phase it is, let it go on, until it is where the storm wants to hit it; then send the signal.
 
-*Sampling* stops the target at random moments (SIGSTOP) and classifies what it finds. What sampling does not meet within its time is met *by point*: the
-process stops itself in the middle of the phase, at a named crash point that is armed from outside (ipc/crash.py). Either way it stands still when it is
-looked at and when it is hit, and the report says which way it was. SIGKILL ends it without one more instruction; SIGSTOP is left as it is, so that the
-watchdog must find the hang; SIGSEGV goes to each of its threads, as a fault would to the one that makes it; SIGTERM is obeyed at its own pace.
+*Sampling* stops the target at random moments (SIGSTOP) and classifies what it finds. What sampling does not meet within its time is met *by point*:
+the process stops itself in the middle of the phase, at a named crash point that is armed from outside (ipc/crash.py). Either way it stands still when
+it is looked at and when it is hit, and the report says which way it was. SIGKILL ends it without one more instruction; SIGSTOP is left as it is, so
+that the watchdog must find the hang; SIGSEGV goes to each of its threads, as a fault would to the one that makes it; SIGTERM is obeyed in its time.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Shot:
     phase: str = phases.IDLE
     by: str = SAMPLE
     point: str = ""
+    #: at a point: what memory shows there
+    seen: str = ""
     looks: int = 0
     in_flight: int = 0
     recovery_ms: float | None = None
@@ -114,7 +116,7 @@ class Aim:
         end = time.monotonic() + POINT_S
         while time.monotonic() < end:
             if _stands_still(pid):
-                shot.phase, shot.by = shot.wanted, POINT
+                shot.phase, shot.by, shot.seen = shot.wanted, POINT, self._sight.phase(shot.target, _threads(pid))
                 return pid
             if not Path(f"/proc/{pid}").exists():
                 raise Gone(shot.target)

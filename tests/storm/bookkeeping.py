@@ -1,4 +1,4 @@
-"""The book as the journal's records make it, one by one: orders, positions, cash. Slow and obvious; it knows nothing of how the sniper keeps its own."""
+"""The book as the journal's records make it, one by one: orders, positions, cash. Slow and obvious; it is not the sniper's way."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ class Book:
             return
         order = self.orders.get(int(row["order_seq"]))
         if order is None:
-            self._tell("unknown_order", f"report {seq} ({l.REPORT_KINDS.get(kind, kind)}) is of order {int(row['order_seq'])}, which was not made before it")
+            self._tell("unknown_order", f"report {seq} ({l.REPORT_KINDS.get(kind, kind)}) is of order {int(row['order_seq'])}, which was not made "
+                                        "before it")
             return
         if order.ends:
             order.late += 1

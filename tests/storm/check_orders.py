@@ -117,7 +117,8 @@ def terminal(evidence: Evidence, book: Book, tell: Any) -> None:
         elif venue is not None and venue["state"] != _END_OF.get(end):
             tell("terminal", f"{name} ended with {l.REPORT_KINDS[end]}, at the venue it is {_ENDED.get(venue['state'], 'working')}")
         if venue is not None and (venue["cum_lots"], venue["cum_quote"]) != (order.lots, order.quote):
-            tell("terminal", f"{name}: its fills make {order.lots} lots for {order.quote}, the venue says {venue['cum_lots']} for {venue['cum_quote']}")
+            tell("terminal", f"{name}: its fills make {order.lots} lots for {order.quote}, the venue says {venue['cum_lots']} for "
+                             f"{venue['cum_quote']}")
     unknown = {int(row["order_seq"]) for _, row in evidence.reports if int(row["kind"]) == l.UNKNOWN}
     for seq in unknown - {seq for seq, order in book.orders.items() if order.ends}:
         tell("terminal", f"order {seq} was left unknown")

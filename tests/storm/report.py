@@ -13,6 +13,8 @@ from tests.storm.run import Result
 
 #: least share of the kills in each busy phase of the targets, and with an order in flight
 BUSY_SHARE, IN_FLIGHT_SHARE = 0.05, 0.30
+#: how a role ends by each signal; one that is told to stop first waits for those who stop before it
+_ENDS = {"KILL": "death", "SEGV": "death", "STOP": "hang", "TERM": "stop"}
 #: findings that are printed of a pass
 _MOST_TOLD = 20
 
@@ -46,7 +48,7 @@ def document(result: Result) -> dict[str, Any]:
     recoveries: dict[str, list[float]] = {}
     for shot in result.shots:
         if shot.recovery_ms is not None:
-            recoveries.setdefault(f"{shot.target} {'hang' if shot.signal == 'STOP' else 'death'}", []).append(shot.recovery_ms)
+            recoveries.setdefault(f"{shot.target} {_ENDS[shot.signal]}", []).append(shot.recovery_ms)
     return {
         "seed": result.seed, "kills": len(result.shots), "wanted": result.kills, "targets": result.targets, "signals": result.signals,
         "market": "recorded data, replay at a paced speed" if result.recorded else "SIMULATED MARKET (no real data), paper",
@@ -56,6 +58,8 @@ def document(result: Result) -> dict[str, Any]:
                    for phase in phases.PHASES},
         "by_target": dict(Counter(shot.target for shot in result.shots)), "by_signal": dict(Counter(shot.signal for shot in result.shots)),
         "aimed_elsewhere": sum(shot.phase != shot.wanted for shot in result.shots if shot.wanted != phases.IDLE),
+        "points_not_seen": [f"{shot.point}: {shot.seen}" for shot in result.shots
+                            if shot.by == POINT and shot.seen not in phases.SEEN_AT.get(shot.point, (shot.phase,))],
         "in_flight": sum(1 for shot in result.shots if shot.in_flight),
         "recovery_ms": {name: {"count": len(values), "median": round(median(values)), "most": round(max(values))}
                         for name, values in sorted(recoveries.items())},
@@ -76,13 +80,15 @@ def words(result: Result) -> list[str]:
     lines += [f"  {phase:<9}{met['kills']:>5} kills  ({met[SAMPLE]} met by sampling, {met[POINT]} by point)" for phase, met in told["phases"].items()]
     kills = max(1, told["kills"])
     lines += [f"  an order in flight: {told['in_flight']} ({told['in_flight'] / kills:.0%}); not met where aimed: {told['aimed_elsewhere']}; "
-              f"restarts that nobody asked for: {told['unplanned_restarts']}",
+              f"restarts that nobody asked for: {told['unplanned_restarts']}; points at which memory shows another phase: "
+              f"{len(told['points_not_seen'])}",
               "  by target: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_target"].items())),
               "  by signal: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_signal"].items()))]
-    lines += [f"  back after {name}: median {one['median']} ms, at most {one['most']} ms ({one['count']})" for name, one in told["recovery_ms"].items()]
+    lines += [f"  back after {name}: median {one['median']} ms, at most {one['most']} ms ({one['count']})"
+              for name, one in told["recovery_ms"].items()]
     lines += ["  checked: " + ", ".join(f"{count:,} {name}" for name, count in told["figures"].items()),
-              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {told['longest_overdue_s']} s overdue (bound {result.bound_s:g} s; "
-              f"{told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)"]
+              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {told['longest_overdue_s']} s overdue "
+              f"(bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)"]
     for number, one in enumerate(result.passes, 1):
         lines += [f"  pass {number}: {finding.rule}: {finding.text}" for finding in one.findings[:_MOST_TOLD]]
         if len(one.findings) > _MOST_TOLD:

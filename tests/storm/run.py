@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import shutil
 import time
@@ -14,13 +15,15 @@ from ipc import layout as l
 from tests.storm import checker, evidence
 from tests.storm import sight as phases
 from tests.storm.aim import Aim, Gone, Shot
-from tests.storm.scene import Pass, recordings
+from tests.storm.scene import Pass, left_behind, recordings
 from tests.storm.sight import Sight
 from tests.storm.watch import Watch
 
 SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
 #: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
 SHARE = 0.1
+#: seconds for which a position may be without protection: the longest hang limit of those who keep it, a respawn, and what a busy machine adds
+BOUND_S = 3.0
 #: event seconds a wall second; seconds for a start, for a role's return, and for the stillness before a stop
 SPEED, START_S, RETURN_S = 3.0, 300.0, 30.0
 #: a kill is followed by the next one before its target is back, once in so many
@@ -62,8 +65,8 @@ class Result:
 def plan_of(kills: int, rng: random.Random, targets: tuple[str, ...], signals: tuple[str, ...]) -> list[Shot]:
     """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed."""
     busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets]
-    share = max(1, -(-kills * SHARE // 1)) if busy else 0
-    wanted = [phase for phase in busy for _ in range(int(share))][:kills]
+    share = max(1, math.ceil(kills * SHARE)) if busy else 0
+    wanted = [phase for phase in busy for _ in range(share)][:kills]
     rng.shuffle(wanted)
     made = [(phases.ROLE_OF[phase], phase) for phase in wanted]
     made += [(targets[number % len(targets)], phases.IDLE) for number in range(kills - len(made))]
@@ -75,8 +78,10 @@ class Storm:
     """Runs passes until every kill is done."""
 
     def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = l.ROLES, signals: tuple[str, ...] = SIGNALS,
-                 bound_s: float = 3.0, say: Callable[[str, int], None] = lambda text, done: None, simulated: bool = False, speed: float = SPEED) -> None:
-        self._folder, self._say, self._speed = folder, say, speed
+                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, simulated: bool = False, speed: float = SPEED,
+                 keep: bool = False) -> None:
+        """`say(text, kills done)` hears how it goes on. `keep`: passes that broke nothing stay in the folder, too."""
+        self._folder, self._say, self._speed, self._keep = folder, say, speed, keep
         self._rng = random.Random(seed)
         self._files = [] if simulated else recordings()
         self.result = Result(seed, kills, bool(self._files), targets, signals, bound_s)
@@ -116,19 +121,17 @@ class Storm:
             sight.close()
         self._say(f"pass {number} is checked", len(self.result.shots))
         code = scene.stop()
-        leftovers = [*scene.leftovers(), *watch.zombies]
+        leftovers = [*left_behind(scene.name), *watch.zombies]
         evidence.keep_image(scene.folder / "image", scene.image())
         found = evidence.read(scene.state_dir, scene.folder / "image", leftovers)
         findings = checker.check(found)
         if code:
             findings.append(checker.Finding("exit_code", f"trader-launch ended with {code}: {scene.text()[-600:]}"))
-        for what, seconds in (("no sniper watched an open position", watch.unwatched_s), ("a stop was passed and no exit was under way", watch.overdue_s)):
-            if seconds > self.result.bound_s:
-                findings.append(checker.Finding("protection", f"{what} for {seconds:.2f} s; the bound is {self.result.bound_s:g} s"))
+        findings += watch.findings(self.result.bound_s)
         kills = len(self.result.shots) - done_before
         self.result.passes.append(PassResult(findings, found.figures(), watch.unwatched_s, watch.overdue_s, watch.looks, watch.looks_at_open, code,
                                              max(0, restarts - kills)))
-        if not findings:
+        if not findings and not self._keep:
             shutil.rmtree(scene.folder, ignore_errors=True)
 
     def _shoot(self, scene: Pass, aim: Aim) -> None:

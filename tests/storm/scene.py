@@ -147,38 +147,39 @@ class Pass:
                 found[f"{name}.{region.name}"] = getattr(getattr(self.memory, name), region.name).copy()
         return found
 
-    def processes(self) -> list[int]:
-        """Every living process that stems from this start, whoever its parent is now."""
-        mark = f"{MARK}={self.name}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-        return found
-
-    def leftovers(self, patience_s: float = 3.0) -> list[str]:
-        """After the end: files in shared memory, sockets, processes that are still there."""
-        end = time.monotonic() + patience_s
-        while self.processes() and time.monotonic() < end:
-            time.sleep(0.05)
-        found = [f"process {pid} still lives" for pid in self.processes()]
-        folder = segment.instance_dir(self.name)
-        found += [f"{path} is left" for path in sorted(folder.parent.glob(f"{folder.name}*"))]
-        return found + [f"{path} is left" for path in sorted(bus.socket_dir(self.name).glob("*"))]
-
     def end(self) -> None:
         """Whatever happened, nothing of it stays."""
         self.disarm()
-        for pid in self.processes() if self.running else []:
+        for pid in processes_of(self.name) if self.running else []:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
-        for pid in self.processes():
+        for pid in processes_of(self.name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         folder = segment.instance_dir(self.name)
         for one in (folder, bus.socket_dir(self.name)):
             shutil.rmtree(one, ignore_errors=True)
         folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+
+
+def processes_of(name: str) -> list[int]:
+    """Every living process that stems from the start of an instance, whoever its parent is now."""
+    mark = f"{MARK}={name}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def left_behind(name: str, patience_s: float = 3.0) -> list[str]:
+    """After an instance's end: processes, files in shared memory and sockets that are still there."""
+    end = time.monotonic() + patience_s
+    while processes_of(name) and time.monotonic() < end:
+        time.sleep(0.05)
+    found = [f"process {pid} still lives" for pid in processes_of(name)]
+    folder = segment.instance_dir(name)
+    return found + [f"{path} is left" for path in (*sorted(folder.parent.glob(f"{folder.name}*")), *sorted(bus.socket_dir(name).glob("*")))]

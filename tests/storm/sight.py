@@ -3,8 +3,8 @@
 | phase   | process  | true sign                                                                                                        |
 |---------|----------|------------------------------------------------------------------------------------------------------------------|
 | undo    | sniper   | the undo log belongs to the committed number and holds lines: a step is being written                            |
-| commit  | sniper   | … and the line that is not selected is newer than the selected one; or nothing is undone, and the tick's cursor  |
-|         |          | has not followed the commit                                                                                      |
+| commit  | sniper   | … and the line that is not selected is newer than the selected one; or the step is committed, and its reader's   |
+|         |          | cursors have not followed                                                                                        |
 | copy    | sniper   | the committed outbox is not (all) in the order ring                                                              |
 | send    | gateway  | an order's row says SENDING, and the ledger has nothing that is not published                                    |
 | report  | gateway  | the ledger, or the report ring, has a venue event beyond the published one                                       |
@@ -30,6 +30,9 @@ ROLE_OF: Final = {UNDO: "sniper", COMMIT: "sniper", COPY: "sniper", SEND: "gatew
 POINTS_OF: Final = {
     UNDO: ("sniper.undo",), COMMIT: ("sniper.commit", "sniper.committed"), COPY: ("sniper.copy",), SEND: ("gateway.sending", "gateway.send"),
     REPORT: ("gateway.sent", "gateway.report"), JOURNAL: ("recorder.lmdb_commit", "recorder.committed")}
+#: what may be seen at a point: of a step that is complete memory shows only that it is under way, and behind the last record of an outbox
+#: that the cursors have yet to follow
+SEEN_AT: Final = {"sniper.commit": (UNDO, COMMIT), "sniper.committed": (COMMIT, COPY), "sniper.copy": (COPY, COMMIT, IDLE)}
 #: states of an order that has not come to its end
 _LIVE: Final = (l.ORD_SENDING, l.ORD_ACCEPTED, l.ORD_PARTLY_FILLED, l.ORD_UNKNOWN)
 #: LMDB's lock file: the writer's mutex is in its second cache line, and glibc's mutex has its owner's thread in the third word
@@ -79,13 +82,16 @@ class Sight:
             return COMMIT if newer else UNDO if int(sniper.undo[0]["count"]) else IDLE
         if int(line["intent_seq"]) > int(self.memory.orders.ring[0]["head"]):
             return COPY
-        return COMMIT if int(line["tick_seq"]) > int(self.memory.ticks.readers[l.SNIPER]["cursor"]) else IDLE
+        behind = (int(line["tick_seq"]) > int(self.memory.ticks.readers[l.SNIPER]["cursor"])
+                  or int(line["report_seq"]) > int(self.memory.reports.readers[l.SNIPER]["cursor"]))
+        return COMMIT if behind else IDLE
 
     def _gateway(self) -> str:
         published = int(self.memory.gateway.gateway[0]["venue_seq"])
         reports = self.memory.reports
         newest = reports.slots[int(reports.ring[0]["head"]) & (len(reports.slots) - 1)]
-        if self._stored("_ledger", "paper", b"meta", b"ledger", msgspec.msgpack.decode, "venue_seq") > published or int(newest["venue_seq"]) > published:
+        committed = self._stored("_ledger", "paper", b"meta", b"ledger", msgspec.msgpack.decode, "venue_seq")
+        if max(committed, int(newest["venue_seq"])) > published:
             return REPORT
         return SEND if (self.memory.gateway.gateway_orders["state"] == l.ORD_SENDING).any() else IDLE
 

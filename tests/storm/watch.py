@@ -1,9 +1,9 @@
 """Protection, sampled live: for how long a position was open while nobody kept its stop.
 
-Two clocks run for each look. *Unwatched*: a position is open, and the sniper's hot loop shows no sign of life (heartbeat, commit) while it is dead, stopped
-or recovering. *Overdue*: the feed's newest quote has passed a position's stop, and no exit of it is under way. Both are wall time, as a market does not
-wait; how long they last at most is the figure that the recovery bound is compared with. Event time would hide an outage: a recovered sniper goes on
-at the tick at which its predecessor died. Zombies of the instance that nobody reaps are noted as well.
+Two clocks run at each look. *Unwatched*: a position is open, and the sniper's hot loop shows no sign of life (heartbeat, commit), since it is dead,
+stopped or recovering. *Overdue*: the feed's newest quote has passed a position's stop, and no exit of it is due. Both are wall time, as a market
+does not wait; the longest of each is compared with the recovery bound. Event time would hide an outage: a recovered sniper goes on at the tick at
+which its predecessor died. Zombies of the instance that nobody reaps are noted as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ipc import layout as l
+from tests.storm.checker import Finding
 
 #: seconds between two looks, and between two looks for zombies
 LOOK_S, ZOMBIES_S = 0.004, 1.0
@@ -52,6 +53,11 @@ class Watch(threading.Thread):
         """No more looks: the instance is being stopped."""
         self._over.set()
         self.join()
+
+    def findings(self, bound_s: float) -> list[Finding]:
+        """What lasted longer than the bound."""
+        lasted = (("no sniper watched an open position", self.unwatched_s), ("a stop was passed, and no exit was due", self.overdue_s))
+        return [Finding("protection", f"{what} for {seconds:.2f} s; the bound is {bound_s:g} s") for what, seconds in lasted if seconds > bound_s]
 
     def _look(self, now: float) -> None:
         sniper, board = self._memory.sniper, self._memory.board
