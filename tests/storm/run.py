@@ -151,8 +151,16 @@ class Storm:
             self._left.pop()
             self.result.shots.append(shot)
             self._say(f"{shot.signal} {shot.target} in {shot.phase}", len(self.result.shots))
+            if shot.phase != shot.wanted != phases.IDLE:
+                self._aim_again(shot)
             if self._rng.randrange(HASTE):
                 self._await_return(scene, shot, pid)
+
+    def _aim_again(self, missed: Shot) -> None:
+        """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
+        later = next((shot for shot in self._left if shot.wanted == phases.IDLE), None)
+        if later is not None:
+            later.target, later.wanted = missed.target, missed.wanted
 
     def _await_return(self, scene: Pass, shot: Shot, pid: int) -> None:
         """Until the role works again in a new process. Raises RuntimeError when it does not come back."""

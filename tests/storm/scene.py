@@ -49,7 +49,7 @@ max_repeats = 100000
 max_adjustments = 1000
 [paper]
 initial_balance = 1000000.0
-order_latency_ms = 150
+order_latency_ms = 300
 [hotpath]
 exit_collar_bps = 1
 exit_retry_ms = 50
@@ -62,8 +62,8 @@ backoff_most_ms = 50
 
 
 def recordings() -> list[Path]:
-    """Files of real data that belong to one stretch of time; empty where there are none. The folder: see tests/conftest.py."""
-    return sorted((REAL_DATA / "binance_ws_raw").glob("*usdt_202408*.gz"))
+    """Files of real data that belong to one stretch of time, six minutes of four symbols; empty where there are none. See tests/conftest.py."""
+    return sorted((REAL_DATA / "binance_ws_raw").glob("*usdt_20240808.gz"))
 
 
 class Pass:
