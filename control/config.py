@@ -73,6 +73,17 @@ class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return int(getattr(self, f"hang_{role}_ms"))
 
 
+class Safety(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Safe mode: no entries, working entries cancelled, positions kept or closed, until its cause is over."""
+
+    positions: Annotated[Literal["protect", "flatten"], Meta(description="open positions in safe mode: kept with their stops, or closed")] = "protect"
+    cooldown_s: Annotated[int, Meta(ge=0, le=86_400, description="safe mode stays so long after a cause that ends by itself")] = 60
+    max_drawdown_bps: Annotated[int, Meta(ge=1, le=10_000, description="loss from the peak of equity that ends entries until trader-ctl resume, in "
+                                                                       "bps; null: none")] | None = 2000
+    unprotected_s: Annotated[int, Meta(ge=5, le=3600, description="without a sniper for so long the gateway closes all positions by itself")] = 30
+    clock_jump_ms: Annotated[int, Meta(ge=10, le=3_600_000, description="a step of the wall clock that is not ignored")] = 1000
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All sections. `instruments` maps a unified symbol to what the catalogue does not know of it."""
 
@@ -82,6 +93,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     paper: Paper = Paper()
     hotpath: Hotpath = Hotpath()
     supervise: Supervise = Supervise()
+    safety: Safety = Safety()
     instruments: dict[str, Instrument] = {}
 
     def sections(self) -> dict[str, msgspec.Raw]:

@@ -25,6 +25,8 @@ SEND: Final = 0
 TERMINAL: Final = frozenset({l.ORD_FILLED, l.ORD_CANCELLED, l.ORD_REJECTED, l.ORD_EXPIRED, l.ORD_LOST})
 #: bits of a client order id: the instance, its incarnation, the sequence on the order ring
 INSTANCE_BITS, INCARNATION_BITS, SEQUENCE_BITS = 24, 16, 40
+#: sequences from here on are of orders that the gateway makes itself, see hotpath/rescue.py; the order ring never comes so far
+OWN_ORDERS: Final = 1 << 39
 #: characters of a client order id
 ID_LENGTH: Final = 16
 
@@ -34,6 +36,7 @@ _TRANSITIONS: Final[dict[int, tuple[int, frozenset[int]]]] = {
     SEND: (l.ORD_SENDING, frozenset({l.ORD_NONE})),
     l.ACCEPTED: (l.ORD_ACCEPTED, frozenset({l.ORD_SENDING, l.ORD_PARTLY_FILLED, l.ORD_UNKNOWN})),
     l.ADOPTED: (l.ORD_ACCEPTED, frozenset({l.ORD_NONE})),
+    l.ANNOUNCED: (l.ORD_SENDING, frozenset({l.ORD_NONE})),
     l.FILL: (l.ORD_PARTLY_FILLED, _LIVE),
     l.CANCELLED: (l.ORD_CANCELLED, _LIVE | {l.ORD_NONE}),
     l.EXPIRED: (l.ORD_EXPIRED, _LIVE),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from hotpath.kernel import turns as k
@@ -21,6 +22,9 @@ from ipc.process import Child
 
 #: how the cause of a mode begins that ends by itself
 _LEDGER: Final = "paper ledger: "
+_VENUE: Final = "venue: "
+#: rejects that say nothing about the order: it may go another time
+_PASSING: Final = (l.REJ_RATE_LIMIT, l.REJ_UNAVAILABLE)
 
 
 class Own(NamedTuple):
@@ -38,8 +42,10 @@ class Own(NamedTuple):
 class Reporting:
     """Rows, reports and the states between them, of one gateway's life."""
 
-    def __init__(self, child: Child, g: Bundle, symbols: list[str], instance: int, incarnation: int) -> None:
-        self.child, self.g = child, g
+    def __init__(self, child: Child, g: Bundle, symbols: list[str], instance: int, incarnation: int,
+                 clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """`symbols` by instrument; `clock` gives monotonic ns."""
+        self.child, self.g, self.symbols, self._clock = child, g, symbols, clock
         self.instance, self.incarnation = instance, incarnation
         self.crash = crash.CrashPoint("gateway", child.boot.restarts)
         self._numbers = {symbol: number for number, symbol in enumerate(symbols) if symbol}
@@ -62,7 +68,7 @@ class Reporting:
         at = seq % l.MAX_GATEWAY_ORDERS
         k.set_state(self.g, at, l.ORD_NONE)
         row = self.g.rows[at]
-        for name, value in (("order_seq", seq), ("cum_lots", 0), ("cum_quote", 0), ("lots", lots), ("sent_ns", time.monotonic_ns()),
+        for name, value in (("order_seq", seq), ("cum_lots", 0), ("cum_quote", 0), ("lots", lots), ("sent_ns", self._clock()),
                             ("instrument", instrument), ("side", side), ("purpose", purpose), ("strategy", strategy),
                             ("order_type", order_type), ("attempts", 1), ("event_ns", event_ns)):
             row[name] = value
@@ -92,6 +98,8 @@ class Reporting:
             order = self.orders.get(item.seq)
             if order is not None:
                 report["cum_lots"], report["cum_quote"] = order.cum_lots, order.cum_quote
+            if item.kind == l.ANNOUNCED:
+                report["last_lots"] = item.lots
             return
         report["instrument"] = self._numbers.get(item.symbol, l.NO_INSTRUMENT)
         report["venue_seq"], report["venue_order_id"], report["tick_seq"] = item.venue_seq, item.venue_order_id, item.tick_seq
@@ -127,14 +135,14 @@ class Reporting:
         if not seq:
             return
         try:
-            order = advance(self.orders.get(seq, Order(l.ORD_NONE, 0)), item.kind, cum_lots, cum_quote)
+            order = advance(self.orders.get(seq, Order(l.ORD_NONE, item.lots)), item.kind, cum_lots, cum_quote)
         except IllegalTransition as fault:
             self.child.log.error("order %d: %s", seq, fault)
             self.safe(f"order {seq}: {fault}")
             return
         at = seq % l.MAX_GATEWAY_ORDERS
         row = self.g.rows[at]
-        if item.kind == l.REJECTED and int(row["purpose"]) == l.EXIT:  # its position is without protection until the next try
+        if item.kind == l.REJECTED and int(row["purpose"]) == l.EXIT and item.code not in _PASSING:  # its position is unprotected until the next
             text = f"exit order {seq} was rejected: {l.REJECTS[item.code]}"
             self.child.log.error("%s; it is tried again with growing pauses", text)
             self.safe(text)
@@ -163,7 +171,24 @@ class Reporting:
 
     def relieved(self) -> None:
         """The ledger can be written (again)."""
-        if self._mode()["cause"].startswith(_LEDGER.encode()):
+        self._end_mode(_LEDGER)
+
+    def cleared(self) -> None:
+        """A person has looked: the doubt is over, until there is a new one."""
+        if not self._mode()["cause"].startswith((_LEDGER.encode(), _VENUE.encode())):
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
+
+    def venue_fails(self, cause: str) -> None:
+        """No new positions until the venue answers again."""
+        if not self._mode()["mode"]:
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, _VENUE + cause)
+
+    def venue_works(self) -> None:
+        """The venue has answered."""
+        self._end_mode(_VENUE)
+
+    def _end_mode(self, begins: str) -> None:
+        if self._mode()["cause"].startswith(begins.encode()):
             board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
 
     def _mode(self) -> Any:

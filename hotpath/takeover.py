@@ -13,20 +13,19 @@ once:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hotpath.intake import Intake
 from hotpath.kernel import turns as k
-from hotpath.orders import TERMINAL, IllegalTransition, Order, advance
+from hotpath.orders import OWN_ORDERS, TERMINAL, IllegalTransition, Order, advance
 from ipc import layout as l
 from ipc import wait
 
 if TYPE_CHECKING:
     from hotpath.gateway import Gateway
 
-#: events that are fetched from the venue at once
-_EVENTS: Final = 1000
 
 
 def take_over(gateway: Gateway) -> None:
@@ -42,10 +41,10 @@ def take_over(gateway: Gateway) -> None:
         g.header[0]["venue_seq"] = max(int(g.header[0]["venue_seq"]), int(published["venue_seq"].max()))
     _rows_from_reports(gateway, published)
     _ask_for_unknown(gateway)
-    last = int(g.header[0]["venue_seq"])
-    while events := gateway.venue.events_since(last, _EVENTS):
-        reporting.outgoing.extend(events)
-        last = events[-1].venue_seq
+    gateway.intake = Intake(int(g.header[0]["venue_seq"]))
+    while not gateway.pull():
+        if gateway.breathe(0.1):
+            return
     g.words[k.TAKEN] = int(g.order_readers[l.GATEWAY]["cursor"])  # what lies behind it is handled again: rows and reports say what is done
     g.words[k.OPEN] = gateway.venue.count
     reporting.relieved()  # the ledger could be opened; a doubt about an order stays
@@ -75,8 +74,9 @@ def _first_of_incarnation(gateway: Gateway) -> None:
     if gateway.ledger.meta.venue_seq == 0:
         venue.deposit(int(run["initial_cash"]), venue.now_ns)
     else:
-        for order in venue.open_orders():
-            venue.cancel(order.client_id, venue.now_ns)
+        while not gateway.cancel_all():
+            if gateway.breathe(0.2):
+                return
         venue.state_balance(venue.now_ns)
     # the journal alone says what is known: what was published and not journaled was lost with the shared memory
     gateway.g.header[0]["venue_seq"] = int(gateway.g.cursors[0]["journaled_venue_seq"])
@@ -132,15 +132,9 @@ def _ask_for_unknown(gateway: Gateway) -> None:
     for seq, order in sorted(reporting.orders.items()):
         if order.state not in (l.ORD_SENDING, l.ORD_UNKNOWN):
             continue
-        row = g.rows[seq % l.MAX_GATEWAY_ORDERS]
-        found = gateway.venue.find(reporting.client_id(seq))
-        if found is None and gateway.lockstep and order.state == l.ORD_SENDING:
+        if order.state == l.ORD_SENDING and gateway.lockstep and seq < OWN_ORDERS and gateway.venue.find(reporting.client_id(seq)) is None:
             k.set_state(g, seq % l.MAX_GATEWAY_ORDERS, l.ORD_NONE)
             del reporting.orders[seq]
             continue
-        facts = (seq, int(row["instrument"]), int(row["side"]), int(row["lots"]), int(row["event_ns"]))
-        if order.state == l.ORD_SENDING:
-            reporting.own(l.UNKNOWN, *facts)
-        if found is None:
-            reporting.own(l.LOST, *facts)
-        gateway.child.log.warning("order %d may have been sent: the venue %s", seq, "never got it" if found is None else "has it")
+        gateway.doubts.add(seq, told=order.state == l.ORD_UNKNOWN)
+    gateway.doubts.resolve()

@@ -55,9 +55,12 @@ INTENT_KINDS: Final = {NEW: "NEW", CANCEL: "CANCEL", AMEND: "AMEND", CANCEL_ALL:
                        REFUSED: "REFUSED", TIMER: "TIMER", MISSED: "MISSED", CLOSED: "CLOSED", LIFECYCLE: "LIFECYCLE",
                        RELEASED: "RELEASED"}
 #: report-ring record kinds
-(ACCEPTED, FILL, CANCELLED, REJECTED, EXPIRED, UNKNOWN, LOST, ADOPTED, FUNDING, BALANCE) = range(1, 11)
+(ACCEPTED, FILL, CANCELLED, REJECTED, EXPIRED, UNKNOWN, LOST, ADOPTED, FUNDING, BALANCE, ANNOUNCED) = range(1, 12)
 REPORT_KINDS: Final = {ACCEPTED: "ACCEPTED", FILL: "FILL", CANCELLED: "CANCELLED", REJECTED: "REJECTED", EXPIRED: "EXPIRED",
-                       UNKNOWN: "UNKNOWN", LOST: "LOST", ADOPTED: "ADOPTED", FUNDING: "FUNDING", BALANCE: "BALANCE"}
+                       UNKNOWN: "UNKNOWN", LOST: "LOST", ADOPTED: "ADOPTED", FUNDING: "FUNDING", BALANCE: "BALANCE",
+                       ANNOUNCED: "ANNOUNCED"}
+#: what the gateway does by itself while the sniper cannot, in `PROCESS.rescue`: nothing; cancel working entries; cancel everything and flatten
+RESCUE_NONE, RESCUE_CANCEL, RESCUE_FLATTEN = range(3)
 #: intent purposes
 ENTRY, EXIT = 1, 2
 #: exit reasons, in the order in which they are tested on one tick
@@ -81,9 +84,10 @@ REFUSALS: Final = ("none", "no_limit_configured", "mode", "confidence", "open_po
                    "clause", "order_value", "price_collar", "window_collar", "gross_exposure", "equity", "empty_book", "self_match",
                    "duplicate_order", "message_rate", "permission", "repeated_execution")
 #: reject codes of a venue, in `REPORT.code`
-REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY = range(9)
+(REJ_NONE, REJ_MIN_NOTIONAL, REJ_PRECISION, REJ_NO_FUNDS, REJ_UNKNOWN_SYMBOL, REJ_MAX_SIZE, REJ_DUPLICATE, REJ_NO_LIQUIDITY, REJ_REDUCE_ONLY,
+ REJ_RATE_LIMIT, REJ_UNAVAILABLE) = range(11)
 REJECTS: Final = ("none", "min_notional", "precision", "no_funds", "unknown_symbol", "max_size", "duplicate_id", "no_liquidity",
-                  "reduce_only")
+                  "reduce_only", "rate_limit", "unavailable")
 #: order states in `GATEWAY_ORDER.state`; the machine itself is hotpath/orders.py
 (ORD_NONE, ORD_SENDING, ORD_ACCEPTED, ORD_PARTLY_FILLED, ORD_FILLED, ORD_CANCELLED, ORD_REJECTED, ORD_EXPIRED, ORD_UNKNOWN,
  ORD_LOST) = range(10)

@@ -19,7 +19,7 @@ from ipc.codes import ROLES
 POINTS = (
     "none",
     "sniper.undo", "sniper.commit", "sniper.committed", "sniper.copy", "sniper.copied", "sniper.part",
-    "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor",
+    "gateway.sending", "gateway.send", "gateway.sent", "gateway.report", "gateway.cursor", "gateway.rescue",
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
     "strategist.stored", "strategist.told",
 )

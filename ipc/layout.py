@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 6
+LAYOUT_VERSION: Final = 7
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -79,7 +79,7 @@ PROCESS = _record(
     ("pid", "<i8"), ("state", "<i8"), ("beat_ns", "<i8"), ("control_beat_ns", "<i8"), ("progress", "<i8"), ("started_ns", "<i8"),
     ("error_count", "<i8"), ("last_event_ns", "<i8"),
     # line 1: the watchdog
-    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("_watchdog", "S40"),
+    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("rescue", "<i8"), ("_watchdog", "S32"),
     # line 2: doorbell; the process sets 1 before it sleeps, whoever rings it sets 0 and wakes the futex
     ("bell", "<i4"), ("_bell", "S60"),
     # lines 3–4: what the role counts, see METRICS
@@ -302,7 +302,7 @@ COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("rea
 # ── gateway ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report; tick_seq, event_ns = last
 #: tick of which everything is published
-GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("event_ns", "<i8"), ("_pad", "S32"))
+GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("event_ns", "<i8"), ("own_orders", "<i8"), ("_pad", "S24"))
 #: an order at the gateway, row = order_seq % MAX_GATEWAY_ORDERS; `state` is stored last, with release
 GATEWAY_ORDER = _record(
     ("order_seq", "<i8"), ("state", "<i8"), ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("lots", "<i8"), ("sent_ns", "<i8"),
@@ -395,7 +395,7 @@ def _check() -> None:
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
     assert len(FEATURES) == TRIGGER_TRAILING < TRIGGERS and FEATURES[:len(PRICE_KINDS)] == PRICE_KINDS
     assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
-    assert len(REFUSALS) == REF_REPEATED + 1 and len(EXIT_REASONS) == EXIT_RUNG + 1 and len(REJECTS) == REJ_REDUCE_ONLY + 1
+    assert len(REFUSALS) == REF_REPEATED + 1 and len(EXIT_REASONS) == EXIT_RUNG + 1 and len(REJECTS) == REJ_UNAVAILABLE + 1
     assert all(len(names) <= 16 for names in METRICS.values())
 
 

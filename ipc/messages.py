@@ -180,9 +180,9 @@ class Query(Message, frozen=True):
 
 class Operate(Message, frozen=True):
     """An operator's command for the sniper: close one position, flatten all, cancel working entries, move stop or target of a position, let a
-    strategy make entries again."""
+    strategy make entries again. For the gateway: compare the book with the venue's account anew."""
 
-    action: Literal["close", "flatten", "cancel_entries", "adjust", "release"]
+    action: Literal["close", "flatten", "cancel_entries", "adjust", "release", "compare"]
     position: str = ""
     strategy: str = ""
     stop: DecimalText | None = None
@@ -231,6 +231,10 @@ class Pause(Message, frozen=True):
 
 class Resume(Message, frozen=True):
     """Entries again."""
+
+
+class Safe(Message, frozen=True):
+    """Safe mode until resume: no entries, working entries cancelled, positions as `safety.positions` says."""
 
 
 class Close(Message, frozen=True):
@@ -310,8 +314,8 @@ class Unavailable(Message, frozen=True):
 #: what a child accepts on its own socket
 ChildRequest = Ping | Plan | Arm | Event | Query | Operate
 #: what the control socket accepts
-ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Close | Adjust | Release | Flatten |
-                  Stop)
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Pause | Resume | Safe | Close | Adjust | Release |
+                  Flatten | Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 _json, _json_child = msgspec.json.Encoder(), msgspec.json.Decoder(ChildRequest)

@@ -23,6 +23,7 @@ from hotpath import gateway, preload
 from hotpath.kernel import turns
 from hotpath.orders import client_order_id
 from hotpath.venues import catalogue, paper_ledger
+from hotpath.venues.paper import PaperVenue
 from ipc import board, messages, ring, segment, wait
 from ipc import layout as l
 from ipc.process import Boot, Child
@@ -36,7 +37,7 @@ MS = 1_000_000
 ENDS = (l.CANCELLED, l.REJECTED, l.EXPIRED, l.LOST)
 
 
-def live(boot: Boot, file_limit: int) -> None:
+def live(boot: Boot, file_limit: int, venue: Any) -> None:
     """What control/supervise/child.py does around `main`, as far as a gateway needs it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -48,7 +49,7 @@ def live(boot: Boot, file_limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     child = Child(boot, l.GATEWAY, segment.Memory(boot.instance), log)
     board.announce(child.processes, l.GATEWAY, l.PROC_STARTING)
-    os._exit(gateway.main(child))
+    os._exit(gateway.main(child, venue))
 
 
 @functools.cache
@@ -72,6 +73,7 @@ class World:
         self.restarts = self.deaths = 0
         self.incarnation = 0
         self.run_id = "run"
+        self.venue: Any = PaperVenue
         self.records: list[Any] = []
         self.intents: dict[int, Any] = {}
         compile_kernels()
@@ -104,7 +106,7 @@ class World:
         boot = Boot(role="gateway", instance=self.instance, mode="replay", market="replay", run_id=self.run_id, run_dir=str(self.folder),
                     state_dir=str(self.folder / "state"), socket_dir=self.sockets, lockstep=self.lockstep, restarts=self.restarts,
                     sections={name: messages.encode(section) for name, section in self.sections.items()})  # type: ignore[misc]
-        self.process = multiprocessing.get_context("fork").Process(target=live, args=(boot, file_limit), daemon=True)
+        self.process = multiprocessing.get_context("fork").Process(target=live, args=(boot, file_limit, self.venue), daemon=True)
         self.process.start()
         os.environ.pop("TRADER_CRASH_AT")
         if ready:

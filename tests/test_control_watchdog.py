@@ -304,7 +304,7 @@ def test_safe_mode_ends_when_the_role_has_been_stable_for_a_window(running: Worl
     running.ready("sniper")
     running.for_s(61.0)
     assert int(running.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_RUNNING
-    assert "safe mode ends" in running.events("mode")[-1]
+    assert "safe mode ends" in running.events("safe_mode")[-1]
 
 
 def test_a_permanent_failure_before_readiness_ends_the_run_and_says_why(world: World) -> None:

@@ -10,7 +10,8 @@
 | events    | event number         | what the control plane did; "run_start" carries the instruments' facts            |
 | snapshots | snapshot number      | the sniper's book at a commit, the newest 64                                      |
 | meta      | name                 | "cursors": what of both rings is stored, written in the transaction of the records;|
-|           |                      | "run_start/N": event number of incarnation N's first event; "run_id"              |
+|           |                      | "run_start/N": event number of incarnation N's first event; "run_id";             |
+|           |                      | "safe_mode": the event that began or ended it last                                |
 
 An incarnation is one life of the shared memory. Readers hold no transaction while they wait, and take the writer's growing of the map
 in their stride. Numbers of plans, events and snapshots go on across incarnations.
@@ -54,6 +55,8 @@ FIRST_MAP_BYTES: Final = 1 << 26
 CHUNK: Final = 1024
 #: key of "meta" under which the event number of an incarnation's "run_start" is
 RUN_PREFIX: Final = b"run_start/"
+#: key of "meta" under which the event is that began or ended safe mode last
+SAFE_MODE: Final = b"safe_mode"
 #: first position, before every record
 START: Final = (0, 0)
 
@@ -251,6 +254,11 @@ class Journal:
     def instruments(self) -> dict[int, dict[int, InstrumentFact]]:
         """Instrument facts by incarnation and id."""
         return {incarnation: facts_of(event) for incarnation, event in self.run_starts().items()}
+
+    def safe_mode(self) -> messages.Event | None:
+        """The event that began or ended safe mode last."""
+        value = self._get("meta", SAFE_MODE)
+        return None if value is None else decode_event(value)
 
     def last_event_ns(self) -> int:
         """Event time of the newest record; 0 in an empty journal."""

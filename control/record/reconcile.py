@@ -133,6 +133,7 @@ class _Order(NamedTuple):
     lots: int
     symbol: str
     position_id: int
+    strategy: str = ""
 
 
 class _Reconciler:
@@ -141,6 +142,9 @@ class _Reconciler:
         self.account = Account()
         self.differences: list[str] = []
         self._facts = journal.instruments()
+        self._strategies = {incarnation: list(event.data.get("strategies", ())) for incarnation, event in journal.run_starts().items()}
+        #: the newest position of each strategy in each symbol
+        self._positions: dict[tuple[str, str], int] = {}
         self._orders: dict[tuple[int, int], _Order] = {}
         self._filled: dict[tuple[int, int], tuple[int, int]] = {}
         self._fills: dict[int, str] = {}
@@ -162,7 +166,8 @@ class _Reconciler:
             if row["kind"] == l.NEW:
                 fact = self._facts.get(record.incarnation, {}).get(int(row["instrument"]))
                 self._orders[record.incarnation, record.seq] = _Order(int(row["side"]), int(row["purpose"]), int(row["lots"]),
-                                                                     fact.symbol if fact else "", int(row["position_id"]))
+                                                                     fact.symbol if fact else "", int(row["position_id"]),
+                                                                     self._strategy(record.incarnation, int(row["strategy"])))
         for record in self.journal.reports():
             self._report(record)
         for record in self.journal.trades():
@@ -175,6 +180,17 @@ class _Reconciler:
                 self.tell(f"{name} was closed twice")
             else:
                 trip.closed = (int(trade["lots"]), int(trade["pnl"]), int(trade["fees"]))
+
+    def _strategy(self, incarnation: int, number: int) -> str:
+        names = self._strategies.get(incarnation, [])
+        return names[number] if number < len(names) else ""
+
+    def _announced(self, record: Record) -> None:
+        """An order of the gateway itself: it closes what its strategy holds there. No record of the order ring stands for it."""
+        row = record.row
+        fact, strategy = self._facts.get(record.incarnation, {}).get(int(row["instrument"])), self._strategy(record.incarnation, int(row["code"]))
+        if fact is not None and (position := self._positions.get((strategy, fact.symbol))) is not None:
+            self._orders[_order_key(record)] = _Order(int(row["side"]), l.EXIT, int(row["last_lots"]), fact.symbol, position, strategy)
 
     def _report(self, record: Record) -> None:
         row = record.row
@@ -193,6 +209,8 @@ class _Reconciler:
             self._venue_seq = max(self._venue_seq, venue_seq)
         if kind == l.BALANCE:
             self._balance(name, int(row["code"]), int(row["balance"]))
+        elif kind == l.ANNOUNCED:
+            self._announced(record)
         elif kind == l.FILL:
             self._fill(record, name, row)
 
@@ -295,6 +313,7 @@ class _Reconciler:
         self._book -= fee
         spot = fact.kind == "spot"
         if order.purpose == l.ENTRY:
+            self._positions[order.strategy, fact.symbol] = order.position_id
             trip.side = order.side
             trip.lots += lots
             trip.entry_lots += lots

@@ -127,6 +127,8 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
             table["instrument"][mine] = numbers[table["instrument"][mine]]
         mine = tail.order_incarnations == incarnation
         tail.orders["strategy"][mine] = [rows.get(old, l.MAX_STRATEGIES) for old in tail.orders["strategy"][mine]]
+        mine = (tail.report_incarnations == incarnation) & (tail.reports["kind"] == l.ANNOUNCED)  # its code is a strategy
+        tail.reports["code"][mine] = [rows.get(np.uint16(old), l.MAX_STRATEGIES) for old in tail.reports["code"][mine]]
     trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
     lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
     if lost.any():

@@ -62,6 +62,12 @@ class Facade(Protocol):
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""
 
+    def make_safe(self, text: str) -> None:
+        """Safe mode until `resume`."""
+
+    def resume(self) -> dict[str, str]:
+        """End what a person ends; the causes of safe mode that still stand."""
+
 
 @dataclass
 class _Question:
@@ -160,7 +166,11 @@ class ControlSocket:
             case messages.Pause():
                 return self._pause("paused: no new entries until resume; exits go on")
             case messages.Resume():
-                return self._resume()
+                return self._ask("gateway", messages.Operate(action="compare"), self._resumed)
+            case messages.Safe():
+                facade.make_safe("by the operator; trader-ctl resume ends it")
+                facade.note("operator", "safe mode")
+                return messages.Done(text="safe mode: no entries, working entries are cancelled; trader-ctl resume ends it")
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
                 return self._ask("sniper", messages.Operate(action="close", position=request.id), _closing)
@@ -185,10 +195,17 @@ class ControlSocket:
         self._facade.note("operator", text)
         return messages.Done(text=text)
 
-    def _resume(self) -> messages.Done:
+    def _resumed(self, compared: Any) -> messages.Done:
+        """After the gateway was asked to compare anew; where it cannot be asked, its own word stands."""
         modes = self._facade.memory.board.modes
         board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
-        mode, cause = board.severest(modes)
+        causes = self._facade.resume()
+        # the watchdog's own word follows with its next turn
+        mode, cause = board.severest([row for number, row in enumerate(modes) if number != l.MODE_OF_WATCHDOG])
+        if causes:
+            mode, cause = l.MODE_SAFE, "; ".join(causes.values())
+        elif isinstance(compared, messages.Unavailable) and mode == l.MODE_RUNNING:
+            mode, cause = l.MODE_SAFE, f"the gateway does not answer: {compared.text}"
         text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
         self._facade.note("operator", text)
         return messages.Done(text=text, data={"trading": l.MODES[mode]})

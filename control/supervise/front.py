@@ -53,6 +53,14 @@ class Front:
         """Begin the ordered end."""
         self.session.stop(cause)
 
+    def make_safe(self, text: str) -> None:
+        """Safe mode until `resume`."""
+        self.session.make_safe(text)
+
+    def resume(self) -> dict[str, str]:
+        """End what a person ends; the causes of safe mode that still stand."""
+        return self.session.resume()
+
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""
         self.session.chronicle.note(kind, text)

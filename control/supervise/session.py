@@ -18,13 +18,16 @@ from typing import Any
 from control.config import Config
 from control.supervise import child, instance, nursery, sweep
 from control.supervise.chronicle import Chronicle, RoleLine
+from control.supervise.dangers import Dangers
 from control.supervise.ending import EndOfRun, Flatten, Flattening
 from control.supervise.handle import ChildProcess, Nursery
 from control.supervise.instance import Identity, Places
 from control.supervise.last_words import last_words
 from control.supervise.notify import ServiceManager
 from control.supervise.policy import Deaths, RestartPolicy
+from control.supervise.rescue import Rescue
 from control.supervise.role import Death, Supervised
+from control.supervise.safety import CAUSES, Ends, SafeMode
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
 from ipc import board
 from ipc import layout as l
@@ -86,7 +89,12 @@ class Session:
         self.line = RoleLine(places.socket_dir, "recorder")
         self.chronicle = Chronicle(self.line, self.log)
         self.watchdog = self._watchdog()
+        self._to_sniper = RoleLine(places.socket_dir, "sniper")
+        self._rescue = Rescue(self.memory, plan.config.safety, self.watchdog.roles["sniper"], self._to_sniper,
+                              lambda text: self.chronicle.note("rescue", text, logging.WARNING))
         self._carry()
+        if self._resumes:
+            self._recall()
         self.end = EndOfRun(self.memory, plan.mode == "replay", plan.for_s)
         #: called in each turn; what they raise ends the run: the control socket
         self.each_turn: list[Callable[[], object]] = []
@@ -124,8 +132,23 @@ class Session:
                              limits.ready_timeout_s, self._backlog_of(number))
             for number, name in enumerate(l.ROLES)
         }
+        config = self.plan.config
+        self._dangers = Dangers(self.memory, config.safety, config.limits.daily_loss_bps, roles["sniper"])
+        replay = self.plan.mode == "replay"
         return Watchdog(roles, self.memory.board.modes, self.boot_of, self.chronicle, stop_grace_s=limits.stop_grace_s,
-                        fail_fast=self.plan.mode == "replay", restart_forkserver=self.nursery.restart, last_words=self._last_words)
+                        fail_fast=replay, restart_forkserver=self.nursery.restart, last_words=self._last_words,
+                        safe_mode=SafeMode(config.safety.cooldown_s), dangers=None if replay else self._dangers)
+
+    def _recall(self) -> None:
+        """What only a person ends outlives a restart."""
+        with instance.journal_of(self.places.state_dir) as journal:
+            event = journal.safe_mode() if journal is not None else None
+        if event is None:
+            return
+        self._dangers.recall(int(event.data.get("peak", 0)))
+        for cause, text in event.data.get("causes", {}).items():
+            if CAUSES.get(cause) is Ends.PERSON:
+                self.watchdog.safe_mode.begin(cause, text)
 
     def _last_words(self, death: Death) -> str:
         return last_words(self.places.run_dir / "logs" / f"{death.role}.log", death.pid, death.exit_code == -signal.SIGABRT)
@@ -195,6 +218,7 @@ class Session:
         self.watchdog.turn(now)
         self.manager.turn(self.watchdog.phase, now)
         if self.watchdog.phase in (Phase.STARTING, Phase.RUNNING):
+            self._rescue.turn(now, self.watchdog.safe_mode.causes)
             if self._ending:
                 self._go_on_ending(now)
             elif cause := self.end.cause(now, self.watchdog.ready_at):
@@ -234,6 +258,17 @@ class Session:
         self.say(f"{STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self._told_open} Ctrl-C again stops at once.")
         self.stop(STOP_SIGNALS[signal.Signals(number)])
 
+    # ── safe mode ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def make_safe(self, text: str) -> None:
+        """Safe mode by a person's word."""
+        self.watchdog.safe_mode.begin("operator", text, self._dangers.day)
+
+    def resume(self) -> dict[str, str]:
+        """A person ends what persons end; gives the causes that still stand."""
+        self._dangers.forgive()
+        self.watchdog.safe_mode.resume()
+        return self.watchdog.safe_mode.causes
+
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def stop(self, cause: str) -> None:
         """Begin the end: flatten first where that is wanted, then the ordered stop."""
@@ -242,7 +277,7 @@ class Session:
         if self.plan.flatten_at_end and self.watchdog.phase is Phase.RUNNING and cause != "end of the data":
             self._ending = cause
             self.watchdog.stop_entries("flatten at end")
-            self._flatten = Flatten(self.memory, RoleLine(self.places.socket_dir, "sniper"), time.monotonic())
+            self._flatten = Flatten(self.memory, self._to_sniper, time.monotonic())
         else:
             self.watchdog.stop(cause)
 
@@ -311,6 +346,7 @@ class Session:
         """After `run`: the forkserver, the sockets, the segments."""
         self.nursery.close()
         self.line.close()
+        self._to_sniper.close()
         self.manager.close()
         if self._unstored:
             sweep.remove_folder(self.places.socket_dir)

@@ -14,6 +14,7 @@ from typing import Any
 from control.supervise.chronicle import Chronicle
 from control.supervise.policy import Action
 from control.supervise.role import Death, State, Supervised
+from control.supervise.safety import Dangers, NoDangers, SafeMode
 from ipc import board
 from ipc import layout as l
 from ipc.process import Boot
@@ -44,15 +45,17 @@ class Watchdog:
 
     def __init__(self, roles: Mapping[str, Supervised], modes: Any, boot_of: Callable[[str, int], Boot], chronicle: Chronicle, *,
                  stop_grace_s: float = 10.0, fail_fast: bool = False, restart_forkserver: Callable[[], None] = lambda: None,
-                 last_words: Callable[[Death], str] = lambda death: "") -> None:
+                 last_words: Callable[[Death], str] = lambda death: "", safe_mode: SafeMode | None = None,
+                 dangers: Dangers | None = None) -> None:
         """`roles` in the order of readiness. `fail_fast`: a role that fails for good or loops ends the run, as nobody waits for a mend.
 
-        `last_words`: what a dead child's log says of its death.
+        `last_words`: what a dead child's log says of its death. `dangers` says which causes of safe mode are the case.
         """
         self.roles = dict(roles)
         self._modes, self._boot_of, self._chronicle = modes, boot_of, chronicle
         self._stop_grace_s, self._fail_fast, self._restart_forkserver = stop_grace_s, fail_fast, restart_forkserver
-        self._last_words = last_words
+        self._last_words, self._dangers = last_words, dangers or NoDangers()
+        self.safe_mode = safe_mode or SafeMode(cooldown_s=0.0)
         self.phase = Phase.STARTING
         self.failure = ""
         self.stop_cause = ""
@@ -63,7 +66,7 @@ class Watchdog:
         self._told_at: float | None = None
         self._drain_lives: dict[str, int] = {}
         self._mode = (l.MODE_RUNNING, "")
-        self._entries_stopped = False
+        self._entries_stopped = ""
         self._control_silent: set[str] = set()
 
     # ── the loop's body ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,12 +148,20 @@ class Watchdog:
             self.phase, self.ready_at = Phase.RUNNING, now
 
     def _set_mode(self, now: float) -> None:
-        looping = [role.name for role in self.roles.values() if role.deaths.looping(now)]
-        wanted = (l.MODE_SAFE, f"{looping[0]}: crash loop") if looping else (l.MODE_RUNNING, "")
-        if wanted != self._mode and not (self._entries_stopped and not looping):
-            self._put_mode(*wanted)
-            text = f"safe mode: {wanted[1]}; no new positions, protection goes on" if looping else "safe mode ends: every role is stable"
-            self._chronicle.note("mode", text, logging.WARNING, mode=l.MODES[wanted[0]])
+        present = self._dangers.present(now)
+        if looping := [role.name for role in self.roles.values() if role.deaths.looping(now)]:
+            present["crash_loop"] = f"{looping[0]}: crash loop"
+        change = self.safe_mode.turn(now, present, self._dangers.day)
+        if change is None:
+            return
+        if change.safe:
+            self._put_mode(l.MODE_SAFE, change.text)
+            text = f"safe mode: {change.text}; no new positions, protection goes on"
+        else:
+            self._put_mode(*((l.MODE_REDUCE_ONLY, self._entries_stopped) if self._entries_stopped else (l.MODE_RUNNING, "")))
+            text = "safe mode ends"
+        self._chronicle.note("safe_mode", text, logging.WARNING, safe=change.safe, cause=change.cause, causes=self.safe_mode.causes,
+                             **self._dangers.remember())
 
     def _put_mode(self, mode: int, cause: str) -> None:
         self._mode = (mode, cause)
@@ -158,7 +169,7 @@ class Watchdog:
 
     def stop_entries(self, cause: str) -> None:
         """No new positions from now on; exits go on."""
-        self._entries_stopped = True
+        self._entries_stopped = cause
         if self._mode[0] == l.MODE_RUNNING:
             self._put_mode(l.MODE_REDUCE_ONLY, cause)
 

@@ -1,7 +1,7 @@
 """Venue reports into the sniper's book: orders, positions, cash. A fill is applied as what its cumulative figures add to ours.
 
 An order that an earlier incarnation of the instance sent is known by `REPORT.spare`, and works here under that key until the venue has told what
-became of it.
+became of it. An order that the gateway makes itself while the sniper is down is announced by a report before it is sent.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
         if position.rung_seq == order.order_seq:
             position.rung_seq = 0
             position.rungs_done += 1 if order.cum_lots >= order.lots else 0  # else the rest of it is tried again
-        else:
+        elif position.exit_seq == order.order_seq:  # else of the gateway, beside an exit whose end is still to come
             position.exit_seq = 0
             if position.lots > 0:
                 position.state = l.POS_MONITORING  # the exit is decided anew, under a new id
@@ -220,6 +220,39 @@ def _adopt_exit(s: Any, report: Any) -> int:
 
 
 @kernel
+def _announced(s: Any, report: Any, key: int) -> int:
+    """The gateway is about to close a position: its order works from now on. Gives the position's row, −1 where nothing is held there."""
+    row = report.instrument * l.MAX_STRATEGIES + report.code
+    working = find_working(s, 0)
+    if (report.code >= l.MAX_STRATEGIES or report.instrument >= s.states.shape[0] or working < 0 or find_working(s, key) >= 0
+            or s.positions[row].lots <= 0 or s.positions[row].side == report.side):
+        return -1
+    touch_working(s, working)
+    touch_account(s)
+    touch_position(s, row)
+    position = s.positions[row]
+    s.working[working] = s.blank_working[0]
+    order = s.working[working]
+    order.order_seq = key
+    order.position_row = row
+    order.side = report.side
+    order.purpose = l.EXIT
+    order.order_type = l.MARKET
+    order.lots = report.last_lots
+    order.event_ns = report.event_ns
+    order.position_id = position.position_id
+    s.account[0].working_orders += 1
+    s.own[0].state_before = position.state
+    position.exit_working_lots += report.last_lots
+    if position.exit_reason == l.EXIT_NONE:
+        position.exit_reason = l.EXIT_FLATTEN
+    if position.exit_seq == 0:
+        position.exit_seq = key
+        position.state = l.POS_CLOSING
+    return row
+
+
+@kernel
 def settle_report(s: Any, exit_retry_ns: int) -> int:
     """Apply `s.report[0]` to the book (transactional; at most two dozen undo lines, but for a statement); gives the row of the position that it
     concerns, −1 for none."""
@@ -241,6 +274,8 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
     key = report.order_seq if report.order_seq > 0 else report.spare
     if kind == l.ACCEPTED or key == 0:
         return -1
+    if kind == l.ANNOUNCED:
+        return _announced(s, report, key)
     if kind != l.FILL and kind != l.UNKNOWN and not is_terminal(kind):
         return -1  # of an order, but not about its fate
     row = find_working(s, key)

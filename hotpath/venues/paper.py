@@ -36,7 +36,7 @@ def fee_of(value: int, fee_e8: int) -> int:
 class PaperVenue:
     """hotpath.venues.venue.Venue over a Ledger. `opened[:count]` are the open orders for the matching kernel."""
 
-    absence_is_proof = True
+    pull_every_ns = 0
 
     def __init__(self, ledger: Ledger, instruments: Any, quotes: Any, paper: Paper, opened: Any) -> None:
         """`instruments`, `quotes`: shared rows by instrument id; `opened`: OPEN_ORDER rows, filled from the ledger's open orders."""
@@ -104,6 +104,14 @@ class PaperVenue:
         """The order of that id, open or ended."""
         return self.ledger.find(client_id)
 
+    def absent_for_good(self, sent_ns: int) -> bool:
+        """An order that is not in the ledger never got there."""
+        return True
+
+    def news(self) -> list[VenueEvent] | None:
+        """The ledger's commit: what it makes durable may be told. None: it cannot be written (`ledger.fault`)."""
+        return self.ledger.commit()
+
     def open_orders(self) -> list[VenueOrder]:
         """Every open order, oldest first."""
         return list(self.ledger.open.values())
@@ -117,6 +125,10 @@ class PaperVenue:
     def positions(self) -> list[VenuePosition]:
         """Everything that is held."""
         return [position for position in self.ledger.positions.values() if position.lots]
+
+    def holdings(self) -> dict[tuple[str, str], int]:
+        """Signed lots by (account, symbol)."""
+        return {(account, symbol): lots for key, lots in self.ledger.accounts.items() for account, _, symbol in [key.partition("|")] if lots}
 
     def events_since(self, venue_seq: int, limit: int = 1000) -> list[VenueEvent]:
         """Committed events behind `venue_seq`, in order."""

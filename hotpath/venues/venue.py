@@ -1,7 +1,13 @@
 """What every venue is to the gateway: one Protocol, and the Structs that pass through it.
 
-An order goes out in decimal strings, as venues take them. Whatever comes of it is an *event* with a durable, increasing `venue_seq`: the
-gateway publishes each as one report, and after a crash asks for those behind the last one that it published.
+An order goes out in decimal strings, as venues take them. Whatever comes of it is an *event* with a durable `venue_seq`, counted without holes: the
+gateway publishes each as one report, in their order, and asks for those behind the last one that it published wherever one may be missing.
+
+A call may fail. What matters then is what is known of the order:
+
+    VenueFault
+    ├── NotTaken     certain: it never arrived and never will (rate limit, maintenance, no connection)
+    └── Uncertain    it may have arrived (a time-out, a connection lost meanwhile)
 """
 
 from __future__ import annotations
@@ -9,6 +15,23 @@ from __future__ import annotations
 from typing import Protocol
 
 from msgspec import Struct
+
+
+class VenueFault(Exception):
+    """A call to a venue that failed; see the module."""
+
+
+class NotTaken(VenueFault):
+    """What was asked has not been done and will not be. `code` is a reject code (REJ_RATE_LIMIT, REJ_UNAVAILABLE); `pause_ns` how long nothing is to
+    be sent."""
+
+    def __init__(self, text: str, code: int, pause_ns: int = 0) -> None:
+        super().__init__(text)
+        self.code, self.pause_ns = code, pause_ns
+
+
+class Uncertain(VenueFault):
+    """What was asked may have been done."""
 
 
 class OrderRequest(Struct, frozen=True, kw_only=True):
@@ -86,19 +109,25 @@ class VenuePosition(Struct, kw_only=True):
 
 
 class Venue(Protocol):
-    """A place that takes orders. Calls neither wait for a market nor raise for what a venue may answer."""
+    """A place that takes orders. A call does not wait for a market; each may raise VenueFault, but for `news`."""
 
-    #: "not found" proves that the order never arrived and never will
-    absence_is_proof: bool
+    #: how often its history is asked for what was not told (ns); 0: whatever happens there is told, always
+    pull_every_ns: int
 
     def submit(self, order: OrderRequest) -> int:
         """Hand over an order, once: REJ_NONE or the reject code. Every answer but REJ_DUPLICATE is an event too."""
 
     def cancel(self, client_id: str, event_ns: int) -> bool:
-        """Ask for the end of an open order; False if it is not open. Its end is an event."""
+        """Ask for the end of an open order; False if it is not open. Its end is an event. May be repeated."""
 
     def find(self, client_id: str) -> VenueOrder | None:
         """The order of that id, open or ended."""
+
+    def absent_for_good(self, sent_ns: int) -> bool:
+        """Whether an order that was sent at `sent_ns` (monotonic) and is not found now can never arrive any more."""
+
+    def news(self) -> list[VenueEvent] | None:
+        """What has happened since the last call, durable; it may come twice, late, out of order, or never. None: it cannot be written now."""
 
     def open_orders(self) -> list[VenueOrder]:
         """Every open order, oldest first."""
@@ -108,6 +137,9 @@ class Venue(Protocol):
 
     def positions(self) -> list[VenuePosition]:
         """Everything that is held."""
+
+    def holdings(self) -> dict[tuple[str, str], int]:
+        """What each part of the account holds: (account, symbol) → signed lots."""
 
     def events_since(self, venue_seq: int, limit: int = 1000) -> list[VenueEvent]:
         """Events behind `venue_seq`, in order."""

@@ -1,0 +1,97 @@
+"""What is the case now that puts the system into safe mode, as far as shared memory and the clocks tell. See control/supervise/safety.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from control.config import Safety
+from control.supervise.role import State, Supervised
+from ipc import layout as l
+
+#: how the gateway begins the cause of a mode that ends by itself
+_PASSING = (b"paper ledger: ", b"venue: ")
+
+
+class Dangers:
+    """Looks at the account, at the others' mode words, at the sniper and at the clocks; called in every turn of the supervising loop."""
+
+    def __init__(self, memory: Any, settings: Safety, daily_loss_bps: int | None, sniper: Supervised,
+                 clocks: Callable[[], tuple[int, int]] = lambda: (time.time_ns(), time.monotonic_ns())) -> None:
+        """`clocks` gives (wall ns, monotonic ns)."""
+        self._memory, self._settings, self._daily_loss_bps, self._sniper, self._clocks = memory, settings, daily_loss_bps, sniper, clocks
+        self._apart: int | None = None
+        #: equity from which the drawdown is counted: its peak since a person last resumed
+        self._peak = 0
+        self._alone_since: float | None = None
+
+    @property
+    def day(self) -> int:
+        """UTC day of event time."""
+        return int(self._memory.sniper.account[0]["day"])
+
+    def present(self, now: float) -> dict[str, str]:
+        """Cause → text."""
+        found: dict[str, str] = {}
+        self._account(found)
+        self._words(found)
+        if text := self._unprotected(now):
+            found["unprotected"] = text
+        if text := self._clock_jump():
+            found["clock_jump"] = text
+        return found
+
+    def remember(self) -> dict[str, int]:
+        """From which equity the drawdown is counted."""
+        return {"peak": self._peak}
+
+    def recall(self, peak: int) -> None:
+        """As the last run remembered it."""
+        self._peak = peak
+
+    def forgive(self) -> None:
+        """A person has resumed: the drawdown is counted anew, from here."""
+        self._peak = int(self._memory.sniper.account[0]["equity"])
+
+    def _account(self, found: dict[str, str]) -> None:
+        if not self._sniper.been_ready:
+            return  # the account is not restored yet
+        account = self._memory.sniper.account[0]
+        equity, start = int(account["equity"]), int(account["day_start_equity"])
+        if self._daily_loss_bps is not None and start > 0 and (start - equity) * 10_000 >= start * self._daily_loss_bps:
+            found["daily_loss"] = f"{(start - equity) / start:.2%} lost since 00:00 UTC; limits.daily_loss_bps is {self._daily_loss_bps}"
+        most = self._settings.max_drawdown_bps
+        self._peak = max(self._peak or int(account["peak_equity"]), equity)
+        if most is not None and (self._peak - equity) * 10_000 >= self._peak * most > 0:
+            found["drawdown"] = f"equity is {(self._peak - equity) / self._peak:.2%} below its peak; safety.max_drawdown_bps is {most}"
+        if latched := int(account["latched"]):
+            names = [row["name"].decode() for number, row in enumerate(self._memory.instruments.strategies) if latched >> number & 1]
+            found["repeated"] = f"{', '.join(names)}: repeated itself too often; look why, then trader-ctl release {names[-1] if names else ''}"
+
+    def _words(self, found: dict[str, str]) -> None:
+        modes = self._memory.board.modes
+        if int(modes[l.MODE_OF_RECORDER]["mode"]) == l.MODE_SAFE:
+            found["journal"] = "the journal cannot be written; see logs/recorder.log"
+        gateway = modes[l.MODE_OF_GATEWAY]
+        if int(gateway["mode"]) == l.MODE_SAFE and not gateway["cause"].startswith(_PASSING):
+            found["unreconciled"] = gateway["cause"].decode(errors="replace")
+
+    def _unprotected(self, now: float) -> str:
+        """Positions, and for too long nobody who watches their stops."""
+        if self._sniper.state is State.READY or not self._sniper.been_ready or self._sniper.state in (State.STOPPING, State.GONE):
+            self._alone_since = None
+            return ""
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        alone_s = now - self._alone_since
+        if alone_s < self._settings.unprotected_s or not int(self._memory.sniper.account[0]["open_positions"]):
+            return ""
+        return f"the sniper has been away for {self._settings.unprotected_s} s while positions are open"
+
+    def _clock_jump(self) -> str:
+        wall, monotonic = self._clocks()
+        apart = wall - monotonic
+        before, self._apart = self._apart, apart
+        if before is None or abs(apart - before) < self._settings.clock_jump_ms * 1_000_000:
+            return ""
+        return f"the wall clock has stepped by {(apart - before) / 1e9:+.3f} s"
