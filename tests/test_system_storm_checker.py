@@ -23,6 +23,7 @@ from ipc import layout as l
 from ipc import segment
 from tests.conftest import ROOT
 from tests.storm import checker, evidence
+from tests.storm.bookkeeping import Book
 from tests.storm.run import Storm
 from tests.storm.scene import MARK, left_behind
 from tests.storm.watch import ZOMBIE_PATIENCE_S, Watch
@@ -409,3 +410,33 @@ def test_what_cannot_be_read_is_said_and_not_passed_over(remains: Remains) -> No
     shutil.rmtree(remains.state / "paper")
     with pytest.raises(evidence.Unreadable, match="paper"):
         remains.read()
+
+
+# ── what the gateway closes of its own accord ─────────────────────────────────────────────────────────────────────────
+OWN = 1 << 39
+
+
+def closed_by_the_gateway(lots: int) -> list[str]:
+    """Rules that a book tells of where a position of 10 lots was opened, and the gateway announced an exit of `lots`, which filled."""
+    entry = np.zeros(1, l.INTENT)[0]
+    entry["seq"], entry["kind"], entry["purpose"], entry["side"], entry["lots"], entry["position_id"] = 1, l.NEW, l.ENTRY, l.BUY, 10, 77
+    reports = []
+    for seq, (kind, order, side, filled) in enumerate(((l.FILL, 1, l.BUY, 10), (l.ANNOUNCED, OWN, l.SELL, lots), (l.FILL, OWN, l.SELL, lots)), 1):
+        report = np.zeros(1, l.REPORT)[0]
+        report["seq"], report["kind"], report["order_seq"], report["side"], report["last_lots"] = seq, kind, order, side, filled
+        report["last_price"], report["cum_lots"], report["cum_quote"] = 5, filled, 5 * filled
+        reports.append((seq, report))
+    told: list[str] = []
+    book = Book([{"value_quanta": 1, "kind": "spot"}], reports, lambda rule, text: told.append(rule))
+    book.intent(1, entry)
+    book.advance(3)
+    assert book.trips[77].lots == 10 - lots
+    return told
+
+
+def test_an_exit_that_the_gateway_announced_closes_its_position() -> None:
+    assert closed_by_the_gateway(10) == []
+
+
+def test_an_exit_of_the_gateway_above_the_position_is_named() -> None:
+    assert "exit_size" in closed_by_the_gateway(11)

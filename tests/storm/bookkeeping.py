@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ipc import layout as l
 
 #: reports that end an order; a fill that completes it does, too
@@ -94,6 +96,9 @@ class Book:
         if kind == l.BALANCE:
             self.cash += int(row["balance"]) if int(row["code"]) == 0 else 0
             return
+        if kind == l.ANNOUNCED:
+            self._announced(seq, row)
+            return
         order = self.orders.get(int(row["order_seq"]))
         if order is None:
             self._tell("unknown_order", f"report {seq} ({l.REPORT_KINDS.get(kind, kind)}) is of order {int(row['order_seq'])}, which was not made "
@@ -105,6 +110,26 @@ class Book:
             self._fill(seq, order, row)
         if kind in ENDS or (kind == l.FILL and order.lots >= int(order.row["lots"])):
             order.ends.append(seq)
+
+    def _announced(self, seq: int, row: Any) -> None:
+        """The gateway closes a position of its own accord: an exit that no intent made."""
+        made = np.zeros(1, l.INTENT)[0]
+        for name in ("instrument", "side"):
+            made[name] = row[name]
+        made["kind"], made["purpose"], made["strategy"], made["lots"], made["order_type"] = l.NEW, l.EXIT, row["code"], row["last_lots"], l.MARKET
+        made["flags"] = l.INTENT_REDUCE_ONLY
+        held = [(identity, trip) for identity, trip in self.trips.items()
+                if trip.lots and (trip.instrument, trip.strategy, trip.side) == (int(row["instrument"]), int(row["code"]), -int(row["side"]))]
+        number = int(row["order_seq"])
+        if len(held) != 1 or number in self.orders:
+            self._tell("exit_size", f"report {seq} announces order {number}, which closes {len(held)} positions" if len(held) != 1
+                       else f"report {seq} announces order {number} again")
+            return
+        identity, trip = held[0]
+        made["position_id"] = identity
+        order = self.orders[number] = Order(number, made)
+        trip.orders.append(order)
+        self._weigh(identity, trip, f"when the gateway announced order {number}")
 
     def _fill(self, seq: int, order: Order, row: Any) -> None:
         fact = self._instruments[int(row["instrument"])]
@@ -143,8 +168,6 @@ class Book:
             self._tell("exit_size", f"position {identity} has {trip.lots} lots {when}, and exits of {trip.exits_left()} lots work")
 
     def _close(self, record: bytes) -> None:
-        import numpy as np
-
         row = np.frombuffer(record, l.TRADE)[0]
         trip, identity = self.trips.get(int(row["position_id"])), int(row["position_id"])
         if trip is None or trip.lots or not trip.entry_lots or any(order.left for order in trip.orders):

@@ -26,9 +26,9 @@ def order_seq_of(evidence: Evidence, client_id: str) -> int:
     return number & (1 << 40) - 1 if (number >> 56, number >> 40 & 0xFFFF) == own else 0
 
 
-def sent_once(evidence: Evidence, tell: Any) -> None:
-    """Orders at the venue against intents."""
-    made = {seq: row for seq, row in evidence.orders if int(row["kind"]) == l.NEW}
+def sent_once(evidence: Evidence, book: Book, tell: Any) -> None:
+    """Orders at the venue against intents, and against what the gateway announced of its own; `book` has taken every report."""
+    made = {seq: order.row for seq, order in book.orders.items()}
     at_venue: dict[int, str] = {}
     answers = Counter(event["client_id"] for event in evidence.venue_events if event["kind"] in (l.ACCEPTED, l.REJECTED))
     twice = Counter(event["client_id"] for event in evidence.venue_events if event["code"] == l.REJ_DUPLICATE)
@@ -49,10 +49,11 @@ def sent_once(evidence: Evidence, tell: Any) -> None:
         got = tuple(order[name] for name in ("symbol", "side", "order_type", "lots", "limit_price", "reduce_only", "account"))
         if wanted != got:
             tell("sent_once", f"intent {seq} is {wanted}, the venue has {got}")
-    attempts = Counter((int(row["position_id"]), int(row["leg"]), int(row["attempt"])) for row in made.values() if int(row["purpose"]) == l.EXIT)
+    attempts = Counter((int(row["position_id"]), int(row["leg"]), int(row["attempt"])) for row in made.values()
+                       if int(row["purpose"]) == l.EXIT and int(row["leg"]))
     for (position, leg, attempt), count in attempts.items():
-        if count > 1 and leg == 1:
-            tell("sent_once", f"attempt {attempt} of the exit of position {position} was made {count} times")
+        if count > 1:
+            tell("sent_once", f"attempt {attempt} of leg {leg} of position {position} was made {count} times")
 
 
 def events_once(evidence: Evidence, tell: Any) -> None:

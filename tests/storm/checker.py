@@ -43,12 +43,12 @@ def check(evidence: Evidence) -> list[Finding]:
 
     _sequences(evidence, tell)
     _rings(evidence, tell)
-    check_orders.sent_once(evidence, tell)
     check_orders.events_once(evidence, tell)
     check_orders.fires(evidence, tell)
     check_books.account_of_the_venue(evidence, tell)
     book = Book(evidence.facts.instruments, evidence.reports, tell)
     check_books.follow(evidence, book, tell)
+    check_orders.sent_once(evidence, book, tell)
     check_orders.terminal(evidence, book, tell)
     for text in evidence.leftovers:
         tell("leftover", text)

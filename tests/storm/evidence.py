@@ -70,7 +70,8 @@ class Evidence:
         purposes = [int(row["purpose"]) for _, row in self.orders if int(row["kind"]) == l.NEW]
         told = [int(row["kind"]) for _, row in self.reports]
         return {"order_records": len(kinds), "entries": purposes.count(l.ENTRY), "exits": purposes.count(l.EXIT), "fills": told.count(l.FILL),
-                "unknown": told.count(l.UNKNOWN), "lost": told.count(l.LOST), "rejected": told.count(l.REJECTED), "trades": len(self.trades),
+                "unknown": told.count(l.UNKNOWN), "lost": told.count(l.LOST), "rejected": told.count(l.REJECTED),
+                "announced": told.count(l.ANNOUNCED), "trades": len(self.trades),
                 "plans": len(self.plans), "snapshots": len(self.snapshots), "ticks": int(self.image["ticks.ring"][0]["head"]),
                 "missed": kinds.count(l.MISSED)}
 
