@@ -51,7 +51,8 @@ def document(result: Result) -> dict[str, Any]:
             recoveries.setdefault(f"{shot.target} {_ENDS[shot.signal]}", []).append(shot.recovery_ms)
     return {
         "seed": result.seed, "kills": len(result.shots), "wanted": result.kills, "targets": result.targets, "signals": result.signals,
-        "market": "recorded data, replay at a paced speed" if result.recorded else "SIMULATED MARKET (no real data), paper",
+        "market": "recorded data, replay at a paced speed" if result.recorded else
+                  "SIMULATED MARKET: no real data were found, or it was asked for; paper",
         "wall_s": round(result.wall_s, 1), "passes": len(result.passes),
         "phases": {phase: {"kills": sum(shot.phase == phase for shot in result.shots),
                            **{by: sum(shot.phase == phase and shot.by == by for shot in result.shots) for by in (SAMPLE, POINT)}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import shutil
@@ -99,6 +98,8 @@ class Storm:
                 self._one_pass(scene, number)
             except (RuntimeError, evidence.Unreadable) as error:
                 self.result.failure = f"pass {number}: {error}"
+            except KeyboardInterrupt:
+                self.result.failure = "interrupted"
             finally:
                 scene.end()
         self.result.wall_s = time.monotonic() - self._began
@@ -113,8 +114,7 @@ class Storm:
         done_before = len(self.result.shots)
         try:
             self._shoot(scene, Aim(scene, sight, self._rng))
-            if scene.running:  # let what is under way come to rest before the last look
-                self._await_calm(scene)
+            self._await_calm(scene)
             restarts = int(scene.memory.board.processes["restarts"][: len(l.ROLES)].sum())
         finally:
             watch.end()
@@ -136,14 +136,14 @@ class Storm:
 
     def _shoot(self, scene: Pass, aim: Aim) -> None:
         tries = 0
-        while self._left and scene.running:
+        while self._left and not scene.stopping:
             shot = self._left[-1]
             shot.moment_s = time.monotonic() - self._began
             try:
                 pid = aim.hit(shot)
             except Gone:  # it is just being replaced, or the data are at their end
                 tries += 1
-                if tries > _TRIES and scene.running:
+                if tries > _TRIES and not scene.stopping:
                     raise RuntimeError(f"{shot.target} is not there to be hit: {scene.text()}") from None
                 time.sleep(0.1)
                 continue
@@ -167,7 +167,7 @@ class Storm:
         hit = time.monotonic()
         row = scene.memory.board.processes[l.ROLES.index(shot.target)]
         progress = None
-        while scene.running:
+        while not scene.stopping:
             if int(row["pid"]) != pid and int(row["state"]) == l.PROC_READY:
                 progress = int(row["beat_ns"]) if progress is None else progress
                 if int(row["beat_ns"]) != progress:
@@ -180,11 +180,9 @@ class Storm:
         time.sleep(self._rng.random() * 0.1)
 
     def _await_calm(self, scene: Pass) -> None:
-        """Until every role is back and the sniper has taken every report, so that the book that is compared is the whole one. Bounded."""
+        """Until every role is back. Bounded: whoever is not back by then is found out at the stop."""
         end = time.monotonic() + RETURN_S
-        memory = scene.memory
-        with contextlib.suppress(KeyboardInterrupt):
-            while scene.running and time.monotonic() < end:
-                if (memory.board.processes["state"][: len(l.ROLES)] == l.PROC_READY).all():
-                    return
-                time.sleep(0.01)
+        while not scene.stopping and time.monotonic() < end:
+            if (scene.memory.board.processes["state"][: len(l.ROLES)] == l.PROC_READY).all():
+                return
+            time.sleep(0.01)

@@ -107,6 +107,11 @@ class Pass:
         return self.process.poll() is None
 
     @property
+    def stopping(self) -> bool:
+        """The run comes to its end: a role has been told to stop, or the launcher has ended."""
+        return not self.running or bool((self.memory.board.processes["stop"] != l.STOP_NONE).any())
+
+    @property
     def state_dir(self) -> Path:
         """Folder of journal/ and paper/."""
         if not self.files:
@@ -132,8 +137,7 @@ class Pass:
     def stop(self, patience_s: float = 60.0) -> int:
         """An ordered stop; gives the exit code. Raises RuntimeError when it does not end."""
         self.disarm()
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGTERM)  # not SIGINT: at the end of the data a stop is under way, and a second Ctrl-C would kill
         try:
             return self.process.wait(patience_s)
         except subprocess.TimeoutExpired:

@@ -30,9 +30,10 @@ ROLE_OF: Final = {UNDO: "sniper", COMMIT: "sniper", COPY: "sniper", SEND: "gatew
 POINTS_OF: Final = {
     UNDO: ("sniper.undo",), COMMIT: ("sniper.commit", "sniper.committed"), COPY: ("sniper.copy",), SEND: ("gateway.sending", "gateway.send"),
     REPORT: ("gateway.sent", "gateway.report"), JOURNAL: ("recorder.lmdb_commit", "recorder.committed")}
-#: what may be seen at a point: of a step that is complete memory shows only that it is under way; behind the last record of an outbox, that the
-#: cursors have yet to follow (none, where no tick or report was taken); behind a commit of plans alone, nothing, as no ring's cursor moves
-SEEN_AT: Final = {"sniper.commit": (UNDO, COMMIT), "sniper.committed": (COMMIT, COPY), "sniper.copy": (COPY, COMMIT, IDLE),
+#: what may be seen at a point: of a step that is complete memory shows only that it is under way (nothing, where it has written no row: it adopts a
+#: new table); behind the last record of an outbox, that the cursors have yet to follow (nothing, where no tick or report was taken); behind a
+#: commit of plans alone, nothing, as no ring's cursor moves
+SEEN_AT: Final = {"sniper.commit": (UNDO, COMMIT, IDLE), "sniper.committed": (COMMIT, COPY), "sniper.copy": (COPY, COMMIT, IDLE),
                   "recorder.committed": (JOURNAL, IDLE)}
 #: states of an order that has not come to its end
 _LIVE: Final = (l.ORD_SENDING, l.ORD_ACCEPTED, l.ORD_PARTLY_FILLED, l.ORD_UNKNOWN)
