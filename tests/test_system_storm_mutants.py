@@ -48,7 +48,7 @@ def test_what_a_mutant_changes_is_there(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1700)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_storm_breaks_on_a_mutant(name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     sources = tmp_path_factory.getbasetemp() / "mutant"  # one folder for all: kernels that do not change are compiled once
@@ -59,9 +59,10 @@ def test_a_storm_breaks_on_a_mutant(name: str, tmp_path_factory: pytest.TempPath
     (sources / file).write_text(text)
     *_, target, rule = MUTANTS[name]
     environment = os.environ | {"PYTHONPATH": str(sources), "XDG_CACHE_HOME": str(sources / "cache"), "TRADER_REAL_DATA": str(REAL_DATA)}
+    subprocess.run([sys.executable, "-m", "hotpath.preload"], cwd=sources, env=environment, timeout=1200, check=True)
     run = subprocess.run([sys.executable, "-m", "tests.storm", "--kills", "40", "--seed", "1", "--targets", target, "--signals", "KILL",
                           "--folder", str(tmp_path / "storm"), "--json", str(tmp_path / "storm.json")],
-                         cwd=sources, env=environment, capture_output=True, text=True, timeout=1400,
+                         cwd=sources, env=environment, capture_output=True, text=True, timeout=400,
                          check=False)
     assert run.returncode == 1, run.stdout[-3000:] + run.stderr[-3000:]
     told = json.loads((tmp_path / "storm.json").read_text())
