@@ -252,7 +252,7 @@ def main(child: Child) -> int:
             return 0
         child.beat(0)
         time.sleep(0.005)
-    s = sniper_arrays(memory, crash.armed("sniper", boot.restarts))
+    s = sniper_arrays(memory, crash.words("sniper", boot.restarts))
     applied = loop.start(s)
     child.log.info("recovered: %s", "first start" if applied < 0 else f"{applied} undo lines applied")
     write_params(memory, boot.section("limits", Limits), hotpath)

@@ -240,6 +240,6 @@ def futex_wake(array: Any, row: int, offset: int) -> None:
 
 
 @kernel
-def die() -> None:
-    """SIGKILL the own thread's process, for the crash points of the tests."""
-    _raise_signal(9)
+def raise_signal(number: int) -> None:
+    """A signal for the own thread, for the crash points of the tests: it is there before the next instruction."""
+    _raise_signal(number)

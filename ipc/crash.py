@@ -1,9 +1,19 @@
-"""Named crash points: in tests a process can be told to SIGKILL itself at an exact step. TRADER_CRASH_AT="sniper.commit:37"."""
+"""Named crash points: in tests a process can be told to end or stop itself at an exact step.
+
+TRADER_CRASH_AT="sniper.commit:37" kills the first life of a role at the 37th pass. TRADER_CRASH_WORDS names a file of three words for each role
+(`WORD_POINT`, `WORD_PASSES`, `WORD_SIGNAL`), which every life of it maps: whoever may write there arms a point of a running process.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
+from typing import Any, Final
+
+import numpy as np
+
+from ipc.codes import ROLES
 
 #: every named point, by number; the number is what kernels compare
 POINTS = (
@@ -13,6 +23,9 @@ POINTS = (
     "recorder.lmdb_commit", "recorder.committed", "recorder.cursor",
     "strategist.stored", "strategist.told",
 )
+#: int64 words of a role: number of the armed point (0: none), passes until it acts, the signal that is then raised in the thread that is there
+WORD_POINT, WORD_PASSES, WORD_SIGNAL = range(3)
+WORDS: Final = 3
 
 
 def armed(role: str, restarts: int) -> tuple[int, int]:
@@ -26,15 +39,35 @@ def armed(role: str, restarts: int) -> tuple[int, int]:
     return POINTS.index(name), int(nth or 1)
 
 
+def map_words(path: str) -> np.ndarray[Any, Any]:
+    """The words of all roles in the file that TRADER_CRASH_WORDS names: int64 [roles, WORDS]. Made where it is not there."""
+    size = len(ROLES) * WORDS * 8
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_size < size:
+            os.ftruncate(descriptor, size)
+        return np.frombuffer(mmap.mmap(descriptor, size), np.int64).reshape(len(ROLES), WORDS)
+    finally:
+        os.close(descriptor)
+
+
+def words(role: str, restarts: int) -> np.ndarray[Any, Any]:
+    """This role's words: shared ones where TRADER_CRASH_WORDS names a file, else its own as TRADER_CRASH_AT says."""
+    if path := os.environ.get("TRADER_CRASH_WORDS"):
+        return map_words(path)[ROLES.index(role)]
+    return np.array((*armed(role, restarts), signal.SIGKILL), np.int64)
+
+
 class CrashPoint:
     """The Python half: call `reached("gateway.send")` at each point."""
 
     def __init__(self, role: str, restarts: int) -> None:
-        self.point, self.left = armed(role, restarts)
+        told = os.environ.get("TRADER_CRASH_AT") or os.environ.get("TRADER_CRASH_WORDS")
+        self.words = words(role, restarts) if told else None
 
     def reached(self, name: str) -> None:
-        """SIGKILL the own process when this is the armed point's n-th pass."""
-        if self.point and POINTS[self.point] == name:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        """Raise the signal in this thread when this is the armed point's n-th pass."""
+        if self.words is not None and POINTS[self.words[WORD_POINT]] == name:
+            self.words[WORD_PASSES] -= 1
+            if self.words[WORD_PASSES] == 0:
+                signal.raise_signal(int(self.words[WORD_SIGNAL]))

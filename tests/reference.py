@@ -272,6 +272,7 @@ class Reference:
             position.exit_seq = 0
             if position.lots:
                 position.state = l.POS_MONITORING
+                position.attempt += order.cum_lots == order.lots
         if order.cum_lots < order.lots:
             pause = self.params["exit_retry_ns"] << min(position.attempt, 4) if kind == l.REJECTED else self.params["exit_retry_ns"]
             position.attempt += 1

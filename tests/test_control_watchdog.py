@@ -215,6 +215,19 @@ def test_a_role_that_never_becomes_ready_is_replaced(world: World) -> None:
     assert "was not ready within 30 s" in world.events("hang")[0]
 
 
+def test_a_role_that_is_stopped_while_it_starts_is_replaced_after_its_heartbeat_limit(running: World) -> None:
+    sniper = running.children["sniper"]
+    sniper.die(-9)
+    running.turn()
+    running.for_s(0.5)
+    assert len(sniper.boots) == 2, "its successor has begun, and is not ready"
+    sniper.stopped_ = True
+    running.for_s(2.5)
+    assert sniper.signals == ["KILL"]
+    assert "was stopped for" in running.events("hang")[0]
+    assert "while it started" in running.events("hang")[0]
+
+
 def test_what_the_forkserver_takes_to_prepare_is_not_held_against_its_children() -> None:
     world = World()
     for child in world.children.values():

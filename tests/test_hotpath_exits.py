@@ -137,6 +137,22 @@ def test_a_try_that_fills_in_part_is_followed_by_one_for_the_rest(world: World) 
     assert int(world.orders()[-1]["attempt"]) == 1
 
 
+def test_what_an_entry_brings_while_its_exit_is_under_way_is_closed_by_another_attempt(world: World) -> None:
+    world.arm("100.05", order="limit", limit_price="100.00")
+    world.quote(9_999, 10_001)
+    world.trade(10_010)
+    entry = world.orders()[-1]
+    fill(world, ENTRY, lots=100)
+    at(world, 9_900)
+    first = world.orders()[-1]
+    world.report(kind=l.FILL, order_seq=entry["seq"], cum_lots=150, cum_quote=150 * ENTRY * 1000, last_lots=50, last_price=ENTRY, trade_id=90)
+    world.report(kind=l.CANCELLED, order_seq=entry["seq"], cum_lots=150, cum_quote=150 * ENTRY * 1000)
+    world.report(kind=l.FILL, order_seq=first["seq"], cum_lots=100, cum_quote=100 * 9_900 * 1000, last_lots=100, last_price=9_900, trade_id=91)
+    world.quote(9_900, 9_901, after_s=10)
+    assert [(lots, leg) for lots, _, leg in exits(world)] == [(100, 1), (50, 1)]
+    assert [int(row["attempt"]) for row in world.orders() if row["purpose"] == l.EXIT] == [0, 1], "position, leg and attempt name one order"
+
+
 # ── ladder ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 LADDER = [{"bps": 50, "share": 0.3}, {"bps": 100, "share": 0.3}]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -66,3 +67,57 @@ def test_every_point_can_be_armed_by_its_role_alone(monkeypatch: pytest.MonkeyPa
 def test_a_points_number_names_one_point() -> None:
     assert len(set(crash.POINTS)) == len(crash.POINTS)
     assert crash.POINTS[0] == "none", "0 is what kernels hold when nothing is armed"
+
+
+#: passes a point again and again, each pass told
+ROUND = """
+import sys, time
+from ipc.crash import CrashPoint
+point = CrashPoint("gateway", 5)
+while True:
+    point.reached("gateway.sent")
+    point.reached("gateway.send")
+    print("passed", flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_running_process_of_any_life_can_be_told_from_outside_to_stop_at_a_point_and_goes_on_behind_it(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRADER_CRASH_WORDS", str(tmp_path / "words"))
+    words = crash.map_words(str(tmp_path / "words"))
+    process = subprocess.Popen([sys.executable, "-c", ROUND], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "passed\n", "nothing is armed"
+        row = words[crash.ROLES.index("gateway")]
+        row[crash.WORD_PASSES], row[crash.WORD_SIGNAL] = 3, signal.SIGSTOP
+        row[crash.WORD_POINT] = crash.POINTS.index("gateway.send")
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert stopped is not None
+        assert stopped.si_status == signal.SIGSTOP
+        assert row[crash.WORD_PASSES] == 0
+        process.send_signal(signal.SIGCONT)
+        while row[crash.WORD_PASSES] == 0:  # it passes again, and no more than once was asked for
+            assert process.stdout.readline() == "passed\n"
+        row[crash.WORD_POINT] = 0
+        row[crash.WORD_PASSES], row[crash.WORD_SIGNAL] = 1, signal.SIGKILL
+        row[crash.WORD_POINT] = crash.POINTS.index("gateway.sent")
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_the_words_of_another_role_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRADER_CRASH_WORDS", str(tmp_path / "words"))
+    words = crash.map_words(str(tmp_path / "words"))
+    words[crash.ROLES.index("recorder")] = crash.POINTS.index("gateway.send"), 1, signal.SIGKILL
+    assert walk(monkeypatch, "", "gateway", 0, "gateway.send", "gateway.send") == (0, ["gateway.send"] * 2)
+
+
+def test_without_a_file_of_words_they_are_what_was_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADER_CRASH_AT", "sniper.copy:4")
+    assert crash.words("sniper", 0).tolist() == [crash.POINTS.index("sniper.copy"), 4, signal.SIGKILL]
+    assert crash.words("sniper", 1).tolist()[:2] == [0, 0]

@@ -62,6 +62,7 @@ class Supervised:
         self.control_silent_s = 0.0
         self._since_start_s = 0.0
         self._stuck_s = 0.0
+        self._stopped_s = 0.0
         self._beat = self._control_beat = self._progress = 0
         self._hang = ""
         self._born = False
@@ -75,7 +76,7 @@ class Supervised:
         self.row["state"] = l.PROC_ABSENT
         self.row["restarts"] = self.restarts
         self.row["incarnation"] = self.lives = self.lives + 1
-        self._since_start_s = self.silent_s = self.control_silent_s = self._stuck_s = 0.0
+        self._since_start_s = self.silent_s = self.control_silent_s = self._stuck_s = self._stopped_s = 0.0
         self._hang = ""
         self._born = False
         self.state = State.STARTING if stop == l.STOP_NONE else State.STOPPING
@@ -129,6 +130,8 @@ class Supervised:
         beat, control, progress = int(self.row["beat_ns"]), int(self.row["control_beat_ns"]), int(self.row["progress"])
         self.silent_s = 0.0 if beat != self._beat else self.silent_s + elapsed
         self.control_silent_s = 0.0 if control != self._control_beat else self.control_silent_s + elapsed
+        # a start may be silent for long, but nobody starts while the kernel says that he is stopped
+        self._stopped_s = self._stopped_s + elapsed if self.state is State.STARTING and self.handle.stopped() else 0.0
         waits = self.state is State.READY and self._backlog() > 0
         self._stuck_s = self._stuck_s + elapsed if waits and progress == self._progress else 0.0
         self._beat, self._control_beat, self._progress = beat, control, progress
@@ -144,6 +147,8 @@ class Supervised:
         if self.state is State.STARTING:
             if self._since_start_s > self.ready_s:
                 return f"was not ready within {self.ready_s:g} s"
+            if self._stopped_s > self.hang_s:
+                return f"was stopped for {self._stopped_s * 1000:.0f} ms while it started"
             return ""
         if self.silent_s > self.hang_s and not self._starved():
             return f"no heartbeat for {self.silent_s * 1000:.0f} ms"

@@ -11,8 +11,8 @@ from typing import Any
 
 from ipc import layout as l
 from ipc import ring
-from ipc.atomics import die, fence_release, load_acquire, store_release
-from ipc.crash import POINTS
+from ipc.atomics import fence_release, load_acquire, raise_signal, store_release
+from ipc.crash import POINTS, WORD_PASSES, WORD_POINT, WORD_SIGNAL
 from ipc.jit import kernel
 
 _NUMBER = l.offset(l.COMMIT, "number")
@@ -47,10 +47,10 @@ CRASH_COPIED = POINTS.index("sniper.copied")
 @kernel
 def crash_at(s: Any, point: int) -> None:
     """A crash point of the tests."""
-    if s.crash[0] == point:
-        s.crash[1] -= 1
-        if s.crash[1] == 0:
-            die()
+    if s.crash[WORD_POINT] == point:
+        s.crash[WORD_PASSES] -= 1
+        if s.crash[WORD_PASSES] == 0:
+            raise_signal(s.crash[WORD_SIGNAL])
 
 
 @kernel

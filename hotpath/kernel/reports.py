@@ -122,6 +122,7 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
             position.exit_seq = 0
             if position.lots > 0:
                 position.state = l.POS_MONITORING  # the exit is decided anew, under a new id
+                position.attempt += 1 if order.cum_lots >= order.lots else 0  # its entry has gone on filling: another attempt closes the rest
         if order.cum_lots < order.lots:
             position.attempt += 1
             position.retry_ns = event_ns + exit_retry_ns

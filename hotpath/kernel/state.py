@@ -8,6 +8,7 @@ import numpy as np
 
 from ipc import layout as l
 from ipc.bundle import Bundle
+from ipc.crash import WORDS
 from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
@@ -37,8 +38,8 @@ def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
     return bounds
 
 
-def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
-    """The kernel's arrays over an instance's shared memory; see ipc/layout.py for each dtype."""
+def sniper_arrays(memory: Memory, crash: np.ndarray[Any, Any] | None = None) -> Bundle:
+    """The kernel's arrays over an instance's shared memory; see ipc/layout.py for each dtype. `crash`: the words of ipc/crash.py."""
     s, t, o, r, c, b = memory.sniper, memory.ticks, memory.orders, memory.reports, memory.conditions, memory.board
     tx, bases = memory.transactional()
     return Bundle(
@@ -64,7 +65,7 @@ def sniper_arrays(memory: Memory, crash: tuple[int, int] = (0, 0)) -> Bundle:
         # private to the process
         line=_aligned(1, l.COMMIT_LINE),  # the line that the running step will commit
         tick=_aligned(1, l.TICK), report=_aligned(1, l.REPORT),
-        crash=np.array(crash, np.int64),  # crash point, passes left (tests)
+        crash=np.zeros(WORDS, np.int64) if crash is None else crash,  # armed crash point (tests)
         own=_aligned(1, OWN), bounds=_no_bounds(len(s.instrument_states)),
         blank_intent=_aligned(1, l.INTENT), blank_working=_aligned(1, l.WORKING), blank_position=_aligned(1, l.POSITION),
         blank_feature=_aligned(1, l.FEATURE),

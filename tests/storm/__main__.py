@@ -1,0 +1,75 @@
+"""`scripts/storm --kills N --seed S`: real processes over recorded data, killed N times, then an independent check of everything they left.
+
+    scripts/storm --kills 200 --seed 1
+    scripts/storm --kills 50 --targets sniper,gateway --signals KILL,STOP --json storm.json
+
+Each kill: a target, a phase and a signal by the seed; the target is brought to the phase (tests/storm/aim.py), hit, and awaited until it works again.
+When the data end, the next pass begins. The last line is the verdict; exit status 0 only if all holds, 1 if not, 2 for wrong flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ipc import layout as l
+from tests.storm import report
+from tests.storm.run import BOUND_S, SIGNALS, SPEED, Storm
+
+
+def _several(allowed: tuple[str, ...]) -> object:
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        if unknown := [name for name in chosen if name not in allowed]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(allowed)}")
+        if not chosen:
+            raise argparse.ArgumentTypeError(f"name at least one of {', '.join(allowed)}")
+        return chosen
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def main() -> int:
+    """Parse, run, report."""
+    parser = argparse.ArgumentParser("scripts/storm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=_count, default=50, help="how many processes are killed (50)")
+    parser.add_argument("--seed", type=int, default=1, help="of targets, phases, signals and moments (1)")
+    parser.add_argument("--targets", type=_several(l.ROLES), default=l.ROLES, help="processes, separated by commas (all six)")  # type: ignore[arg-type]
+    parser.add_argument("--signals", type=_several(SIGNALS), default=SIGNALS, help="of KILL,STOP,SEGV,TERM (all)")  # type: ignore[arg-type]
+    parser.add_argument("--speed", type=float, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
+    parser.add_argument("--bound", type=float, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
+    parser.add_argument("--simulated", action="store_true", help="a paper instance on the simulated market, though there are real data")
+    parser.add_argument("--folder", type=Path, help="where passes are kept that broke a promise (a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write the whole report there")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="trader-storm-"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=given.kills)
+        result = Storm(folder, given.kills, given.seed, given.targets, given.signals, given.bound, simulated=given.simulated, speed=given.speed,
+                       say=lambda text, done: progress.update(task, description=f"{text:<32}", completed=done)).run()
+    if given.json:
+        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(report.document(result))))
+    if report.holds(result):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"what the passes left is in {folder}")
+    print("\n".join(report.words(result)))
+    return 0 if report.holds(result) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

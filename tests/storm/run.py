@@ -1,0 +1,188 @@
+"""The storm itself: passes over the data, kill after kill by a seeded plan, and what was seen of it."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ipc import layout as l
+from tests.storm import checker, evidence
+from tests.storm import sight as phases
+from tests.storm.aim import Aim, Gone, Shot
+from tests.storm.scene import Pass, left_behind, recordings
+from tests.storm.sight import Sight
+from tests.storm.watch import Watch
+
+SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
+#: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
+SHARE = 0.1
+#: seconds for which a position may be without protection: the longest hang limit of those who keep it, a respawn, and what a busy machine adds
+BOUND_S = 3.0
+#: event seconds a wall second; seconds for a start, for a role's return, and for the stillness before a stop
+SPEED, START_S, RETURN_S = 3.0, 300.0, 30.0
+#: a kill is followed by the next one before its target is back, once in so many
+HASTE = 8
+#: tries at a target that is just not there
+_TRIES = 40
+
+
+@dataclass
+class PassResult:
+    """What one pass has left: the checker's findings, and figures."""
+
+    findings: list[checker.Finding]
+    figures: dict[str, int]
+    unwatched_s: float
+    overdue_s: float
+    looks: int
+    looks_at_open: int
+    exit_code: int
+    unplanned: int
+
+
+@dataclass
+class Result:
+    """A whole storm."""
+
+    seed: int
+    kills: int
+    recorded: bool
+    targets: tuple[str, ...]
+    signals: tuple[str, ...]
+    bound_s: float
+    shots: list[Shot] = field(default_factory=list)
+    passes: list[PassResult] = field(default_factory=list)
+    failure: str = ""
+    wall_s: float = 0.0
+
+
+def plan_of(kills: int, rng: random.Random, targets: tuple[str, ...], signals: tuple[str, ...]) -> list[Shot]:
+    """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed."""
+    busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets]
+    share = max(1, math.ceil(kills * SHARE)) if busy else 0
+    wanted = [phase for phase in busy for _ in range(share)][:kills]
+    rng.shuffle(wanted)
+    made = [(phases.ROLE_OF[phase], phase) for phase in wanted]
+    made += [(targets[number % len(targets)], phases.IDLE) for number in range(kills - len(made))]
+    rng.shuffle(made)
+    return [Shot(number, target, rng.choice(signals), phase) for number, (target, phase) in enumerate(made, 1)]
+
+
+class Storm:
+    """Runs passes until every kill is done."""
+
+    def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = l.ROLES, signals: tuple[str, ...] = SIGNALS,
+                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, simulated: bool = False, speed: float = SPEED,
+                 keep: bool = False) -> None:
+        """`say(text, kills done)` hears how it goes on. `keep`: passes that broke nothing stay in the folder, too."""
+        self._folder, self._say, self._speed, self._keep = folder, say, speed, keep
+        self._rng = random.Random(seed)
+        self._files = [] if simulated else recordings()
+        self.result = Result(seed, kills, bool(self._files), targets, signals, bound_s)
+        self._left = plan_of(kills, self._rng, targets, signals)[::-1]
+        self._began = 0.0
+
+    def run(self) -> Result:
+        """All kills, with a check after each pass. What makes going on impossible is told as `failure`."""
+        self._began = time.monotonic()
+        number = 0
+        while self._left and not self.result.failure:
+            number += 1
+            scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files)
+            try:
+                self._one_pass(scene, number)
+            except (RuntimeError, evidence.Unreadable) as error:
+                self.result.failure = f"pass {number}: {error}"
+            except KeyboardInterrupt:
+                self.result.failure = "interrupted"
+            finally:
+                scene.end()
+        self.result.wall_s = time.monotonic() - self._began
+        return self.result
+
+    def _one_pass(self, scene: Pass, number: int) -> None:
+        self._say(f"pass {number} starts", len(self.result.shots))
+        scene.wait_until_running(START_S)
+        watch = Watch(scene.memory, scene.process.pid)
+        watch.start()
+        sight = Sight(scene.memory, scene.state_dir)
+        done_before = len(self.result.shots)
+        try:
+            self._shoot(scene, Aim(scene, sight, self._rng))
+            self._await_calm(scene)
+            restarts = int(scene.memory.board.processes["restarts"][: len(l.ROLES)].sum())
+        finally:
+            watch.end()
+            sight.close()
+        self._say(f"pass {number} is checked", len(self.result.shots))
+        code = scene.stop()
+        leftovers = [*left_behind(scene.name), *watch.zombies]
+        evidence.keep_image(scene.folder / "image", scene.image())
+        found = evidence.read(scene.state_dir, scene.folder / "image", leftovers)
+        findings = checker.check(found)
+        if code:
+            findings.append(checker.Finding("exit_code", f"trader-launch ended with {code}: {scene.text()[-600:]}"))
+        findings += watch.findings(self.result.bound_s)
+        kills = len(self.result.shots) - done_before
+        self.result.passes.append(PassResult(findings, found.figures(), watch.unwatched_s, watch.overdue_s, watch.looks, watch.looks_at_open, code,
+                                             max(0, restarts - kills)))
+        if not findings and not self._keep:
+            shutil.rmtree(scene.folder, ignore_errors=True)
+
+    def _shoot(self, scene: Pass, aim: Aim) -> None:
+        tries = 0
+        while self._left and not scene.stopping:
+            shot = self._left[-1]
+            shot.moment_s = time.monotonic() - self._began
+            try:
+                pid = aim.hit(shot)
+            except Gone:  # it is just being replaced, or the data are at their end
+                tries += 1
+                if tries > _TRIES and not scene.stopping:
+                    raise RuntimeError(f"{shot.target} is not there to be hit: {scene.text()}") from None
+                time.sleep(0.1)
+                continue
+            tries = 0
+            self._left.pop()
+            self.result.shots.append(shot)
+            self._say(f"{shot.signal} {shot.target} in {shot.phase}", len(self.result.shots))
+            if shot.phase != shot.wanted != phases.IDLE:
+                self._aim_again(shot)
+            if self._rng.randrange(HASTE):
+                self._await_return(scene, shot, pid)
+
+    def _aim_again(self, missed: Shot) -> None:
+        """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
+        later = next((shot for shot in self._left if shot.wanted == phases.IDLE), None)
+        if later is not None:
+            later.target, later.wanted = missed.target, missed.wanted
+
+    def _await_return(self, scene: Pass, shot: Shot, pid: int) -> None:
+        """Until the role works again in a new process. Raises RuntimeError when it does not come back."""
+        hit = time.monotonic()
+        row = scene.memory.board.processes[l.ROLES.index(shot.target)]
+        progress = None
+        while not scene.stopping:
+            if int(row["pid"]) != pid and int(row["state"]) == l.PROC_READY:
+                progress = int(row["beat_ns"]) if progress is None else progress
+                if int(row["beat_ns"]) != progress:
+                    shot.recovery_ms = (time.monotonic() - hit) * 1000
+                    break
+            if time.monotonic() - hit > RETURN_S:
+                raise RuntimeError(f"{shot.target} did not come back within {RETURN_S:g} s after {shot.signal} in {shot.phase} "
+                                   f"(kill {shot.number}): {scene.text()}")
+            time.sleep(0.002)
+        time.sleep(self._rng.random() * 0.1)
+
+    def _await_calm(self, scene: Pass) -> None:
+        """Until every role is back. Bounded: whoever is not back by then is found out at the stop."""
+        end = time.monotonic() + RETURN_S
+        while not scene.stopping and time.monotonic() < end:
+            if (scene.memory.board.processes["state"][: len(l.ROLES)] == l.PROC_READY).all():
+                return
+            time.sleep(0.01)

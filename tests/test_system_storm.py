@@ -1,0 +1,114 @@
+"""A storm over a real instance: fifty kills at every phase, and everything that it left is as it must be. Two hundred with the slow ones."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ipc import layout as l
+from tests.conftest import ROOT
+from tests.storm import report
+from tests.storm import sight as phases
+from tests.storm.aim import POINT, Shot
+from tests.storm.checker import Finding
+from tests.storm.run import SIGNALS, PassResult, Result, Storm, plan_of
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kills", "simulated"), [(50, False), pytest.param(200, False, marks=pytest.mark.slow),
+                                                  pytest.param(40, True, marks=pytest.mark.slow)])
+def test_whatever_is_killed_in_whatever_phase_nothing_is_lost_and_nothing_twice(kills: int, simulated: bool, tmp_path: Path) -> None:
+    result = Storm(tmp_path, kills, seed=20 + kills, simulated=simulated).run()
+    told = report.document(result)
+    assert report.holds(result), "\n".join(report.words(result))
+    assert told["kills"] == kills
+    assert told["points_not_seen"] == [], "what stands in memory at a point is what the phase is said to be"
+    assert told["figures"]["fills"] >= 2 * kills
+    assert told["looks_at_an_open_position"] > told["looks"] / 2
+    assert list(tmp_path.iterdir()) == [], "what held is removed"
+
+
+def test_a_storm_of_one_target_and_one_signal_says_so(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.storm", "--kills", "3", "--seed", "5",
+                           "--targets", "gateway", "--signals", "KILL", "--folder",
+                           str(tmp_path / "storm"), "--json", str(tmp_path / "storm.json")], cwd=ROOT, capture_output=True, text=True, timeout=200,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("HOLDS: 3 kills, ")
+    assert "  by target: gateway 3" in lines
+    assert "  by signal: KILL 3" in lines
+    assert '"holds": true' in (tmp_path / "storm.json").read_text()
+
+
+@pytest.mark.parametrize(("flags", "words"), [(("--targets", "sniper,watchdog"), "watchdog is none of recorder"), (("--kills", "0"), "above 0"),
+                                              (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one")])
+def test_a_wrong_flag_is_refused_with_what_is_possible(flags: tuple[str, ...], words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.storm", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+# ── the plan of the kills ─────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("kills", [20, 50, 200, 1000])
+def test_every_busy_phase_gets_a_tenth_of_the_kills_and_any_moment_the_rest(kills: int) -> None:
+    plan = plan_of(kills, random.Random(1), l.ROLES, SIGNALS)
+    wanted = Counter(shot.wanted for shot in plan)
+    assert [shot.number for shot in plan] == list(range(1, kills + 1))
+    assert all(wanted[phase] == kills // 10 for phase in phases.ROLE_OF)
+    assert {shot.target for shot in plan if shot.wanted == phases.IDLE} == set(l.ROLES)
+    assert all(shot.target == phases.ROLE_OF.get(shot.wanted, shot.target) for shot in plan)
+
+
+def test_the_seed_makes_the_plan() -> None:
+    def made(seed: int) -> list[Shot]:
+        return plan_of(50, random.Random(seed), l.ROLES, SIGNALS)
+
+    assert made(3) == made(3)
+    assert made(3) != made(4)
+
+
+def test_a_plan_keeps_to_its_targets_and_signals() -> None:
+    plan = plan_of(30, random.Random(1), ("recorder", "feed"), ("STOP",))
+    assert {shot.target for shot in plan} == {"recorder", "feed"}
+    assert {shot.wanted for shot in plan} == {phases.JOURNAL, phases.IDLE}
+    assert {shot.signal for shot in plan} == {"STOP"}
+    assert all(shot.target == "recorder" for shot in plan if shot.wanted == phases.JOURNAL)
+
+
+# ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def done(kills: int = 100, in_flight: int = 50, findings: tuple[Finding, ...] = (), failure: str = "", **met: int) -> Result:
+    """A result in which the kills were met as told, the rest idle."""
+    result = Result(seed=1, kills=kills, recorded=True, targets=l.ROLES, signals=SIGNALS, bound_s=3.0, failure=failure)
+    met = dict.fromkeys(phases.ROLE_OF, kills // 10) | met
+    order = [phase for phase, count in met.items() for _ in range(count)]
+    order += [phases.IDLE] * (kills - len(order))
+    result.shots = [Shot(number, phases.ROLE_OF.get(phase, "feed"), "KILL", phase, phase, POINT, in_flight=int(number < in_flight))
+                    for number, phase in enumerate(order)]
+    result.passes = [PassResult(list(findings), {"entries": 7, "exits": 8, "fills": 9}, 0.1, 0.0, 10, 9, 0, 0)]
+    return result
+
+
+def test_the_verdict_holds_where_all_holds() -> None:
+    assert report.verdict(done()) == "HOLDS: 100 kills, 15 orders, 9 fills; nothing lost, nothing twice, nothing left"
+
+
+@pytest.mark.parametrize(("result", "words"), [
+    (done(findings=(Finding("cash", "off by one"),)), "1 promises broken"), (done(failure="it died"), "the storm could not go on"),
+    (done(undo=4), "4 kills in undo are less than 5%"), (done(in_flight=20), "20 kills with an order in flight are less than 30%"),
+    (done(copy=0), "0 kills in copy are less than 5%")], ids=["a finding", "a failure", "a phase", "in flight", "a phase never met"])
+def test_the_verdict_is_broken_by_each(result: Result, words: str) -> None:
+    assert not report.holds(result)
+    assert report.words(result)[-1].startswith("BROKEN: ")
+    assert words in report.verdict(result)
+
+
+def test_kills_that_were_not_done_break_the_verdict() -> None:
+    result = done()
+    result.kills = 101
+    assert "100 of 101 kills were done" in report.verdict(result)
