@@ -98,6 +98,8 @@ def _print_rows(console: Console, command: str, rows: list[dict[str, Any]], widt
         rows = [{**row, "side": _TRADE_SIDES.get(row.get("side", ""), row.get("side"))} for row in rows]
     if command == "conditions":
         rows = [{**row, "last_refusal": "" if row.get("last_refusal") == "none" else row.get("last_refusal")} for row in rows]
+    if command == "health":
+        rows = [{**row, "metrics": _words(row.get("metrics") or {}).replace("_", " ")} for row in rows]
     columns = COLUMNS.get(command) or tuple(Column(key, key) for key in rows[0])
     table, missing = grid(columns, rows, width)
     console.print(table)

@@ -21,6 +21,7 @@ _DAY_NS = 86_400 * 10**9
 #: what to do, by how the cause of a mode begins
 _REMEDIES = {
     "journal cannot write": " until it can; free space on its disk (logs/recorder.log)",
+    "knowledge cannot be written": " until it can; free space on its disk (logs/reflection.log)",
     "paper ledger": " until it can be written; free space on its disk (logs/gateway.log)",
     "account: not compared": " until the sniper has applied what the venue says; a moment after each start (logs/gateway.log)",
     "paused": "; trader-ctl resume goes on",
