@@ -58,11 +58,12 @@ class Activities:
         row["errors"] += errors.total - int(row["errors"])
         row["wall_ns"] = time.time_ns()
 
-    def failed(self, errors: ErrorManager, kind: str, fault: BaseException | Kind, text: str, now_ns: int, times: int = 1) -> Decision:
-        """It failed: decide, log, show, journal as an event of this `kind`."""
+    def failed(self, errors: ErrorManager, kind: str, fault: BaseException | Kind, text: str, now_ns: int, times: int = 1,
+               pause_s: float = 0.0) -> Decision:
+        """It failed: decide, log, show, journal as an event of this `kind`. `pause_s`: how long the other side asks to be left alone."""
         known = errors.failing
         of = fault if isinstance(fault, Kind) else classify(fault)
-        decision = errors.failed(of, text, now_ns, times)
+        decision = errors.failed(of, text, now_ns, times, pause_s)
         self._process["error_count"] += times
         self._log.log(logging.DEBUG if known and decision.action is Action.CONTINUE else logging.WARNING, "%s: %s; %s", errors.activity, text,
                       decision.words())

@@ -122,11 +122,12 @@ class Dispatch:
     def _must_wait(self, intent: Intent) -> bool:
         """A new order waits for the doubts of its symbol and for the venue, one that opens for the comparison of book and account, too; a cancel
         waits for the doubt of its order."""
-        if intent.is_entry and self.gateway.comparing:
+        if intent.kind != l.NEW:
+            return intent.kind == l.CANCEL and intent.order_seq in self.doubts
+        if self._clock() < self._held_until or self.doubts.closes(intent.instrument):
             return True
-        if intent.kind == l.NEW:
-            return self._clock() < self._held_until or self.doubts.closes(intent.instrument)
-        return intent.kind == l.CANCEL and intent.order_seq in self.doubts
+        # asked last: a breaker that permits a trial waits for what comes of it
+        return intent.is_entry and (self.gateway.comparing or not self.gateway.venue_errors.permits(self._clock()))
 
     def _again(self, intent: Intent) -> None:
         """Look at it once more, a little later; an entry keeps its deadline."""
@@ -199,14 +200,15 @@ class Dispatch:
         except NotTaken as fault:
             self.child.log.warning("order %d was not taken: %s", seq, fault)
             self._held_until = self._clock() + fault.pause_ns
-            reporting.venue_fails(str(fault))
+            self.gateway.venue_failed(fault)
             reporting.own(l.REJECTED, *facts, fault.code)
             return
         except Uncertain as fault:
             self.child.log.warning("order %d may have been taken: %s", seq, fault)
-            reporting.venue_fails(str(fault))
+            self.gateway.venue_failed(fault)
             self.doubts.add(seq, told=False)
             return
+        self.gateway.venue_answered()
         self.sent += 1
         self.child.metric("orders_sent")
         if code == l.REJ_DUPLICATE:
@@ -223,7 +225,7 @@ class Dispatch:
         try:
             self.venue.cancel(self.reporting.client_id(seq), event_ns)
         except VenueFault as fault:
-            self.reporting.venue_fails(str(fault))
+            self.gateway.venue_failed(fault)
             return False
         return True
 

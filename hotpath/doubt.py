@@ -6,13 +6,13 @@ Nothing is ever sent again.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from hotpath.reporting import Reporting
-from hotpath.venues.venue import Venue, VenueFault
+from hotpath.venues.venue import VenueFault
 from ipc import layout as l
+
+if TYPE_CHECKING:
+    from hotpath.gateway import Gateway
 
 #: pauses between two questions about the same order (ns)
 FIRST_PAUSE_NS: Final = 50_000_000
@@ -22,9 +22,9 @@ LONGEST_PAUSE_NS: Final = 5_000_000_000
 class Doubts:
     """The orders in doubt of one gateway's life, by order-ring sequence."""
 
-    def __init__(self, venue: Venue, reporting: Reporting, rows: Any, log: Any, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        """`rows`: the gateway's order rows."""
-        self._venue, self._reporting, self._rows, self._log, self._clock = venue, reporting, rows, log, clock
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway, self._venue, self._reporting = gateway, gateway.venue, gateway.reporting
+        self._rows, self._log, self._clock = gateway.g.rows, gateway.child.log, gateway.clock
         #: sequence → (when to ask next, the pause after that)
         self._asked: dict[int, tuple[int, int]] = {}
 
@@ -61,8 +61,9 @@ class Doubts:
                 found = self._venue.find(self._reporting.client_id(seq))
                 lost = found is None and self._venue.absent_for_good(int(self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"]))
             except VenueFault as fault:
-                self._reporting.venue_fails(str(fault))
+                self._gateway.venue_failed(fault)
                 continue
+            self._gateway.venue_answered()
             if lost:
                 self._reporting.own(l.LOST, *self._facts(seq))
                 del self._asked[seq]

@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol
 
 from hotpath import takeover
 from hotpath.activities import Activities
-from hotpath.config import Hotpath, Paper
+from hotpath.breaker import Breaker
+from hotpath.config import Hotpath, Paper, Recovery
 from hotpath.dispatch import Dispatch
 from hotpath.doubt import Doubts
 from hotpath.errors import ErrorManager, Kind
@@ -25,7 +26,7 @@ from hotpath.reporting import Own, Reporting
 from hotpath.rescue import Rescue
 from hotpath.venues.paper import PaperVenue
 from hotpath.venues.paper_ledger import Ledger, LedgerError, LedgerNotOpen
-from hotpath.venues.venue import VenueFault
+from hotpath.venues.venue import NotTaken, VenueFault
 from ipc import bus, messages, wait
 from ipc import layout as l
 from ipc.process import Child
@@ -69,8 +70,11 @@ class Gateway:
         self.crash = self.reporting.crash
         self.activities = Activities(child)
         self._ledger_errors = self.activities.adopt(ErrorManager("ledger"))
+        recovery: Recovery = boot.section("recovery", Recovery)
+        #: what the venue does not answer; while its breaker is open nothing new is opened, and only what reduces risk tries
+        self.venue_errors = self.activities.adopt(ErrorManager("venue", Breaker(recovery.breaker_failures, recovery.breaker_cooldown_s * 10**9)))
         self.intake = Intake(0)
-        self.doubts = Doubts(self.venue, self.reporting, self.g.rows, child.log, clock)
+        self.doubts = Doubts(self)
         self.dispatch = Dispatch(self, hotpath.durable_before_entry)
         self.rescue = Rescue(self)
         #: at the start of a run with an account that has a past: the sniper's book is still to be compared with it
@@ -216,7 +220,8 @@ class Gateway:
             self.crash.reached("gateway.sent")
         self.dispatch.sent = 0
         self.reporting.outgoing.extend(self.intake.take(events))
-        if self.venue.pull_every_ns and (self.intake.hole or self.clock() - self._pulled_at >= self.venue.pull_every_ns):
+        if (self.venue.pull_every_ns and (self.intake.hole or self.clock() - self._pulled_at >= self.venue.pull_every_ns)
+                and self.venue_errors.permits(self.clock())):
             self.pull()
         return True
 
@@ -227,10 +232,24 @@ class Gateway:
             while events := self.venue.events_since(self.intake.last, _EVENTS):
                 self.reporting.outgoing.extend(self.intake.take(events))
         except VenueFault as fault:
-            self.reporting.venue_fails(str(fault))
+            self.venue_failed(fault)
             return False
-        self.reporting.venue_works()
+        self.venue_answered()
         return True
+
+    def venue_failed(self, fault: VenueFault) -> None:
+        """A call to the venue failed: no new positions until one succeeds, and none is tried while the breaker is open."""
+        kind = Kind.NETWORK
+        if isinstance(fault, NotTaken):
+            kind = Kind.RATE_LIMIT if fault.code == l.REJ_RATE_LIMIT else Kind.API
+        self.activities.failed(self.venue_errors, "venue_error", kind, str(fault), self.clock(), pause_s=getattr(fault, "pause_ns", 0) / 1e9)
+        self.reporting.venue_fails(str(fault))
+
+    def venue_answered(self) -> None:
+        """A call to the venue succeeded."""
+        if self.venue_errors.failing:
+            self.activities.succeeded(self.venue_errors, self.clock())
+        self.reporting.venue_works()
 
     # ── questions, and the end ────────────────────────────────────────────────────────────────────────────────────────
     def answer(self, request: messages.ChildRequest) -> messages.Reply:
@@ -288,7 +307,7 @@ class Gateway:
             for order in self.venue.open_orders():
                 self.venue.cancel(order.client_id, self.venue.now_ns)
         except VenueFault as fault:
-            self.reporting.venue_fails(str(fault))
+            self.venue_failed(fault)
             return False
         return True
 

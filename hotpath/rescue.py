@@ -56,7 +56,7 @@ class Rescue:
             if self.level == l.RESCUE_FLATTEN:
                 done |= self._close()
         except VenueFault as fault:
-            self.reporting.venue_fails(str(fault))
+            self.gateway.venue_failed(fault)
         return done
 
     def _cancel(self) -> bool:

@@ -195,8 +195,7 @@ class Recomputation:
             trip.closed = (int(trade["lots"]), int(trade["pnl"]), int(trade["fees"]))
 
     def _strategy(self, incarnation: int, number: int) -> str:
-        names = self._strategies.get(incarnation, [])
-        return names[number] if number < len(names) else ""
+        return dict(enumerate(self._strategies.get(incarnation, []))).get(number, "")
 
     def _announced(self, record: Record) -> None:
         """An order of the gateway itself: it closes what its strategy holds there. No record of the order ring stands for it."""

@@ -73,6 +73,8 @@ class Dangers:
         modes = self._memory.board.modes
         if int(modes[l.MODE_OF_RECORDER]["mode"]) == l.MODE_SAFE:
             found["journal"] = "the journal cannot be written; see logs/recorder.log"
+        if int(modes[l.MODE_OF_REFLECTION]["mode"]) == l.MODE_SAFE:
+            found["knowledge"] = "the knowledge cannot be written; see logs/reflection.log"
         gateway = modes[l.MODE_OF_GATEWAY]
         if int(gateway["mode"]) == l.MODE_SAFE and not gateway["cause"].startswith(_PASSING):
             found["unreconciled"] = gateway["cause"].decode(errors="replace")

@@ -7,6 +7,7 @@ In safe mode nothing is opened, working entries are cancelled, and positions are
 | crash_loop    | a process dies again and again                              | when it is stable, and a cool-down later       |
 | unprotected   | positions are open, and no sniper has watched them for long | when one does, and a cool-down later           |
 | journal       | the journal cannot be written                               | when it can be, and a cool-down later          |
+| knowledge     | what is learned cannot be written                           | when it can be, and a cool-down later          |
 | clock_jump    | the wall clock has stepped                                  | after a cool-down                              |
 | repeated      | a strategy repeated itself and is latched                   | trader-ctl release STRATEGY, a cool-down later |
 | daily_loss    | today's loss has reached limits.daily_loss_bps              | with the UTC day (event time)                  |
@@ -60,7 +61,8 @@ class Ends(enum.Enum):
 
 
 CAUSES: Mapping[str, Ends] = {
-    "crash_loop": Ends.ITSELF, "unprotected": Ends.ITSELF, "journal": Ends.ITSELF, "clock_jump": Ends.ITSELF, "repeated": Ends.ITSELF,
+    "crash_loop": Ends.ITSELF, "unprotected": Ends.ITSELF, "journal": Ends.ITSELF, "knowledge": Ends.ITSELF, "clock_jump": Ends.ITSELF,
+    "repeated": Ends.ITSELF,
     "daily_loss": Ends.DAY, "drawdown": Ends.PERSON, "unreconciled": Ends.PERSON, "operator": Ends.PERSON,
 }
 
