@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from control.record.reconcile import read_ledger
 from hotpath.kernel import turns as k
 from ipc import layout as l
 from ipc import ring
@@ -37,6 +38,7 @@ def next_run(world: World, run_id: str = "run", ready: bool = True) -> None:
     """The next incarnation of the account; the journal knows all that the venue told."""
     known = max(int(record["venue_seq"]) for record in world.records)
     world.segments()
+    world.memory.sniper.account[0]["cash"] = read_ledger(world.folder / "state" / "paper").cash
     world.memory.board.cursors[0]["journaled_venue_seq"] = known
     world.restarts = 0
     world.records.clear()

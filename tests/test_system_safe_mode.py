@@ -117,13 +117,28 @@ def test_safe_mode_by_a_persons_word_ends_entries_and_outlives_a_restart_until_r
     assert running.faults() == []
 
 
+def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
+    running = make(BUSY)
+    assert running.ctl("pause")[0] == 0
+    until(lambda: any(event.kind == "pause" for event in running.events()), 5, "it is journaled")
+    running.kill_everything()
+    running.start()
+    assert running.status()["trading"] == "reduce_only"
+    assert running.ctl("resume")[0] == 0
+    until(lambda: any(event.kind == "resume" for event in running.events()), 5, "it is journaled")
+    running.kill_everything()
+    running.start()
+    until(lambda: running.status()["trading"] == "running", 5, "entries again")
+    assert running.stop() == 0
+
+
 def test_a_drawdown_ends_entries_until_a_person_resumes(make: Any) -> None:
     running = make(BUSY + "[safety]\nmax_drawdown_bps = 1\n")
     status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 90, "a drawdown of one basis point")
     assert "below its peak" in status["trading_cause"]
     code, reply = running.ctl("resume")
     assert code == 0, reply
-    until(lambda: running.status()["trading"] == "running", 5, "counted from here")
+    until(lambda: running.status()["trading"] == "running", 20, "counted from here")
     assert running.stop() == 0
 
 

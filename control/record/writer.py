@@ -17,7 +17,7 @@ import numpy as np
 
 from control.record import in_force, records
 from control.record.in_force import ArmedPlan, InForce
-from control.record.journal import RUN_PREFIX, SAFE_MODE, Cursors, Journal, decode_event
+from control.record.journal import LASTING, RUN_PREFIX, Cursors, Journal, decode_event
 from control.record.records import JournalCorrupt, WriteFailed, encode, encode_rows, number_key, number_of, ring_key, run_hash
 from control.record.snapshot import Snapshot
 from ipc import layout as l
@@ -146,8 +146,8 @@ class JournalWriter(Journal):
         for event in events or []:
             if (same := _same(event)) not in self._events and same not in new_events:
                 numbered("events", records.EVENT, messages.encode(event), event_ns)
-                if event.kind == "safe_mode":
-                    meta = {**(meta or {}), SAFE_MODE: messages.encode(event)}
+                if event.kind in LASTING:
+                    meta = {**(meta or {}), LASTING[event.kind]: messages.encode(event)}
                 new_events.append(same)
         if snapshot is not None:
             event_ns = max(event_ns, snapshot.event_ns)

@@ -204,7 +204,7 @@ class ControlSocket:
 
     def _pause(self, text: str) -> messages.Done:
         board.set_mode(self._facade.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
-        self._facade.note("operator", text)
+        self._facade.note("pause", text)
         return messages.Done(text=text)
 
     def _resumed(self, _: Any) -> messages.Done:
@@ -217,7 +217,7 @@ class ControlSocket:
         if causes:
             mode, cause = l.MODE_SAFE, "; ".join(causes.values())
         text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
-        self._facade.note("operator", text)
+        self._facade.note("resume", text)
         return messages.Done(text=text, data={"trading": l.MODES[mode]})
 
     # ── questions to processes ───────────────────────────────────────────────────────────────────────────────────────

@@ -76,7 +76,7 @@ def databases_of(rows: list[dict[str, Any]], memory: Any) -> dict[str, dict[str,
 def _adaptation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What was learned last of closed trades, and how often that failed."""
     reflection = next(row for row in rows if row["role"] == "reflection")
-    return {"last_applied_ns": reflection["metrics"]["last_trade_ns"], "applied": reflection["metrics"]["trades_applied"],
+    return {"last_applied_ns": reflection["metrics"]["last_applied_ns"], "applied": reflection["metrics"]["trades_applied"],
             "errors": reflection["error_count"]}
 
 

@@ -154,11 +154,13 @@ class Session:
     def _recall(self) -> None:
         """What only a person ends outlives a restart."""
         with instance.journal_of(self.places.state_dir) as journal:
-            event = journal.safe_mode() if journal is not None else None
-        if event is None:
+            safe, paused = (journal.lasting("safe_mode"), journal.lasting("pause")) if journal is not None else (None, None)
+        if paused is not None and paused.kind == "pause":
+            board.set_mode(self.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
+        if safe is None:
             return
-        self._dangers.recall(int(event.data.get("peak", 0)))
-        for cause, text in event.data.get("causes", {}).items():
+        self._dangers.recall(int(safe.data.get("peak", 0)))
+        for cause, text in safe.data.get("causes", {}).items():
             if CAUSES.get(cause) is Ends.PERSON:
                 self.watchdog.safe_mode.begin(cause, text)
 

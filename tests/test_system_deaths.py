@@ -1,0 +1,126 @@
+"""What goes on while one process stands still, and what does not: each is stopped for a while (SIGSTOP, its hang limit far away), then goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc import layout as l
+from tests.running import BUSY, Running, until
+
+#: nobody is replaced while it stands still
+PATIENT = """
+[supervise]
+hang_recorder_ms = 600000
+hang_gateway_ms = 600000
+hang_sniper_ms = 600000
+hang_feed_ms = 600000
+hang_reflection_ms = 600000
+hang_strategist_ms = 600000
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Running]:
+    made = Running(tmp_path, BUSY + PATIENT)
+    made.start()
+    yield made
+    made.end()
+
+
+@contextmanager
+def standing_still(instance: Running, *roles: str) -> Iterator[None]:
+    pids = [instance.kill(role, signal.SIGSTOP) for role in roles]
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def monitored(instance: Running) -> list[dict[str, Any]]:
+    return [row for row in instance.ctl("positions")[1].get("rows", []) if row["state"] == "monitoring"]
+
+
+def sound(instance: Running) -> None:
+    """An ordered stop, and books in order."""
+    assert instance.stop() == 0
+    assert instance.summary()["reconciled"] is True
+    assert instance.summary()["ticks_lost"] == 0
+    assert instance.faults() == []
+    instance.leaves_nothing()
+
+
+def new_orders(instance: Running, after: tuple[int, int], purpose: int) -> list[Any]:
+    """NEW records behind a position of the journal, with the terminal report of each."""
+    journal = instance.journal()
+    try:
+        wanted = [record.row for record in journal.orders(after) if record.row["kind"] == l.NEW and record.row["purpose"] == purpose]
+        ends: dict[int, set[int]] = {}
+        for record in journal.reports():
+            ends.setdefault(int(record.row["order_seq"]), set()).add(int(record.row["kind"]))
+        return [(int(row["event_ns"]), ends.get(int(row["seq"]), set())) for row in wanted]
+    finally:
+        journal.close()
+
+
+def test_without_a_recorder_ticks_and_exits_go_on_and_nothing_is_opened(instance: Running) -> None:
+    position = until(lambda: monitored(instance), 40, "an open position")[0]
+    mark = instance.last_order()
+    with standing_still(instance, "recorder"):
+        began = instance.status()
+        time.sleep(1.5)  # entries that were sent with the last commit fill; later ones are given up after a second
+        settled = instance.status()
+        instance.ctl("close", position["id"])
+        until(lambda: position["id"] not in {row["id"] for row in instance.ctl("positions")[1]["rows"]}, 10, "an exit that the journal does not have")
+        now = until(lambda: (seen := instance.status())["ticks"] > began["ticks"] + 5_000 and seen, 30, "ticks go on")
+        assert now["entries_today"] >= settled["entries_today"], "the sniper decides on"
+    until(lambda: instance.last_order() > mark, 10, "the journal goes on")
+    until(instance.last_fill_ns, 10, "fills are journaled")
+    entries = [(when, ends) for when, ends in new_orders(instance, mark, l.ENTRY) if settled["event_ns"] <= when < now["event_ns"]]
+    assert all(l.FILL not in ends for _, ends in entries), "nothing was opened that is not journaled"
+    sound(instance)
+
+
+def test_without_a_feed_nothing_is_opened_and_everything_goes_on_when_it_is_back(instance: Running) -> None:
+    until(instance.last_fill_ns, 40, "a first fill")
+    with standing_still(instance, "feed"):
+        time.sleep(0.5)
+        before = instance.status()
+        time.sleep(2.0)
+        after = instance.status()
+        assert (after["ticks"], after["entries_today"]) == (before["ticks"], before["entries_today"])
+        health = instance.ctl("health")[1]
+        assert next(row for row in health["rows"] if row["role"] == "feed")["metrics"]["last_tick_age_ms"] > 1_500
+    until(lambda: instance.status()["ticks"] > after["ticks"] + 5_000, 20, "ticks again")
+    sound(instance)
+
+
+def test_without_a_gateway_intents_wait_and_go_out_once_when_it_is_back(instance: Running) -> None:
+    position = until(lambda: monitored(instance), 40, "an open position")[0]
+    with standing_still(instance, "gateway"):
+        instance.ctl("close", position["id"])
+        time.sleep(1.0)
+        held = {row["id"]: row for row in instance.ctl("positions")[1]["rows"]}
+        assert held[position["id"]]["state"] == "closing"
+    until(lambda: position["id"] not in {row["id"] for row in instance.ctl("positions")[1]["rows"]}, 10, "the exit is filled")
+    sound(instance)
+
+
+def test_without_strategist_and_reflection_what_is_armed_trades_on(instance: Running) -> None:
+    until(instance.last_fill_ns, 40, "a first fill")
+    plans = instance.status()["conditions"]
+    assert plans
+    with standing_still(instance, "strategist", "reflection"):
+        closed = instance.status()["trades_closed"]
+        until(lambda: instance.status()["trades_closed"] > closed, 40, "positions are closed by their own protection")
+        assert instance.status()["trading"] == "running"
+    until(lambda: instance.ctl("health")[1]["data"]["healthy"], 20, "both are well again")
+    sound(instance)
