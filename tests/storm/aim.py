@@ -30,6 +30,12 @@ _STILL_S = 1.0
 #: passes of a point up to which its hit is chosen at random
 _PASSES = {"sniper.undo": 400, "sniper.commit": 100, "sniper.committed": 100, "sniper.copy": 4}
 _PASSES_ELSE = 3
+#: most steps are of prices alone, which a successor makes again without a trace; so most hits of these points are in a step that begins with a
+#: report, within so many passes
+_WITH_NEWS = {"sniper.undo": 9, "sniper.commit": 1, "sniper.committed": 1}
+_NEWS_SHARE = 0.75
+#: seconds for which the sniper is held to wait for a report
+_HOLD_S = 0.2
 _SYS_TGKILL = {"x86_64": 234, "aarch64": 131}
 
 
@@ -112,7 +118,11 @@ class Aim:
         """Arm a point of the phase and wait until the target stands there; as it is found, where it does not come there in time."""
         role = l.ROLES.index(shot.target)
         shot.point = self._rng.choice(phases.POINTS_OF[shot.wanted])
-        self._scene.arm(role, shot.point, self._rng.randint(1, _PASSES.get(shot.point, _PASSES_ELSE)))
+        passes = self._rng.randint(1, _PASSES.get(shot.point, _PASSES_ELSE))
+        if shot.point in _WITH_NEWS and self._rng.random() < _NEWS_SHARE and self._hold_until_news(shot.target, pid):
+            passes = self._rng.randint(1, _WITH_NEWS[shot.point])
+        self._scene.arm(role, shot.point, passes)
+        os.kill(pid, signal.SIGCONT)
         end = time.monotonic() + POINT_S
         while time.monotonic() < end:
             if _stands_still(pid):
@@ -124,6 +134,23 @@ class Aim:
         self._scene.disarm()
         shot.phase, shot.point = self._stop_and_look(shot.target, pid), ""
         return pid
+
+    def _hold_until_news(self, role: str, pid: int) -> bool:
+        """Stop the sniper until a report waits for it: its next step is then one of orders, positions and cash. False: none has come in time.
+
+        It is held for less than its heartbeat limit at a time, or the watchdog would replace it.
+        """
+        end = time.monotonic() + POINT_S / 2
+        while time.monotonic() < end:
+            self._stop_and_look(role, pid)
+            until = time.monotonic() + _HOLD_S
+            while time.monotonic() < until:
+                if self._sight.news():
+                    return True
+                time.sleep(0.001)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.02)
+        return False
 
     def _stop_and_look(self, role: str, pid: int) -> str:
         os.kill(pid, signal.SIGSTOP)

@@ -68,6 +68,10 @@ class Sight:
                 return self._recorder(threads)
         return IDLE
 
+    def news(self) -> bool:
+        """A report waits for the sniper."""
+        return int(self.memory.reports.ring[0]["head"]) > int(self.memory.reports.readers[l.SNIPER]["cursor"])
+
     def in_flight(self) -> int:
         """Orders that have no terminal report yet: at the gateway, or decided and not yet there."""
         rows = self.memory.gateway.gateway_orders
