@@ -12,6 +12,8 @@ import time
 from decimal import Decimal
 from typing import Any
 
+import msgspec
+
 from hotpath.arming import NotArmed, NotContinued, armed_slots, clauses_of, level_of, price_in, trigger_of
 from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
@@ -286,6 +288,9 @@ def main(child: Child) -> int:
 
 def warm_up(memory: Any) -> None:
     """Compile the loop: a start, a run that is told to stop, a drain."""
+    # what a life does before its first tick is done once where it is forked from: decoders are made, types are found
+    write_params(memory, msgspec.json.decode(b"{}", type=Limits), msgspec.json.decode(b"{}", type=Hotpath))
+    Armoury(memory, lambda: None)
     s = sniper_arrays(memory)
     loop.start(s)
     s.own[0]["stop"] = l.STOP_DRAIN

@@ -65,10 +65,19 @@ class BundleType(types.Type):
         return self.fields
 
 
+#: types by what the arrays are. The dtypes are compared as objects, and kept here so that none of their ids is used again: a child that was forked
+#: behind a warm-up finds its type here, where typing fifty record dtypes anew would take 15 ms of every recovery
+_types: dict[tuple[Any, ...], tuple[BundleType, list[Any]]] = {}
+
+
 @typeof_impl.register(Bundle)
 def _typeof(value: Bundle, context: Any) -> BundleType:
-    if value.numba_type is None:  # every call from Python asks; finding it out takes milliseconds
-        value.numba_type = BundleType(tuple((name, typeof_impl(array, context)) for name, array in value.arrays.items()))
+    if value.numba_type is None:  # every call from Python asks
+        key = tuple((name, id(array.dtype), array.ndim, array.flags.writeable, array.flags.aligned) for name, array in value.arrays.items())
+        if key not in _types:
+            made = BundleType(tuple((name, typeof_impl(array, context)) for name, array in value.arrays.items()))
+            _types[key] = (made, [array.dtype for array in value.arrays.values()])
+        value.numba_type = _types[key][0]
     known: BundleType = value.numba_type
     return known
 

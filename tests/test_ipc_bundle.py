@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import typeof
 from numba.core.errors import TypingError
 
 from ipc import layout as l
@@ -125,6 +126,22 @@ def test_a_bundle_over_shared_memory_writes_what_another_mapping_reads(memory: A
     add(Bundle(ticks=memory.ticks.slots, cash=memory.sniper.refusals, grid=np.zeros((4, 4), np.int64)), 3, 9)
     assert other.ticks.slots[3]["price"] == 9
     assert other.sniper.refusals[3] == 9
+
+
+def test_bundles_of_the_same_arrays_share_a_type_and_others_do_not() -> None:
+    first, again = Bundle(**arrays()), Bundle(**arrays())
+    other, locked = Bundle(**{**arrays(), "cash": np.zeros(10)}), arrays()
+    locked["cash"].flags.writeable = False
+    kinds = [typeof(one) for one in (first, again, other, Bundle(**locked))]
+    assert kinds[0] is kinds[1]
+    assert len({kinds[0], kinds[2], kinds[3]}) == 3
+
+
+def test_a_dtype_that_is_gone_never_lends_its_type_to_another() -> None:
+    for number in range(50):
+        made = Bundle(ticks=np.zeros(1, np.dtype([("price", "<i8"), (f"other{number}", "<i8")])))
+        gc.collect()
+        assert f"other{number}" in str(typeof(made)), "an id that is used again would find the type of before"
 
 
 def test_memory_attached_read_only_can_be_read_and_a_kernel_that_writes_is_not_compiled_for_it(memory: Any) -> None:
