@@ -320,6 +320,21 @@ def test_a_permanent_failure_is_a_stop_and_a_hang_is_left_for_the_next_life_to_k
     assert not running.rows["hung"].any(), "the last life was killed, and had not hung"
 
 
+def test_the_loop_wakes_when_a_pause_before_a_restart_is_over(running: World) -> None:
+    assert running.dog.sleep_s(running.now) == TURN_S
+    child = running.children["feed"]
+    child.die(1)
+    running.turn()
+    running.ready("feed")
+    child.die(1)
+    running.turn()  # its second death: half a second's pause
+    assert running.dog.sleep_s(running.now) == TURN_S
+    assert running.dog.sleep_s(running.now + 0.495) == pytest.approx(0.005)
+    assert running.dog.sleep_s(running.now + 10.0) == 0.0
+    running.dog.stop("test")
+    assert running.dog.sleep_s(running.now + 10.0) == TURN_S, "nobody waits for a feed any more"
+
+
 def test_a_crash_loop_ends_in_safe_mode_and_keeps_trying(running: World) -> None:
     child = running.children["sniper"]
     for _ in range(4):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -28,7 +29,7 @@ from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.rescue import Rescue
 from control.supervise.role import Death, Supervised
 from control.supervise.safety import CAUSES, Ends, SafeMode
-from control.supervise.watchdog import TURN_S, Phase, Watchdog
+from control.supervise.watchdog import Phase, Watchdog
 from hotpath.courier import RoleLine
 from ipc import board
 from ipc import layout as l
@@ -259,7 +260,7 @@ class Session:
             descriptor = role.handle.fileno() if isinstance(role.handle, ChildProcess) else -1
             if descriptor >= 0:
                 poll.register(descriptor, select.POLLIN)
-        poll.poll(int(TURN_S * 1000))
+        poll.poll(math.ceil(self.watchdog.sleep_s(time.monotonic()) * 1000))
         with contextlib.suppress(BlockingIOError):
             os.read(wake, 64)
 

@@ -105,6 +105,11 @@ class Watchdog:
         if role.state is State.DOWN and now >= role.start_at and self.phase is not Phase.STOPPED and self._wanted(role):
             role.start(self._boot_of(role.name, role.restarts))
 
+    def sleep_s(self, now: float) -> float:
+        """How long nothing has to be done, unless something wakes the loop: a turn at most, less where a role's pause ends before."""
+        waits = [role.start_at - now for role in self.roles.values() if role.state is State.DOWN and self._wanted(role)]
+        return max(0.0, min([TURN_S, *waits]))
+
     def _wanted(self, role: Supervised) -> bool:
         """While stopping, only who still has to drain comes back, and only until its own turn comes."""
         return self.phase is not Phase.STOPPING or (role.name in MUST_DRAIN and role.name in self._stopping[1:])
