@@ -96,7 +96,7 @@ class Supervised:
         if self.state is State.STARTING and not self._born and self.handle.pid is not None:
             self._born, self._since_start_s = True, 0.0  # what the forkserver took is not the child's doing
         self._since_start_s += elapsed
-        self._feel(elapsed)
+        self._feel(now, elapsed)
         if self.state is State.STARTING and int(self.row["state"]) in (l.PROC_READY, l.PROC_FINISHED) and self._is_own_row():
             self.state, self.been_ready = State.READY, True
         return None
@@ -126,9 +126,10 @@ class Supervised:
         return self.last_death
 
     # ── heart ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _feel(self, elapsed: float) -> None:
+    def _feel(self, now: float, elapsed: float) -> None:
         beat, control, progress = int(self.row["beat_ns"]), int(self.row["control_beat_ns"]), int(self.row["progress"])
-        self.silent_s = 0.0 if beat != self._beat else self.silent_s + elapsed
+        # a beat that has come since the last look may be almost as old as that
+        self.silent_s = min(elapsed, max(0.0, now - beat / 1e9)) if beat != self._beat else self.silent_s + elapsed
         self.control_silent_s = 0.0 if control != self._control_beat else self.control_silent_s + elapsed
         # a start may be silent for long, but nobody starts while the kernel says that he is stopped
         self._stopped_s = self._stopped_s + elapsed if self.state is State.STARTING and self.handle.stopped() else 0.0
@@ -163,6 +164,10 @@ class Supervised:
         since, had = self._doubted
         wants, has = self.handle.load()
         return wants and has - had < STARVED_SHARE * (self.silent_s - since)
+
+    def left_s(self) -> float:
+        """After how much more silence it would be late."""
+        return self.hang_s - self.silent_s if self.state is State.READY else self.hang_s
 
     def unborn(self) -> bool:
         """The forkserver has given no process for too long."""

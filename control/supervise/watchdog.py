@@ -106,9 +106,11 @@ class Watchdog:
             role.start(self._boot_of(role.name, role.restarts))
 
     def sleep_s(self, now: float) -> float:
-        """How long nothing has to be done, unless something wakes the loop: a turn at most, less where a role's pause ends before."""
+        """How long nothing has to be done, unless something wakes the loop: a turn at most, less where a role's pause ends before, or one that
+        stays silent will be late."""
         waits = [role.start_at - now for role in self.roles.values() if role.state is State.DOWN and self._wanted(role)]
-        return max(0.0, min([TURN_S, *waits]))
+        late = [left for role in self.roles.values() if (left := role.left_s()) > 0]
+        return max(0.0, min([TURN_S, *waits, *late]))
 
     def _wanted(self, role: Supervised) -> bool:
         """While stopping, only who still has to drain comes back, and only until its own turn comes."""
