@@ -1,0 +1,1 @@
+"""A soak: does anything grow? See __main__.py."""
