@@ -86,8 +86,9 @@ class Witness:
         """Whoever handed it over does not know whether it arrived."""
         self.doubtful[order.client_id] = order.symbol
 
-    def gateway_died(self) -> None:
+    def gateway_dies(self) -> None:
         """What it had handed over and not told of is in doubt."""
+        self.reports()
         for client_id in self._untold:
             if (order := self.world.exchange.order(client_id)) is not None:
                 self.doubtful[client_id] = order.symbol

@@ -59,13 +59,9 @@ class SniperLife:
         self._line = self.s.line.view(np.int64)
         self._slots, self._mask = memory.ticks.slots, len(memory.ticks.slots) - 1
         child = Child(boot, l.SNIPER, memory, world.log)
-        self.control = Control(child, Armoury(memory, self._adopt))
+        self.control = Control(child, Armoury(memory, self.news))
         self.control._crash = world.crash  # type: ignore[assignment]
         child.ready()
-
-    def _adopt(self) -> None:
-        step_without_tick(self.s)
-        self.world.witness.stepped(0)
 
     def run(self, most: int) -> None:
         """At most so many ticks; without one, what has come between ticks."""
@@ -88,6 +84,11 @@ class SniperLife:
             self.world.witness.before_step()
             step_without_tick(s)
             self.world.witness.stepped(0)
+
+    def news(self) -> None:
+        """What has come, without any tick."""
+        step_without_tick(self.s)
+        self.world.witness.stepped(0)
 
     def _die_in_step(self, phase: str, at: int) -> None:
         """The memory as a death leaves it: behind `at` (modulo) saved lines, before or behind the commit, among the copies, before the cursors."""
@@ -167,7 +168,7 @@ class GatewayLife:
             world.crash.reached("gateway.taken_over")
             child.ready()
         except BaseException:
-            self.ledger.close()
+            self.close()
             raise
 
     def turn(self) -> None:
@@ -176,6 +177,8 @@ class GatewayLife:
 
     def close(self) -> None:
         """What is uncommitted is gone."""
+        self.world.witness.gateway_dies()
+        self.world.exchange.venue = None
         self.ledger.close()
 
 

@@ -100,7 +100,7 @@ class _Market:
         else:
             more["time_stop_s"] = 1
         if rng.random() < 0.5:
-            more["target_bps"] = rng.randint(4, 40)
+            more["target_bps"] = rng.randint(13, 40)
         if rng.random() < 0.25:
             more["trail_distance_bps"], more["trail_activation_bps"] = rng.randint(3, 15), rng.choice((0, 5, 10))
         if rng.random() < 0.3:

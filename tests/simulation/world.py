@@ -80,6 +80,7 @@ class Stage:
             environment.pop("TRADER_SHM")
             if before is not None:
                 environment["TRADER_SHM"] = before
+        self.memory.instruments.instruments["permitted"] = (1 << len(STRATEGIES)) - 1
         for ring, readers in ((self.memory.ticks, (l.SNIPER, l.GATEWAY)), (self.memory.orders, (l.GATEWAY, l.RECORDER)),
                               (self.memory.reports, (l.SNIPER, l.RECORDER))):
             ring.readers["active"] = 0
@@ -227,9 +228,6 @@ class World:
         life = self.lives.pop(role, None)
         if life is not None:
             life.close()
-        if role == "gateway":
-            self.witness.reports()
-            self.witness.gateway_died()
         if role == "sniper":
             self.cut = self.cut if self.cut == "recovery" else ""
 
@@ -409,7 +407,7 @@ class World:
         gateway.gateway.drain()
         self.look()
         for _ in range(8):
-            sniper.run(8)
+            sniper.news()
             recorder.turn()
         if recorder.recorder.finish():
             raise Violation("journal", "it could not be written to the end")
