@@ -38,13 +38,16 @@ class Witness:
         #: NEW records by (incarnation, sequence), and how many shots each condition has fired
         self.orders: dict[Key, Any] = {}
         self.fired: dict[tuple[int, int], int] = {}
-        self.ended: set[Key] = set()
+        #: its terminal report, as (incarnation, sequence on the ring)
+        self.ended: dict[Key, Key] = {}
         self.announced: set[int] = set()
         self._untold: set[str] = set()
         self.fresh()
 
     def fresh(self) -> None:
-        """New shared memory."""
+        """New shared memory; what the journal does not have of the old one was never told."""
+        stored = (self.world.stored.incarnation, self.world.stored.reports)
+        self.ended = {key: at for key, at in self.ended.items() if at <= stored}
         self._seen_orders = self._seen_reports = 0
         self._venue_seq = -1
         self._working: set[int] = set()
@@ -110,6 +113,7 @@ class Witness:
     # ── what is published ─────────────────────────────────────────────────────────────────────────────────────────────
     def reports(self) -> None:
         """Each report that is new on the ring."""
+        self._records()
         region = self.world.memory.reports
         head = int(region.ring[0]["head"])
         while self._seen_reports < head:
@@ -146,7 +150,7 @@ class Witness:
             self._end(key, client_id, kind, at)
 
     def _end(self, key: Key, client_id: str, kind: int, at: int) -> None:
-        self.ended.add(key)
+        self.ended[key] = (self.incarnation, at)
         if key[0] == self.incarnation:
             self._ends.append((at, key[1]))
         exchange = self.world.exchange

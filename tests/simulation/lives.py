@@ -194,6 +194,7 @@ class SimJournal(JournalWriter):
         super()._write(*parts)
 
     def append(self, *parts: Any, **more: Any) -> list[int]:
+        self.world.witness.reports()
         numbers = super().append(*parts, **more)
         self.world.stored = self.stored
         return numbers
@@ -235,7 +236,6 @@ class RecorderLife:
 
     def __init__(self, world: World, boot: Boot) -> None:
         self.world = world
-        SimJournal.world = world
         child = Child(boot, l.RECORDER, world.memory, world.log)
         self.recorder = recorder_room.Recorder(child)
         self.recorder._crash = world.crash  # type: ignore[assignment]

@@ -132,6 +132,8 @@ class World:
         self.cut, self.cut_at = "", 0
         self.disk_refuses = 0
         self.stored = Cursors()
+        #: shared memory was lost with what was in it
+        self.forgot = False
         self.max_fires: dict[int, int] = {}
         self.exchange = Exchange(self.clock, self.crash, settings.window_ms * MS, settings.remote, None)
         self.witness = self.exchange.witness = Witness(self)
@@ -149,6 +151,7 @@ class World:
         config = Config(limits=limits, paper=Paper(order_latency_ms=settings.latency_ms), hotpath=Hotpath(), safety=self.safety)
         self._sections = {name: msgspec.Raw(section) for name, section in config.sections().items()}
         self._seen: list[tuple[int, ...]] = []
+        SimJournal.world = self
 
     def tell(self, text: str) -> None:
         """A line of the trace."""
@@ -240,6 +243,7 @@ class World:
         """Everything is killed and shared memory is gone; `stored`: it was still there for the next start, which stores what it holds."""
         for role in ROLES:
             self.bury(role)
+        self.forgot = self.forgot or not stored
         if stored and int(self.memory.board.cursors[0]["incarnation"]):
             with suppress(WriteFailed):
                 salvage(self.memory, self.folder / "journal", sync=False)
@@ -431,6 +435,7 @@ def run(stage: Stage, script: Script, tracing: bool = False) -> Result:
     rooms = recorder_room.__dict__
     before = {name: rooms[name] for name in ("JournalWriter", "Doorman", "bus")}
     rooms.update(JournalWriter=SimJournal, Doorman=_NoDoorman, bus=_Bus)
+    salvage.__globals__["JournalWriter"] = SimJournal
     try:
         with standing(world.clock):
             try:
@@ -451,6 +456,7 @@ def run(stage: Stage, script: Script, tracing: bool = False) -> Result:
                 world.close()
     finally:
         rooms.update(before)
+        salvage.__globals__["JournalWriter"] = before["JournalWriter"]
     return Result(world.digest(), violation, world.trace, world.crash.passed)
 
 
