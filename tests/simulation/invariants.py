@@ -56,8 +56,9 @@ class Witness:
         self._mode = 0
         self.announced.clear()
         memory = self.world.memory
-        self._region = memory.transactional()[0]
         self._states = memory.sniper.instrument_states
+        self._orders_head, self._reports_head = memory.orders.ring.view(np.int64), memory.reports.ring.view(np.int64)
+        self._modes = memory.board.modes.view(np.int64)
 
     def _fail(self, rule: str, text: str) -> None:
         raise Violation(rule, text)
@@ -114,8 +115,10 @@ class Witness:
     def reports(self) -> None:
         """Each report that is new on the ring."""
         self._records()
+        head = int(self._reports_head[0])
+        if self._seen_reports == head:
+            return
         region = self.world.memory.reports
-        head = int(region.ring[0]["head"])
         while self._seen_reports < head:
             self._seen_reports += 1
             self._report(region.slots[self._seen_reports & (len(region.slots) - 1)], self._seen_reports)
@@ -172,7 +175,7 @@ class Witness:
     # ── the sniper's book ─────────────────────────────────────────────────────────────────────────────────────────────
     def before_step(self) -> None:
         """The mode under which the step decides."""
-        self._mode = int(self.world.memory.board.modes["mode"].max())
+        self._mode = max(self._modes[:: l.MODE.itemsize // 8].tolist())
 
     def stepped(self, tick_seq: int) -> None:
         """The sniper has committed; `tick_seq` names the tick, 0 without one."""
@@ -190,8 +193,10 @@ class Witness:
             self._check_book()
 
     def _records(self) -> None:
+        head = int(self._orders_head[0])
+        if self._seen_orders == head:
+            return
         region = self.world.memory.orders
-        head = int(region.ring[0]["head"])
         while self._seen_orders < head:
             self._seen_orders += 1
             row = region.slots[self._seen_orders & (len(region.slots) - 1)].copy()

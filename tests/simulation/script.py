@@ -96,11 +96,11 @@ class _Market:
         if rng.random() < 0.25:
             more["order"], more["limit_price"] = "limit", self.price(k, -sign * rng.gauss(3, 4))
         if rng.random() < 0.8:
-            more["stop_bps"] = rng.randint(3, 40)
+            more["stop_bps"] = rng.randint(2, 12) if rng.random() < 0.7 else rng.randint(12, 40)
         else:
             more["time_stop_s"] = 1
         if rng.random() < 0.5:
-            more["target_bps"] = rng.randint(13, 40)
+            more["target_bps"] = rng.randint(13, 25)
         if rng.random() < 0.25:
             more["trail_distance_bps"], more["trail_activation_bps"] = rng.randint(3, 15), rng.choice((0, 5, 10))
         if rng.random() < 0.3:
@@ -113,7 +113,7 @@ class _Market:
         if rng.random() < 0.25:
             more["group"] = rng.choice("ab")
         return Condition(symbol=SYMBOLS[k], side=side, direction=direction, size=Size(kind="base", value=str(rng.randint(_SIZES[k] // 2, 2 * _SIZES[k]) * _LOTS[k])),  # type: ignore[arg-type]
-                         confidence=0.9, why="seeded", valid_for_s=rng.choice((1, 5, 30, 60)), max_fires=rng.choice((1, 1, 2, 3)), **more)
+                         confidence=0.9, why="seeded", valid_for_s=rng.choice((1, 5, 30, 60)), max_fires=rng.choice((1, 2, 2, 5)), **more)
 
 
 def draw(seed: int) -> Script:
@@ -122,9 +122,9 @@ def draw(seed: int) -> Script:
     settings = Settings(window_ms=rng.choice((20, 200, 2000)), remote=rng.random() < 0.5, flatten=rng.random() < 0.4,
                         latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)), cooldown_s=rng.choice((0, 1, 5)))
     market = _Market(rng, rng.choice((1.0, 3.0, 6.0)))
-    faulty, deadly, busy = rng.choice((0.0, 0.01, 0.03)), rng.choice((0.0, 0.006, 0.015)), rng.choice((0.003, 0.01))
+    faulty, deadly, busy = rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.01, 0.03)), rng.choice((0.005, 0.015))
     actions: list[Action] = [market.tick() for _ in range(12)]
-    actions += [("plan", rng.randrange(2), False, tuple(market.condition() for _ in range(rng.randint(3, 8)))) for _ in range(2)]
+    actions += [("plan", rng.randrange(2), False, tuple(market.condition() for _ in range(rng.randint(6, 12)))) for _ in range(2)]
     for _ in range(rng.choice((150, 300, 500))):
         chance = rng.random()
         if chance < faulty:
@@ -134,7 +134,7 @@ def draw(seed: int) -> Script:
         elif chance < faulty + deadly + busy:
             actions.append(_command(rng, market))
         elif chance < faulty + deadly + 2 * busy:
-            actions.append(("plan", rng.randrange(2), rng.random() < 0.3, tuple(market.condition() for _ in range(rng.randint(0, 6)))))
+            actions.append(("plan", rng.randrange(2), rng.random() < 0.5, tuple(market.condition() for _ in range(rng.randint(0, 8)))))
         else:
             actions += _work(rng, market)
     return Script(seed, settings, tuple(actions))

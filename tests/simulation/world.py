@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -57,8 +58,11 @@ from tests.simulation.script import STRATEGIES, SYMBOLS, Script
 ROLES = {"recorder": l.RECORDER, "sniper": l.SNIPER, "gateway": l.GATEWAY}
 _LIVES = {"recorder": RecorderLife, "sniper": SniperLife, "gateway": GatewayLife}
 _TICKS = 1024
+_MODE_WORDS, _READER_WORDS = l.MODE.itemsize // 8, l.READER.itemsize // 8
 #: rounds at the end, without faults, in which everything that is undecided has to be decided
 _ROUNDS = 240
+#: actions that change nothing that is looked at
+_SILENT = frozenset(("tick", "wait", "fault", "disk", "clock", "crash", "cut", "away"))
 
 
 class Stage:
@@ -85,6 +89,8 @@ class Stage:
                               (self.memory.reports, (l.SNIPER, l.RECORDER))):
             ring.readers["active"] = 0
             ring.readers["active"][list(readers)] = 1
+        for region_of, one in self.memory._segments.items():  # asked for at every turn: as plain attributes
+            self.memory.__dict__[region_of] = SimpleNamespace(**one.regions)
         self._maps = [np.frombuffer(one.memory, np.uint8) for one in self.memory._segments.values()]
         self._empty = [mapped.copy() for mapped in self._maps]
         self.number = 77
@@ -151,6 +157,11 @@ class World:
         config = Config(limits=limits, paper=Paper(order_latency_ms=settings.latency_ms), hotpath=Hotpath(), safety=self.safety)
         self._sections = {name: msgspec.Raw(section) for name, section in config.sections().items()}
         self._seen: list[tuple[int, ...]] = []
+        memory = self.memory
+        self._modes = memory.board.modes.view(np.int64)
+        self._looked_at = [one.view(np.int64) for one in (memory.sniper.commit, memory.orders.ring, memory.reports.ring, memory.sniper.account)]
+        self._tick_words = memory.ticks.slots.view(np.int64).reshape(-1, l.TICK.itemsize // 8)
+        self._tick_head, self._tick_readers = memory.ticks.ring.view(np.int64), memory.ticks.readers.view(np.int64)
         SimJournal.world = self
 
     def tell(self, text: str) -> None:
@@ -261,33 +272,30 @@ class World:
             self.tell(f"{(self.clock.event_ns // MS) % 100_000_000} ms  {_words(action)}")
         name, *rest = action
         getattr(self, f"_{name}")(*rest)
-        self.look()
+        if name not in _SILENT:
+            self.look()
 
     def look(self) -> None:
         """The invariants that can be seen at any time, and a line of the digest."""
         self.witness.reports()
         self.witness.venue()
-        gateway = self.memory.board.modes[l.MODE_OF_GATEWAY]
-        if int(gateway["mode"]) == l.MODE_SAFE and not gateway["cause"].startswith((b"paper ledger: ", b"venue: ", b"exit order ")):
-            raise Violation("unreconciled", gateway["cause"].decode())
-        memory, venue = self.memory, self.exchange.venue
-        self._seen.append((self.clock.now_ns, int(memory.sniper.commit[0]["number"]), int(memory.orders.ring[0]["head"]),
-                           int(memory.reports.ring[0]["head"]), int(memory.sniper.account[0]["cash"]), self.stored.orders, self.stored.reports,
-                           0 if venue is None else venue.ledger.meta.cash, int(memory.board.modes["mode"].sum())))
+        modes, venue = self._modes, self.exchange.venue
+        if modes[_MODE_WORDS * l.MODE_OF_GATEWAY] == l.MODE_SAFE:
+            cause = bytes(self.memory.board.modes[l.MODE_OF_GATEWAY]["cause"])
+            if not cause.startswith((b"paper ledger: ", b"venue: ", b"exit order ")):
+                raise Violation("unreconciled", cause.decode())
+        self._seen.append((self.clock.now_ns, *(int(one[0]) for one in self._looked_at), self.stored.orders, self.stored.reports,
+                           0 if venue is None else venue.ledger.meta.cash, *modes[::_MODE_WORDS].tolist()))
 
     def _tick(self, after_ms: int, kind: int, instrument: int, price: int, lots: int, ask: int, ask_lots: int) -> None:
         self.clock.now_ns += after_ms * MS
-        ticks = self.memory.ticks
-        seq = int(ticks.ring[0]["head"]) + 1
-        if seq - int(ticks.readers["cursor"][[l.SNIPER, l.GATEWAY]].min()) >= _TICKS:
+        seq = int(self._tick_head[0]) + 1
+        if seq - int(min(self._tick_readers[_READER_WORDS * l.SNIPER], self._tick_readers[_READER_WORDS * l.GATEWAY])) >= _TICKS:
             return
         if kind == l.TICK_QUOTE:
             self._quotes[instrument] = (price, ask)
-        row = ticks.slots[seq & (_TICKS - 1)]
-        for name, value in (("event_ns", self.clock.event_ns), ("kind", kind), ("instrument", instrument), ("flags", 0), ("price", price),
-                            ("lots", lots), ("ask_price", ask), ("ask_lots", ask_lots), ("seq", seq)):
-            row[name] = value
-        ticks.ring[0]["head"] = seq
+        self._tick_words[seq & (_TICKS - 1)] = (seq, self.clock.event_ns, 0, instrument | kind << 16, price, lots, ask, ask_lots)
+        self._tick_head[0] = seq
 
     def _sniper(self, most: int) -> None:
         self.turn_of("sniper", most)
