@@ -52,7 +52,7 @@ class Clock:
         return self.time_ns() / 1e9
 
     def sleep(self, seconds: float) -> None:
-        self.now_ns += int(seconds * 1e9)
+        self.now_ns += int(seconds * 1e9) + 1
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgspec
 
 from hotpath.venues.paper import PaperVenue
-from hotpath.venues.paper_ledger import Ledger
+from hotpath.venues.paper_ledger import Ledger, Meta
 from hotpath.venues.venue import NotTaken, OrderRequest, Uncertain, VenueEvent, VenueOrder
 from ipc import layout as l
 from tests.simulation.clock import MS, Clock
@@ -42,8 +43,6 @@ class Exchange:
         self.in_flight: list[tuple[int, OrderRequest]] = []
         #: call → (fault, until, how long a late order takes)
         self._faults: dict[str, tuple[str, int, int]] = {}
-        #: last event that is durable in the ledger
-        self.committed = 0
         #: the ledger is written whatever the disk says: it is the venue's own, not the gateway's
         self.by_itself = False
         self.venue: SimVenue | None = None
@@ -55,6 +54,11 @@ class Exchange:
     def order(self, client_id: str) -> VenueOrder | None:
         """The order as it is at the venue, whatever the connection says."""
         return None if self.venue is None else self.venue.ledger.find(client_id)
+
+    def durable(self) -> int:
+        """Number of the last event that outlives everything."""
+        ledger: Any = None if self.venue is None else self.venue.ledger
+        return 0 if ledger is None else ledger.durable()
 
     def open_orders(self) -> list[VenueOrder]:
         """Those that are open there."""
@@ -88,7 +92,12 @@ class SimLedger(Ledger):
         if self.exchange.fault("ledger") and not self.exchange.by_itself:
             raise lmdb.DiskError("no space left")
         super()._write(txn)
-        self.exchange.committed = self.meta.venue_seq
+
+    def durable(self) -> int:
+        """Number of the last event that is in LMDB."""
+        with self._env.begin() as txn:
+            stored = txn.get(b"ledger", db=self._db[b"meta"])
+        return 0 if stored is None else msgspec.msgpack.decode(stored, type=Meta).venue_seq
 
 
 def open_ledger(exchange: Exchange, folder: Path) -> SimLedger:

@@ -130,8 +130,8 @@ class Witness:
             expected = (int(self.world.memory.board.cursors[0]["journaled_venue_seq"]) if self._venue_seq < 0 else self._venue_seq) + 1
             if venue_seq != expected:
                 self._fail("events", f"report {at} tells venue event {venue_seq}, {expected} is next")
-            if venue_seq > self.world.exchange.committed:
-                self._fail("acknowledged", f"report {at} tells venue event {venue_seq}, durable is {self.world.exchange.committed}")
+            if venue_seq > (durable := self.world.exchange.durable()):
+                self._fail("acknowledged", f"report {at} tells venue event {venue_seq}, durable is {durable}")
             self._venue_seq = venue_seq
         if kind == l.BALANCE:
             if int(row["code"]):  # everything of earlier runs is told

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from control.record.reconcile import LedgerState, reconcile
+from ipc import board
 from ipc import layout as l
 from tests.books import Books, book_disagrees
 from tests.simulation.deaths import Violation
@@ -23,6 +24,8 @@ def undecided(world: World) -> list[str]:
     if exchange.in_flight:
         found.append(f"{len(exchange.in_flight)} orders are on their way")
     found += [f"an order of {symbol} is in doubt" for symbol in world.witness.doubtful.values()]
+    if owed := board.owed(world.memory):
+        found.append(f"{owed} records are not in the journal")
     working = sniper.working[np.flatnonzero(sniper.working["order_seq"])]
     found += [f"order {int(order['order_seq'])} works{' and was to be cancelled' if order['cancel_seq'] else ''}" for order in working]
     found += [f"order {order.client_id} works at the venue" for order in exchange.open_orders()]
