@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from control.record import recorder, restore, snapshot
-from hotpath import dispatch, doubt, gateway, intake, reporting, rescue, takeover
+from hotpath import dispatch, doubt, gateway, intake, rescue, takeover
 from hotpath.venues import paper_ledger
 from tests.simulation.script import draw
 from tests.simulation.world import Stage, run
@@ -67,8 +67,6 @@ MUTANTS = {
     "the recorder's cursor comes before its records": Mutant(
         recorder.Recorder, "turn", "began = time.monotonic_ns()",
         "began = time.monotonic_ns(); self.memory.board.cursors[0]['durable_orders'] = int(ring.head(self.memory.orders.ring))"),
-    "a snapshot is stored before its records": Mutant(
-        recorder.Recorder, "_snapshot_due", "return self._snapshot is not None and", "return self._snapshot is not None or"),
     "a restore forgets what is behind the snapshot": Mutant(
         restore, "restore", "tail = read_tail(journal)",
         "tail = read_tail(journal); tail = Tail(tail.snapshot, tail.orders[:0], tail.order_incarnations[:0], tail.reports[:0], "
@@ -79,10 +77,8 @@ MUTANTS = {
         takeover, "_first_of_incarnation", 'int(gateway.g.cursors[0]["journaled_venue_seq"])', "ledger.meta.venue_seq - 1"),
     "the account is stated and no open order is ended": Mutant(
         takeover, "_first_of_incarnation", "while not gateway.cancel_all():", "while False:"),
-    "a report is taken off before it is published": Mutant(
-        reporting.Reporting, "publish", "if not k.publish_report(self.g):",
-        "if self.crash.passed['gateway.report'] % 50 == 49:\n            self.outgoing.popleft()\n            self.crash.reached('gateway.report')\n"
-        "            continue\n        if not k.publish_report(self.g):"),
+    "a successor looks at its header and not at what is published": Mutant(
+        takeover, "take_over", "if len(published):", "if False:"),
 }
 
 

@@ -39,6 +39,7 @@ class Settings(NamedTuple):
     latency_ms: int
     max_open: int
     cooldown_s: int
+    snapshot_ms: int
 
 
 class Script(NamedTuple):
@@ -93,7 +94,7 @@ class _Market:
         else:
             more["rebound_bps"] = rng.randint(1, 10)
             more["price"] = rng.choice(("last", "bid"))
-        if rng.random() < 0.25:
+        if rng.random() < 0.35:
             more["order"], more["limit_price"] = "limit", self.price(k, -sign * rng.gauss(3, 4))
         if rng.random() < 0.8:
             more["stop_bps"] = rng.randint(2, 12) if rng.random() < 0.7 else rng.randint(12, 40)
@@ -120,9 +121,9 @@ def draw(seed: int) -> Script:
     """The script of a seed."""
     rng = random.Random(seed)
     settings = Settings(window_ms=rng.choice((20, 200, 2000)), remote=rng.random() < 0.5, flatten=rng.random() < 0.4,
-                        latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)), cooldown_s=rng.choice((0, 1, 5)))
+                        latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)), cooldown_s=rng.choice((0, 1, 5)), snapshot_ms=rng.choice((20, 200, 1000)))
     market = _Market(rng, rng.choice((1.0, 3.0, 6.0)))
-    faulty, deadly, busy = rng.choice((0.0, 0.02, 0.05)), rng.choice((0.0, 0.01, 0.03)), rng.choice((0.005, 0.015))
+    faulty, deadly, busy = rng.choice((0.0, 0.03, 0.08)), rng.choice((0.0, 0.015, 0.04)), rng.choice((0.005, 0.015))
     actions: list[Action] = [market.tick() for _ in range(12)]
     actions += [("plan", rng.randrange(2), False, tuple(market.condition() for _ in range(rng.randint(6, 12)))) for _ in range(2)]
     for _ in range(rng.choice((150, 300, 500))):
@@ -157,12 +158,12 @@ def _work(rng: random.Random, market: _Market) -> list[Action]:
 
 
 def _fault(rng: random.Random) -> Action:
-    call = rng.choice((*FAULTS, "submit", "submit", "news", "journal", "clock"))
+    call = rng.choice((*FAULTS, "submit", "submit", "submit", "news", "journal", "clock"))
     if call == "journal":
         return ("disk", rng.choice((1, 3)))
     if call == "clock":
         return ("clock", rng.choice((-60_000, -1_500, 1_500, 3_600_000)))
-    return ("fault", call, rng.choice(FAULTS[call]), rng.choice((10, 60, 60, 300, 1500)), rng.choice((1, 15, 150, 1900)))
+    return ("fault", call, "late" if call == "submit" and rng.random() < 0.3 else rng.choice(FAULTS[call]), rng.choice((10, 60, 60, 300, 1500)), rng.choice((1, 15, 150, 1900)))
 
 
 def _death(rng: random.Random) -> list[Action]:
@@ -173,10 +174,13 @@ def _death(rng: random.Random) -> list[Action]:
         return [("cut", rng.choice(SNIPER_POINTS), rng.randrange(1000))]
     if chance < 0.80:
         return [("crash", rng.choice(RECORDER_POINTS), 1)]
-    if chance < 0.90:  # away for so long that others have to act; time passes by watchdog's turns
-        role, waits = rng.choice(("sniper", "sniper", "sniper", "gateway", "recorder")), rng.choice((300, 2_500, 9_000))
-        return [("away", role, waits), *(("watchdog",), ("wait", 300), ("gateway",), ("watchdog",), ("gateway",)) * (waits // 600)]
-    if chance < 0.95:
+    if chance < 0.92:  # away for so long that others have to act
+        role, waits_ms = rng.choice(("sniper", "sniper", "sniper", "gateway", "recorder")), rng.choice((300, 2_500, 9_000))
+        meanwhile = (("watchdog",), ("watchdog",), ("wait", 300), ("wait", 300), ("gateway",), ("gateway",), ("recorder",), ("sniper", 1))
+        faults = [_fault(rng) for _ in range(rng.choice((0, 0, 1, 3)))] + [("fault", "cancel", "silent", 2000, 1)] * (rng.random() < 0.3)
+        return [("away", role, waits_ms), *(rng.choice(meanwhile) for _ in range(waits_ms // 150)), *faults,
+                *(rng.choice(meanwhile) for _ in range(20))]
+    if chance < 0.97:
         return [("loss", rng.random() < 0.4)]
     return [("kill", rng.choice(("sniper", "gateway", "recorder")))]
 

@@ -441,8 +441,8 @@ def run(stage: Stage, script: Script, tracing: bool = False) -> Result:
     """Carry out a script from its beginning to its end, or to what must never be."""
     world, violation = World(stage, script, tracing), None
     rooms = recorder_room.__dict__
-    before = {name: rooms[name] for name in ("JournalWriter", "Doorman", "bus")}
-    rooms.update(JournalWriter=SimJournal, Doorman=_NoDoorman, bus=_Bus)
+    before = {name: rooms[name] for name in ("JournalWriter", "Doorman", "bus", "SNAPSHOT_S")}
+    rooms.update(JournalWriter=SimJournal, Doorman=_NoDoorman, bus=_Bus, SNAPSHOT_S=script.settings.snapshot_ms / 1000)
     salvage.__globals__["JournalWriter"] = SimJournal
     try:
         with standing(world.clock):
