@@ -163,8 +163,11 @@ class Gateway:
 
     def _compare_book(self) -> None:
         """Once, before the first order of a run: what the venue holds against the book that came from the journal. A position that no report
-        could explain is nobody's, so nothing new is opened until somebody has looked."""
-        end, wanted = time.monotonic() + COMPARE_S, self.compare_at
+        could explain is nobody's, so nothing new is opened until somebody has looked. What the venue has not told, or the sniper not taken yet, is
+        no difference; where the venue is silent now, the next order is the occasion."""
+        if not self.pull() or not self.reporting.publish():
+            return
+        end, wanted = time.monotonic() + COMPARE_S, int(self.g.report_ring[0]["head"])
         self.compare_at = 0
         while int(self.g.report_readers[l.SNIPER]["cursor"]) < wanted:
             if self.breathe(0.001):

@@ -269,7 +269,6 @@ class SimHandle:
     """control.supervise.handle.Handle over a life."""
 
     start_error = ""
-    _pids = 1000
 
     def __init__(self, world: World, role: str) -> None:
         self._world, self._role = world, role
@@ -278,8 +277,8 @@ class SimHandle:
 
     def start(self, boot: Boot) -> None:
         """As Handle; the start itself is the role's first turn."""
-        SimHandle._pids += 1
-        self.pid, self.exit_code = SimHandle._pids, None
+        self._world.births += 1
+        self.pid, self.exit_code = 1000 + self._world.births, None
         self._world.unborn[self._role] = boot
 
     def is_alive(self) -> bool:

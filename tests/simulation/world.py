@@ -135,6 +135,7 @@ class World:
         self.lives: dict[str, Any] = {}
         self.unborn: dict[str, Boot] = {}
         self.stalled: dict[str, int] = {}
+        self.births = 0
         self.cut, self.cut_at = "", 0
         self.disk_refuses = 0
         self.stored = Cursors()
