@@ -103,7 +103,6 @@ class Rescue:
         for seq in ready:
             instrument, side, lots, strategy = self._announced.pop(seq)
             self.gateway.crash.reached("gateway.rescue")
-            self.gateway.g.rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"] = self._clock()  # from now on it may arrive, however long ago it was announced
             self.gateway.dispatch.submit(seq, instrument, side, l.MARKET, lots, 0, True, strategy, self.venue.now_ns)
         return bool(ready)
 

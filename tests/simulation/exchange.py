@@ -27,7 +27,7 @@ FAULTS = {
     "history": ("silent",),
     "orders": ("silent",),
     "holdings": ("silent",),
-    "news": ("lost", "twice", "backwards", "late"),
+    "news": ("lost", "gaps", "twice", "backwards", "late"),
     "ledger": ("full",),
     "line": ("maintenance", "cut"),
 }
@@ -110,7 +110,7 @@ def open_ledger(exchange: Exchange, folder: Path) -> SimLedger:
 
 class SimVenue(PaperVenue):
     """Faults: submit = late (no answer, it arrives in a while) | after (taken, no answer) | lost (no answer, it never arrives) | limited | closed
-    (certainly not taken) | refused; cancel = silent | after (done, no answer); news = lost | twice | backwards | late; line = maintenance (every
+    (certainly not taken) | refused; cancel = silent | after (done, no answer); news = lost | gaps (the first of each) | twice | backwards | late; line = maintenance (every
     order is certainly not taken, every question fails) | cut (no answer, nothing happens); the others = silent."""
 
     pull_every_ns = 50 * MS
@@ -242,6 +242,8 @@ class SimVenue(PaperVenue):
         match "cut" if self.exchange.fault("line") else self.exchange.fault("news"):
             case "lost" | "cut":
                 return []
+            case "gaps":
+                return told[1:]
             case "twice":
                 return told + told
             case "backwards":

@@ -94,7 +94,8 @@ def mutated(name: str) -> Iterator[None]:
     exec(compile("from __future__ import annotations\n" + text, inspect.getfile(original), "exec"),
          original.__globals__, room)
     setattr(owner, function, room[function])
-    others = [module for module in (recorder,) if module.__dict__.get(function) is original]
+    others = [module for name, module in list(sys.modules.items())
+              if name.partition(".")[0] in ("hotpath", "control") and module.__dict__.get(function) is original]
     for module in others:
         module.__dict__[function] = room[function]
     try:

@@ -122,7 +122,7 @@ def draw(seed: int) -> Script:
     rng = random.Random(seed)
     settings = Settings(window_ms=rng.choice((20, 200, 2000)), remote=rng.random() < 0.5, flatten=rng.random() < 0.4,
                         latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)), cooldown_s=rng.choice((0, 1, 5)), snapshot_ms=rng.choice((20, 200, 1000)))
-    market = _Market(rng, rng.choice((1.0, 3.0, 6.0)))
+    market = _Market(rng, rng.choice((2.0, 5.0, 10.0)))
     faulty, deadly, busy = rng.choice((0.0, 0.03, 0.08)), rng.choice((0.0, 0.015, 0.04)), rng.choice((0.005, 0.015))
     actions: list[Action] = [market.tick() for _ in range(12)]
     actions += [("plan", rng.randrange(2), False, tuple(market.condition() for _ in range(rng.randint(6, 12)))) for _ in range(2)]
@@ -145,7 +145,7 @@ def _work(rng: random.Random, market: _Market) -> list[Action]:
     """Who runs next, and how far."""
     chance = rng.random()
     if chance < 0.30:
-        return [market.tick() for _ in range(rng.choice((1, 1, 1, 2, 5)))]
+        return [market.tick() for _ in range(rng.choice((1, 2, 3, 6)))]
     if chance < 0.55:
         return [("sniper", rng.choice((1, 1, 2, 8)))]
     if chance < 0.78:
@@ -158,12 +158,12 @@ def _work(rng: random.Random, market: _Market) -> list[Action]:
 
 
 def _fault(rng: random.Random) -> Action:
-    call = rng.choice((*FAULTS, "submit", "submit", "submit", "news", "journal", "clock"))
+    call = rng.choice((*FAULTS, "submit", "submit", "submit", "submit", "news", "journal", "clock"))
     if call == "journal":
         return ("disk", rng.choice((1, 3)))
     if call == "clock":
         return ("clock", rng.choice((-60_000, -1_500, 1_500, 3_600_000)))
-    return ("fault", call, "late" if call == "submit" and rng.random() < 0.3 else rng.choice(FAULTS[call]), rng.choice((10, 60, 60, 300, 1500)), rng.choice((1, 15, 150, 1900)))
+    return ("fault", call, "late" if call == "submit" and rng.random() < 0.3 else rng.choice(FAULTS[call]), rng.choice((10, 60, 120, 300, 1500)), rng.choice((1, 15, 150, 1900)))
 
 
 def _death(rng: random.Random) -> list[Action]:
@@ -178,7 +178,8 @@ def _death(rng: random.Random) -> list[Action]:
         role, waits_ms = rng.choice(("sniper", "sniper", "sniper", "gateway", "recorder")), rng.choice((300, 2_500, 9_000))
         meanwhile = (("watchdog",), ("watchdog",), ("wait", 300), ("wait", 300), ("gateway",), ("gateway",), ("recorder",), ("sniper", 1))
         faults = [_fault(rng) for _ in range(rng.choice((0, 0, 1, 3)))] + [("fault", "cancel", "silent", 2000, 1)] * (rng.random() < 0.3)
-        return [("away", role, waits_ms), *(rng.choice(meanwhile) for _ in range(waits_ms // 150)), *faults,
+        both = [("away", "gateway" if role == "sniper" else "sniper", waits_ms - 250)] * (rng.random() < 0.25)
+        return [("away", role, waits_ms), *both, *(rng.choice(meanwhile) for _ in range(waits_ms // 150)), *faults,
                 *(rng.choice(meanwhile) for _ in range(20))]
     if chance < 0.97:
         return [("loss", rng.random() < 0.4)]
@@ -186,6 +187,6 @@ def _death(rng: random.Random) -> list[Action]:
 
 
 def _command(rng: random.Random, market: _Market) -> Action:
-    kind = rng.choice(("pause", "resume", "resume", "resume", "safe", "flatten", "close", "close", "adjust", "adjust", "cancel_entries"))
+    kind = rng.choice(("pause", "resume", "resume", "resume", "resume", "resume", "safe", "flatten", "close", "close", "adjust", "adjust", "cancel_entries"))
     k = rng.randrange(len(SYMBOLS))
     return ("operate", kind, SYMBOLS[k], market.price(k, rng.choice((-20, -5, 5, 20))), rng.random() < 0.5)
