@@ -33,8 +33,8 @@ class Witness:
         self.world = world
         #: orders that were handed to the venue, ever
         self.ids: set[str] = set()
-        #: orders that may be at the venue without anybody having been told: client id → symbol
-        self.doubtful: dict[str, str] = {}
+        #: orders that may be at the venue without anybody having been told: client id → (symbol, since when)
+        self.doubtful: dict[str, tuple[str, int]] = {}
         #: NEW records by (incarnation, sequence), and how many shots each condition has fired
         self.orders: dict[Key, Any] = {}
         self.fired: dict[tuple[int, int], int] = {}
@@ -73,7 +73,7 @@ class Witness:
         _, incarnation, seq = parse_client_order_id(order.client_id)
         if order.client_id in self.ids:
             self._fail("twice", f"order {incarnation}/{seq} is sent a second time")
-        if order.symbol in self.doubtful.values():
+        if any(self._may_be_there(*doubtful) for doubtful in self.doubtful.items() if doubtful[1][0] == order.symbol):
             self._fail("doubt", f"order {incarnation}/{seq} goes out for {order.symbol} while another order there is in doubt")
         if seq >= OWN_ORDERS and seq not in self.announced:
             self._fail("unannounced", f"order {seq} of the gateway goes out before anybody was told of it")
@@ -86,16 +86,32 @@ class Witness:
         self.ids.add(order.client_id)
         self._untold.add(order.client_id)
 
+    def _may_be_there(self, client_id: str, since: tuple[str, int]) -> bool:
+        """Until it is told, or its absence can be proved."""
+        exchange = self.world.exchange
+        return (exchange.order(client_id) is not None or any(order.client_id == client_id for _, order in exchange.in_flight)
+                or exchange.clock.now_ns - since[1] <= exchange.window_ns)
+
     def in_doubt(self, order: OrderRequest) -> None:
         """Whoever handed it over does not know whether it arrived."""
-        self.doubtful[order.client_id] = order.symbol
+        self.doubtful[order.client_id] = (order.symbol, self.world.clock.now_ns)
 
     def gateway_dies(self) -> None:
         """What it had handed over and not told of is in doubt."""
         self.reports()
         for client_id in self._untold:
             if (order := self.world.exchange.order(client_id)) is not None:
-                self.doubtful[client_id] = order.symbol
+                self.doubtful[client_id] = (order.symbol, self.world.clock.now_ns)
+
+    def nameless_exits(self) -> bool:
+        """Exits have gone out that the journal will never have, in a symbol where several positions of that side could be meant."""
+        stored, positions = self.world.stored, self.world.memory.sniper.positions
+        for (incarnation, seq), row in self.orders.items():
+            if incarnation == self.incarnation and stored.orders < seq < OWN_ORDERS and int(row["purpose"]) == l.EXIT:
+                there = positions[int(row["instrument"]) * l.MAX_STRATEGIES:][: l.MAX_STRATEGIES]
+                if int(((there["state"] != l.POS_FLAT) & (there["side"] == -row["side"])).sum()) > 1:
+                    return True
+        return False
 
     def venue(self) -> None:
         """Exits that may still fill never exceed what is held; nothing that only reduces has crossed zero."""
@@ -245,7 +261,7 @@ class Witness:
                 spot = int(self.world.memory.instruments.instruments[row // l.MAX_STRATEGIES]["kind"]) == l.KIND_SPOT
                 if spot and not int(order["cum_lots"]) and not int(order["reserved"]) and int(order["order_seq"]) < _EARLIER:
                     self._fail("book", f"entry {order['order_seq']} works, and no cash is reserved for it")
-            elif int(order["lots"]) < _ADOPTED:
+            elif int(order["lots"]) < _ADOPTED and not self._crossed(order):
                 leaving[row] = leaving.get(row, 0) + left
         for row, lots in leaving.items():
             if lots > int(positions[row]["lots"]):
@@ -256,6 +272,11 @@ class Witness:
                 self._fail("exposure", f"instrument {number}: {entering.get(number, 0)} lots under way and {exposed} held, counted are "
                                        f"{state['working_lots']} and {state['exposure_lots']}")
         self._check_working({int(order["order_seq"]) for order in working})
+
+    def _crossed(self, order: Any) -> bool:
+        """An exit that the sniper decided before it knew that the gateway closes the position: it is told LOST, unless it reached the venue."""
+        key = int(order["order_seq"])
+        return bool(self.announced) and key < OWN_ORDERS and client_order_id(self.world.number, self.incarnation, key) not in self.ids
 
     def _check_working(self, keys: set[int]) -> None:
         """Every order without its end works in the book, and no other."""

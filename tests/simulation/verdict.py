@@ -23,7 +23,7 @@ def undecided(world: World) -> list[str]:
     sniper, exchange = world.memory.sniper, world.exchange
     if exchange.in_flight:
         found.append(f"{len(exchange.in_flight)} orders are on their way")
-    found += [f"an order of {symbol} is in doubt" for symbol in world.witness.doubtful.values()]
+    found += [f"an order of {symbol} is in doubt" for symbol, _ in world.witness.doubtful.values()]
     if owed := board.owed(world.memory):
         found.append(f"{owed} records are not in the journal")
     working = sniper.working[np.flatnonzero(sniper.working["order_seq"])]
