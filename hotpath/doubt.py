@@ -30,7 +30,8 @@ class Doubts:
 
     def add(self, seq: int, told: bool) -> None:
         """An order may have been sent, now at the latest. Unless the others were told before, they are told UNKNOWN."""
-        self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"] = self._clock()  # its row may be older: announced, or claimed before the process stood still
+        # its row may be older: it was announced first, or claimed before the process stood still
+        self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"] = self._clock()
         if not told:
             self._reporting.own(l.UNKNOWN, *self._facts(seq))
         self._asked[seq] = (0, FIRST_PAUSE_NS)

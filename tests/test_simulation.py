@@ -12,9 +12,10 @@ from ipc import layout as l
 from ipc.messages import Condition, Size
 from tests.conftest import ROOT
 from tests.simulation.mutants import MOST_SEEDS, MUTANTS, mutated, seeds_until_found
+from tests.simulation.running import run
 from tests.simulation.script import GATEWAY_POINTS, RECORDER_POINTS, SNIPER_POINTS, Action, Script, Settings, draw
 from tests.simulation.shrink import smallest
-from tests.simulation.world import Stage, run
+from tests.simulation.stage import Stage
 
 SETTINGS = Settings(window_ms=200, remote=False, flatten=False, latency_ms=0, max_open=6, cooldown_s=0, snapshot_ms=20)
 
@@ -68,7 +69,8 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_step(seed: int, stage: Stag
     assert other.digest != first.digest
 
 
-@pytest.mark.parametrize("name", ["an entry does not wait for the journal", "an order in doubt is forgotten", "what may have been sent is sent again"])
+@pytest.mark.parametrize("name", ["an entry does not wait for the journal", "an order in doubt is forgotten",
+                                  "what may have been sent is sent again"])
 def test_planted_faults_are_found_quickly(name: str, stage: Stage) -> None:
     assert seeds_until_found(stage, name, 30)[0]
 

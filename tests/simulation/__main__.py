@@ -7,9 +7,10 @@ import sys
 import time
 from collections import Counter
 
+from tests.simulation.running import run
 from tests.simulation.script import draw
 from tests.simulation.shrink import smallest
-from tests.simulation.world import Stage, run
+from tests.simulation.stage import Stage
 
 
 def main() -> int:

@@ -110,8 +110,8 @@ def open_ledger(exchange: Exchange, folder: Path) -> SimLedger:
 
 class SimVenue(PaperVenue):
     """Faults: submit = late (no answer, it arrives in a while) | after (taken, no answer) | lost (no answer, it never arrives) | limited | closed
-    (certainly not taken) | refused; cancel = silent | after (done, no answer); news = lost | gaps (the first of each) | twice | backwards | late; line = maintenance (every
-    order is certainly not taken, every question fails) | cut (no answer, nothing happens); the others = silent."""
+    (certainly not taken) | refused; cancel = silent | after (done, no answer); news = lost | gaps (the first of each) | twice | backwards | late;
+    line = maintenance (every order is certainly not taken, every question fails) | cut (no answer, nothing happens); the others = silent."""
 
     pull_every_ns = 50 * MS
 

@@ -231,7 +231,7 @@ class Witness:
 
     def _words(self, row: Any) -> str:
         if int(row["kind"]) == l.NEW:
-            return (f"{'entry' if row['purpose'] == l.ENTRY else 'exit'} side {int(row['side'])}, {int(row['lots'])} lots of {int(row['instrument'])} "
+            return (f"{'entry' if row['purpose'] == l.ENTRY else 'exit'} {int(row['side'] * row['lots'])} lots of {int(row['instrument'])} "
                     f"for strategy {int(row['strategy'])}, limit {int(row['limit_price'])}, position {int(row['position_id']) & _EARLIER - 1}")
         return f"of {int(row['order_seq'])}, code {int(row['code'])}, position {int(row['position_id']) & _EARLIER - 1}"
 

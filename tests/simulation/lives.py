@@ -219,7 +219,7 @@ class Desk:
         """Nothing to let go."""
 
 
-class _NoDoorman:
+class NoDoorman:
     """Nobody comes by a socket."""
 
     def __init__(self, *_: Any) -> None:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from control.record import recorder, restore, snapshot
 from hotpath import dispatch, doubt, gateway, intake, rescue, takeover
 from hotpath.venues import paper_ledger
+from tests.simulation.running import run
 from tests.simulation.script import draw
-from tests.simulation.world import Stage, run
+from tests.simulation.stage import Stage
 
 #: seeds within which a mutant must be found
 MOST_SEEDS = 1000
@@ -41,7 +42,8 @@ MUTANTS = {
     "what is not in the ledger is acknowledged": Mutant(
         paper_ledger.Ledger, "commit", "self._write(txn)", "self._write(txn); txn.abort() if self.commits % 3 else None"),
     "what the ledger could not take is acknowledged": Mutant(
-        paper_ledger.Ledger, "commit", "self._reopen()\n                return None", "self._reopen()\n                return list(self._new_events)"),
+        paper_ledger.Ledger, "commit", "self._reopen()\n                return None",
+        "self._reopen()\n                return list(self._new_events)"),
     "an order in doubt is forgotten": Mutant(doubt.Doubts, "add", "self._asked[seq] = (0, FIRST_PAUSE_NS)", "pass"),
     "a successor does not ask about orders in doubt": Mutant(
         takeover, "_ask_for_unknown", "gateway.doubts.add(seq, told=order.state == l.ORD_UNKNOWN)", "pass"),

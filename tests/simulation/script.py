@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from ipc import layout as l
 from ipc.messages import Condition, Rung, Size
-from tests.simulation.clock import MS
 from tests.simulation.exchange import FAULTS
 
 SYMBOLS = ("BTC/USDT", "BTC/USDT:USDT", "ETH/USDT")
@@ -113,7 +112,8 @@ class _Market:
             more["ladder"] = [Rung(bps=6 * (n + 1), share=share) for n, share in enumerate(shares)]
         if rng.random() < 0.25:
             more["group"] = rng.choice("ab")
-        return Condition(symbol=SYMBOLS[k], side=side, direction=direction, size=Size(kind="base", value=str(rng.randint(_SIZES[k] // 2, 2 * _SIZES[k]) * _LOTS[k])),  # type: ignore[arg-type]
+        size = Size(kind="base", value=str(rng.randint(_SIZES[k] // 2, 2 * _SIZES[k]) * _LOTS[k]))
+        return Condition(symbol=SYMBOLS[k], side=side, direction=direction, size=size,  # type: ignore[arg-type]
                          confidence=0.9, why="seeded", valid_for_s=rng.choice((1, 5, 30, 60)), max_fires=rng.choice((1, 2, 2, 5)), **more)
 
 
@@ -121,7 +121,8 @@ def draw(seed: int) -> Script:
     """The script of a seed."""
     rng = random.Random(seed)
     settings = Settings(window_ms=rng.choice((20, 200, 2000)), remote=rng.random() < 0.5, flatten=rng.random() < 0.4,
-                        latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)), cooldown_s=rng.choice((0, 1, 5)), snapshot_ms=rng.choice((20, 200, 1000)))
+                        latency_ms=rng.choice((0, 2, 20)), max_open=rng.choice((2, 3, 6)),
+                        cooldown_s=rng.choice((0, 1, 5)), snapshot_ms=rng.choice((20, 200, 1000)))
     market = _Market(rng, rng.choice((2.0, 5.0, 10.0)))
     faulty, deadly, busy = rng.choice((0.0, 0.03, 0.08)), rng.choice((0.0, 0.015, 0.04)), rng.choice((0.005, 0.015))
     actions: list[Action] = [market.tick() for _ in range(12)]
@@ -163,7 +164,8 @@ def _fault(rng: random.Random) -> Action:
         return ("disk", rng.choice((1, 3)))
     if call == "clock":
         return ("clock", rng.choice((-60_000, -1_500, 1_500, 3_600_000)))
-    return ("fault", call, "late" if call == "submit" and rng.random() < 0.3 else rng.choice(FAULTS[call]), rng.choice((10, 60, 120, 300, 1500)), rng.choice((1, 15, 150, 1900)))
+    fault = "late" if call == "submit" and rng.random() < 0.3 else rng.choice(FAULTS[call])
+    return ("fault", call, fault, rng.choice((10, 60, 120, 300, 1500)), rng.choice((1, 15, 150, 1900)))
 
 
 def _death(rng: random.Random) -> list[Action]:
@@ -187,6 +189,6 @@ def _death(rng: random.Random) -> list[Action]:
 
 
 def _command(rng: random.Random, market: _Market) -> Action:
-    kind = rng.choice(("pause", "resume", "resume", "resume", "resume", "resume", "safe", "flatten", "close", "close", "adjust", "adjust", "cancel_entries"))
+    kind = rng.choice(("pause", *["resume"] * 5, "safe", "flatten", "close", "close", "adjust", "adjust", "cancel_entries"))
     k = rng.randrange(len(SYMBOLS))
     return ("operate", kind, SYMBOLS[k], market.price(k, rng.choice((-20, -5, 5, 20))), rng.random() < 0.5)

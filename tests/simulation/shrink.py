@@ -1,12 +1,13 @@
-"""A failing script made small: whatever may be left out while the same rule is broken is left out, first the deaths and faults, then all in halves."""
+"""A failing script made small: whatever may be left out while the same rule is broken is left out: deaths and faults, then all in halves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from tests.simulation.deaths import Violation
+from tests.simulation.running import Result, run
 from tests.simulation.script import Action, Script
-from tests.simulation.world import Result, Stage, run
+from tests.simulation.stage import Stage
 
 #: runs that may be spent on it
 MOST_RUNS = 1500

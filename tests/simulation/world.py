@@ -5,24 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import tempfile
-import traceback
-from collections import Counter
 from contextlib import suppress
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
-import control.record.recorder as recorder_room
 from control.config import Config, Safety
 from control.record.journal import Cursors
 from control.record.records import JournalError, NoJournal, WriteFailed
 from control.record.salvage import salvage
 from control.record.writer import JournalWriter
-from control.supervise import instance
 from control.supervise.chronicle import Chronicle
 from control.supervise.dangers import Dangers
 from control.supervise.policy import Deaths, RestartPolicy
@@ -32,17 +25,15 @@ from control.supervise.safety import CAUSES, Ends, SafeMode
 from control.supervise.watchdog import Phase, Watchdog
 from hotpath.arming import arm_of, compiled, facts_by_symbol
 from hotpath.config import Hotpath, Limits, Paper
-from hotpath.venues import catalogue
-from ipc import board, messages, segment
+from ipc import board, messages
 from ipc import layout as l
 from ipc.process import Boot
 from tests.simulation import verdict
-from tests.simulation.clock import MS, Clock, standing
+from tests.simulation.clock import MS, Clock
 from tests.simulation.deaths import CrashPoints, Died, Violation
 from tests.simulation.exchange import Exchange
 from tests.simulation.invariants import Witness
 from tests.simulation.lives import (
-    Desk,
     GatewayLife,
     Log,
     RecorderLife,
@@ -51,75 +42,17 @@ from tests.simulation.lives import (
     SniperLife,
     ToRecorder,
     ToSniper,
-    _NoDoorman,
 )
 from tests.simulation.script import STRATEGIES, SYMBOLS, Script
+from tests.simulation.stage import TICKS, Stage
 
 ROLES = {"recorder": l.RECORDER, "sniper": l.SNIPER, "gateway": l.GATEWAY}
 _LIVES = {"recorder": RecorderLife, "sniper": SniperLife, "gateway": GatewayLife}
-_TICKS = 1024
 _MODE_WORDS, _READER_WORDS = l.MODE.itemsize // 8, l.READER.itemsize // 8
 #: rounds at the end, without faults, in which everything that is undecided has to be decided
 _ROUNDS = 240
 #: actions that change nothing that is looked at
 _SILENT = frozenset(("tick", "wait", "fault", "disk", "clock", "crash", "cut", "away"))
-
-
-class Stage:
-    """What scripts share: the segments, emptied for each, and a folder in memory where there is one."""
-
-    def __init__(self) -> None:
-        name = "simulation"
-        root = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=root if root.is_dir() else None))
-        before, segment.shared_root.__globals__["os"].environ["TRADER_SHM"] = (
-            segment.shared_root.__globals__["os"].environ.get("TRADER_SHM"), str(self.folder))
-        try:
-            self.memory = instance.create_segments(
-                name, ticks=_TICKS, instruments=4, conditions=64, rows=catalogue.resolve(SYMBOLS), strategies=STRATEGIES, number=77,
-                lockstep=False, wait_strategy=l.WAIT_FUTEX, initial_cash=10_000 * 10**8)
-            segment.remove(name)
-        finally:
-            environment = segment.shared_root.__globals__["os"].environ
-            environment.pop("TRADER_SHM")
-            if before is not None:
-                environment["TRADER_SHM"] = before
-        self.memory.instruments.instruments["permitted"] = (1 << len(STRATEGIES)) - 1
-        for ring, readers in ((self.memory.ticks, (l.SNIPER, l.GATEWAY)), (self.memory.orders, (l.GATEWAY, l.RECORDER)),
-                              (self.memory.reports, (l.SNIPER, l.RECORDER))):
-            ring.readers["active"] = 0
-            ring.readers["active"][list(readers)] = 1
-        for region_of, one in self.memory._segments.items():  # asked for at every turn: as plain attributes
-            self.memory.__dict__[region_of] = SimpleNamespace(**one.regions)
-        self._maps = [np.frombuffer(one.memory, np.uint8) for one in self.memory._segments.values()]
-        self._empty = [mapped.copy() for mapped in self._maps]
-        self.number = 77
-        self._runs = 0
-
-    def fresh(self) -> None:
-        """The segments as a start of an instance makes them."""
-        for mapped, empty in zip(self._maps, self._empty, strict=True):
-            mapped[:] = empty
-
-    def place(self) -> Path:
-        """An empty folder for one script."""
-        self._runs += 1
-        place = self.folder / str(self._runs)
-        place.mkdir()
-        return place
-
-    def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class Result(NamedTuple):
-    """What came of a script. `digest` is of all that was seen; `passed` counts crash points, and orders, fills and trades."""
-
-    digest: str
-    violation: Violation | None
-    trace: list[str]
-    passed: Counter[str]
 
 
 class World:
@@ -153,7 +86,7 @@ class World:
         self._facts = facts_by_symbol(self.memory.instruments.instruments[: len(SYMBOLS)])
         limits = Limits(max_open_positions=settings.max_open, max_symbol_exposure_bps=10_000, daily_loss_bps=10_000, max_entries_per_day=100_000,
                         min_confidence=0.0, max_quote_age_ms=3_600_000, max_order_value=1e9, price_collar_bps=10_000, window_collar_bps=10_000,
-                        max_gross_exposure_bps=1_000_000, min_equity=0.0 if False else 1.0, duplicate_window_ms=0, max_messages_per_s=1e6,
+                        max_gross_exposure_bps=1_000_000, min_equity=1.0, duplicate_window_ms=0, max_messages_per_s=1e6,
                         max_repeats=100_000)
         self.safety = Safety(positions="flatten" if settings.flatten else "protect", cooldown_s=settings.cooldown_s, max_drawdown_bps=None,
                              unprotected_s=5, clock_jump_ms=1000)
@@ -260,9 +193,10 @@ class World:
         if not stored:
             self.forgot, self.nameless = True, self.nameless or self.witness.nameless_exits()
         if stored and int(self.memory.board.cursors[0]["incarnation"]):
-            while board.owed(self.memory):  # a start that cannot store it does not begin
+            while True:  # a start that cannot store it does not begin
                 with suppress(WriteFailed):
                     salvage(self.memory, self.folder / "journal", sync=False)
+                    break
         self.stalled.clear()
         self._plans.clear()
         self.cut = ""
@@ -295,11 +229,11 @@ class World:
     def _tick(self, after_ms: int, kind: int, instrument: int, price: int, lots: int, ask: int, ask_lots: int) -> None:
         self.clock.now_ns += after_ms * MS
         seq = int(self._tick_head[0]) + 1
-        if seq - int(min(self._tick_readers[_READER_WORDS * l.SNIPER], self._tick_readers[_READER_WORDS * l.GATEWAY])) >= _TICKS:
+        if seq - int(min(self._tick_readers[_READER_WORDS * l.SNIPER], self._tick_readers[_READER_WORDS * l.GATEWAY])) >= TICKS:
             return
         if kind == l.TICK_QUOTE:
             self._quotes[instrument] = (price, ask)
-        self._tick_words[seq & (_TICKS - 1)] = (seq, self.clock.event_ns, 0, instrument | kind << 16, price, lots, ask, ask_lots)
+        self._tick_words[seq & (TICKS - 1)] = (seq, self.clock.event_ns, 0, instrument | kind << 16, price, lots, ask, ask_lots)
         self._tick_head[0] = seq
 
     def _sniper(self, most: int) -> None:
@@ -443,46 +377,6 @@ class World:
     def digest(self) -> str:
         """Of everything that was looked at."""
         return hashlib.sha256(repr(self._seen).encode()).hexdigest()[:16]
-
-
-def run(stage: Stage, script: Script, tracing: bool = False) -> Result:
-    """Carry out a script from its beginning to its end, or to what must never be."""
-    world, violation = World(stage, script, tracing), None
-    rooms = recorder_room.__dict__
-    before = {name: rooms[name] for name in ("JournalWriter", "Doorman", "bus", "SNAPSHOT_S")}
-    rooms.update(JournalWriter=SimJournal, Doorman=_NoDoorman, bus=_Bus, SNAPSHOT_S=script.settings.snapshot_ms / 1000)
-    salvage.__globals__["JournalWriter"] = SimJournal
-    try:
-        with standing(world.clock):
-            try:
-                world.start()
-                for action in script.actions:
-                    world.act(action)
-                world.settle()
-                world.end()
-            except Violation as found:
-                violation = found
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                violation = Violation(f"{type(error).__name__} at {Path(where.filename).name}:{where.name}", str(error)[:500])
-                world.tell(traceback.format_exc())
-            if violation is not None and world.nameless and violation.rule in ("unreconciled", "accounts", "undecided"):
-                world.crash.passed["left to a person"] += 1
-                violation = None
-            world.crash.passed.update(verdict.counted(world))
-            world.crash.disarm()
-            with suppress(Exception):
-                world.close()
-    finally:
-        rooms.update(before)
-        salvage.__globals__["JournalWriter"] = before["JournalWriter"]
-    return Result(world.digest(), violation, world.trace, world.crash.passed)
-
-
-class _Bus:
-    """Stands for ipc.bus in the recorder's room."""
-
-    Server = Desk
 
 
 def _words(action: tuple[Any, ...]) -> str:
