@@ -121,6 +121,15 @@ def test_a_run_begins_when_no_order_of_the_one_before_can_arrive_any_more(stage:
     assert any("ACCEPTED of 1099511627778" in line for line in trace)
 
 
+def test_an_exit_that_was_decided_before_the_gateway_began_to_close_is_not_sent_beside_its_order(stage: Stage) -> None:
+    away = (("away", "sniper", 2_600), ("operate", "safe", "", "", False), *(("watchdog",),) * 16, ("wait", 2_100), ("watchdog",), ("watchdog",))
+    trace = holds(stage, *BOUGHT, ("gateway",), quote(5_989_100), ("gateway",), ("sniper", 1), ("recorder",), *away, ("wait", 300),
+                  quote(5_900_000), ("sniper", 1), ("sniper", 2), ("gateway",), ("watchdog",), ("gateway",), ("gateway",),
+                  settings=SETTINGS._replace(flatten=True))
+    assert any("ANNOUNCED" in line for line in trace)
+    assert any("LOST of" in line for line in trace)
+
+
 def test_an_order_of_the_gateway_is_looked_for_from_when_it_was_sent_not_from_when_it_was_announced(stage: Stage) -> None:
     alone = (("away", "sniper", 20_000), ("operate", "safe", "", "", False), *(("watchdog",),) * 16, ("wait", 2_100), ("watchdog",), ("watchdog",))
     trace = holds(stage, *BOUGHT, ("gateway",), quote(5_989_100), ("gateway",), ("sniper", 1), ("recorder",), *alone,

@@ -155,6 +155,7 @@ class SimVenue(PaperVenue):
             code = self._submit(order)
             if self.exchange.remote:
                 self._keep()
+            self.exchange.witness.venue()
             self.exchange.crash.reached("venue.submitted")
         except (Uncertain, Died):
             self.exchange.witness.in_doubt(order)

@@ -70,6 +70,7 @@ class Witness:
     # ── what reaches the venue ────────────────────────────────────────────────────────────────────────────────────────
     def submitting(self, order: OrderRequest) -> None:
         """An order is handed over."""
+        self.reports()
         _, incarnation, seq = parse_client_order_id(order.client_id)
         if order.client_id in self.ids:
             self._fail("twice", f"order {incarnation}/{seq} is sent a second time")

@@ -77,9 +77,10 @@ class SniperLife:
                 self._die_in_step(cut, self.world.cut_at)
             if seq != int(s.own[0]["deadly_tick"]):
                 step(s)
+                self.world.witness.stepped(seq)
             else:
                 skip(s)
-            self.world.witness.stepped(seq)
+                self.world.witness.stepped(0)
         if between_ticks(s):
             self.world.witness.before_step()
             step_without_tick(s)

@@ -60,7 +60,7 @@ MUTANTS = {
     "the order cursor passes what is parked": Mutant(
         gateway.Gateway, "settle", "min(unfinished) - 1 if unfinished else int(words[k.TAKEN])", "int(words[k.TAKEN])"),
     "the sniper's exits go out while the gateway closes": Mutant(
-        dispatch.Dispatch, "_carry_out", "if stopping or rescue == l.RESCUE_FLATTEN:", "if stopping:"),
+        dispatch.Dispatch, "_carry_out", "if stopping or rescue == l.RESCUE_FLATTEN or self._is_being_closed(intent):", "if stopping:"),
     "the gateway closes while an exit works": Mutant(rescue.Rescue, "_close", "for seq in self.reporting.orders}", "for seq in ()}"),
     "the gateway sends before it has announced": Mutant(
         rescue.Rescue, "turn", "done |= self._close()",
