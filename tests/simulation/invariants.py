@@ -105,14 +105,17 @@ class Witness:
                 self.doubtful[client_id] = (order.symbol, self.world.clock.now_ns)
 
     def nameless_exits(self) -> bool:
-        """Exits have gone out that the journal will never have, in a symbol where several positions of that side could be meant."""
+        """Exits have gone out that the journal will never have, in a symbol where positions of several strategies could be meant."""
         stored, positions = self.world.stored, self.world.memory.sniper.positions
+        meant: dict[tuple[int, int], set[int]] = {}
         for (incarnation, seq), row in self.orders.items():
             if incarnation == self.incarnation and stored.orders < seq < OWN_ORDERS and int(row["purpose"]) == l.EXIT:
-                there = positions[int(row["instrument"]) * l.MAX_STRATEGIES:][: l.MAX_STRATEGIES]
-                if int(((there["state"] != l.POS_FLAT) & (there["side"] == -row["side"])).sum()) > 1:
-                    return True
-        return False
+                meant.setdefault((int(row["instrument"]), -int(row["side"])), set()).add(int(row["strategy"]))
+        for (instrument, side), strategies in meant.items():
+            for strategy, p in enumerate(positions[instrument * l.MAX_STRATEGIES:][: l.MAX_STRATEGIES]):
+                if int(p["state"]) != l.POS_FLAT and int(p["side"]) == side:
+                    strategies.add(strategy)
+        return any(len(strategies) > 1 for strategies in meant.values())
 
     def venue(self) -> None:
         """Exits that may still fill never exceed what is held; nothing that only reduces has crossed zero."""
