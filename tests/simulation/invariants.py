@@ -42,6 +42,8 @@ class Witness:
         self.ended: dict[Key, Key] = {}
         self.announced: set[int] = set()
         self._untold: set[str] = set()
+        #: the script has ended: nobody looks any more
+        self.over = False
         self.fresh()
 
     def fresh(self) -> None:
@@ -134,6 +136,8 @@ class Witness:
     # ── what is published ─────────────────────────────────────────────────────────────────────────────────────────────
     def reports(self) -> None:
         """Each report that is new on the ring."""
+        if self.over:
+            return
         self._records()
         head = int(self._reports_head[0])
         if self._seen_reports == head:
@@ -278,9 +282,14 @@ class Witness:
         self._check_working({int(order["order_seq"]) for order in working})
 
     def _crossed(self, order: Any) -> bool:
-        """An exit that the sniper decided before it knew that the gateway closes the position: it is told LOST, unless it reached the venue."""
+        """An exit that the sniper decided before it heard of another one (of the gateway, or of the last run and lost with it): unless it has
+        reached the venue it is told LOST, or refused there."""
         key = int(order["order_seq"])
-        return bool(self.announced) and key < OWN_ORDERS and client_order_id(self.world.number, self.incarnation, key) not in self.ids
+        if key >= OWN_ORDERS or not (self.announced or self.world.forgot):
+            return False
+        client_id, exchange = client_order_id(self.world.number, self.incarnation, key), self.world.exchange
+        there = exchange.order(client_id)
+        return (there is None or there.state in TERMINAL) and all(flying.client_id != client_id for _, flying in exchange.in_flight)
 
     def _check_working(self, keys: set[int]) -> None:
         """Every order without its end works in the book, and no other."""

@@ -370,6 +370,7 @@ class World:
 
     def close(self) -> None:
         """Let go of everything."""
+        self.witness.over = True
         for role in ROLES:
             self.bury(role)
         shutil.rmtree(self.folder, ignore_errors=True)
