@@ -140,7 +140,7 @@ class Dispatch:
     def _carry_out(self, intent: Intent, stopping: bool) -> None:
         if intent.kind == l.NEW:
             rescue = self.gateway.rescue.level
-            if stopping or rescue == l.RESCUE_FLATTEN:
+            if stopping or rescue == l.RESCUE_FLATTEN or self._is_being_closed(intent):
                 self.never_sent(intent, l.LOST)
             elif rescue and intent.purpose == l.ENTRY:
                 self.never_sent(intent, l.CANCELLED)
@@ -159,6 +159,10 @@ class Dispatch:
                 self._again(intent)
         else:
             self.child.log.error("order-ring record %d: kind %d is not carried out by this gateway", intent.seq, intent.kind)
+
+    def _is_being_closed(self, intent: Intent) -> bool:
+        """An exit that was decided before the sniper heard that the gateway closes its position: both together would exceed it."""
+        return intent.purpose == l.EXIT and self.gateway.rescue.closes(intent.instrument, intent.strategy)
 
     def _send(self, intent: Intent) -> None:
         """orders[n] = SENDING → taken → submit."""

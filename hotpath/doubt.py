@@ -29,7 +29,9 @@ class Doubts:
         self._asked: dict[int, tuple[int, int]] = {}
 
     def add(self, seq: int, told: bool) -> None:
-        """An order may have been sent. Unless the others were told before, they are told UNKNOWN."""
+        """An order may have been sent, now at the latest. Unless the others were told before, they are told UNKNOWN."""
+        # its row may be older: it was announced first, or claimed before the process stood still
+        self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"] = self._clock()
         if not told:
             self._reporting.own(l.UNKNOWN, *self._facts(seq))
         self._asked[seq] = (0, FIRST_PAUSE_NS)

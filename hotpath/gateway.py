@@ -169,9 +169,16 @@ class Gateway:
         return self.dispatch.handle(self._stopping)
 
     def compare_book(self) -> None:
-        """Once, as soon as the sniper has applied all that was published: what the venue holds against the book that came from the journal. Until
-        then, and where they differ until somebody has looked, nothing new is opened; exits go on."""
+        """Once, as soon as the venue has told everything and the sniper has applied it: what the venue holds against the book that came from the
+        journal. Until then, and where they differ until somebody has looked, nothing new is opened; exits go on."""
+        if self.venue.pull_every_ns and not self.pull():
+            return
         if self.reporting.outgoing or self.ledger.uncommitted or int(self.g.report_readers[l.SNIPER]["cursor"]) < int(self.g.report_ring[0]["head"]):
+            return
+        try:
+            held = {position.symbol: position.lots for position in self.venue.positions()}
+        except VenueFault as fault:
+            self.venue_failed(fault)
             return
         self.comparing = False
         book: dict[str, int] = {}
@@ -180,7 +187,6 @@ class Gateway:
             symbol = self.reporting.symbols[int(row["instrument"])]
             book[symbol] = book.get(symbol, 0) + int(row["side"]) * int(row["lots"])
             sides.add((symbol, int(row["side"])))
-        held = {position.symbol: position.lots for position in self.venue.positions()}
         differ = [f"{symbol}: the venue holds {held.get(symbol, 0)} lots, the book {book.get(symbol, 0)}"
                   for symbol in sorted(book.keys() | held.keys()) if book.get(symbol, 0) != held.get(symbol, 0)]
         cash = int(self._sniper.account[0]["cash"])

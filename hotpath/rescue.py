@@ -59,6 +59,12 @@ class Rescue:
             self.gateway.venue_failed(fault)
         return done
 
+    def closes(self, instrument: int, strategy: int) -> bool:
+        """An order of the gateway itself is about to close what a strategy holds there, or does so; the sniper may not have heard of it yet."""
+        rows = [self.gateway.g.rows[seq % l.MAX_GATEWAY_ORDERS] for seq in self.reporting.orders if seq >= OWN_ORDERS]
+        return any((place, of) == (instrument, strategy) for place, _, _, of in self._announced.values()) or any(
+            (int(row["instrument"]), int(row["strategy"])) == (instrument, strategy) for row in rows)
+
     def _cancel(self) -> bool:
         """End what opens; everything of the sniper's where all is being closed."""
         asked = False

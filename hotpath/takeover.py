@@ -76,6 +76,10 @@ def _first_of_incarnation(gateway: Gateway) -> None:
     if gateway.ledger.meta.venue_seq == 0:
         venue.deposit(int(run["initial_cash"]), venue.now_ns)
     else:
+        began = gateway.clock()
+        while not venue.absent_for_good(began):  # what an earlier run sent may still arrive: it is to be ended and told before the account is stated
+            if gateway.breathe(0.02):
+                return
         while not gateway.cancel_all():
             if gateway.breathe(0.2):
                 return

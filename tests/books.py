@@ -47,6 +47,15 @@ class _Order:
                 if report["kind"] in _ENDS or (report["kind"] == l.FILL and report["cum_lots"] >= self.row["lots"])]
 
 
+def _own_order(report: Any, position: int) -> Any:
+    """The NEW record that an order of the gateway itself would have, by its announcement."""
+    row = np.zeros(1, l.INTENT)[0]
+    for name, value in (("kind", l.NEW), ("purpose", l.EXIT), ("side", report["side"]), ("lots", report["last_lots"]), ("position_id", position),
+                        ("instrument", report["instrument"]), ("strategy", report["code"]), ("report_seq", report["seq"] - 1)):
+        row[name] = value
+    return row
+
+
 class Books:
     """Everything that a journal says about orders, positions and the venue's events."""
 
@@ -62,29 +71,22 @@ class Books:
             self.closed[int(record.row["position_id"])].append(record.row)
         self.reports = [(record.incarnation, record.row) for record in journal.reports()]
         self.unknown: list[Key] = []
+        held: dict[tuple[int, int], int] = {}
         for incarnation, report in self.reports:
             # an order of an earlier life of the shared memory is named whole, in `spare`
             earlier = int(report["spare"]) if report["kind"] != l.BALANCE else 0
             key = (earlier >> 40, earlier & (1 << 40) - 1) if earlier else (incarnation, int(report["order_seq"]))
-            if report["kind"] == l.ANNOUNCED and key not in self.orders:
-                self.orders[key] = self._of_the_gateway(incarnation, report)
-            if key in self.orders:
+            if report["kind"] == l.ANNOUNCED:
+                self.orders[key] = _Order(_own_order(report, held.get((int(report["code"]), int(report["instrument"])), 0)))
+            elif key in self.orders:
+                row = self.orders[key].row
                 self.orders[key].reports.append(report)
+                if report["kind"] == l.FILL and row["purpose"] == l.ENTRY:
+                    held[int(row["strategy"]), int(row["instrument"])] = int(row["position_id"])
             elif key[1]:
                 self.unknown.append(key)
         #: lives of the shared memory that were stopped in order: nothing of them is left undecided
         self.whole = {incarnation for incarnation, event in journal.events() if event.kind == "run_end"}
-
-    def _of_the_gateway(self, incarnation: int, announced: Any) -> _Order:
-        """An order that the gateway made itself: as its announcement says, for the last position that its strategy had opened there by then."""
-        row = np.zeros(1, l.INTENT)[0]
-        for name, value in (("kind", l.NEW), ("purpose", l.EXIT), ("side", announced["side"]), ("lots", announced["last_lots"]),
-                            ("instrument", announced["instrument"]), ("strategy", announced["code"]), ("report_seq", announced["seq"] - 1)):
-            row[name] = value
-        opened = [order.row for order in self._entries().values() if order.fills and (order.row["instrument"], order.row["strategy"])
-                  == (announced["instrument"], announced["code"])]
-        row["position_id"] = opened[-1]["position_id"] if opened else 0
-        return _Order(row)
 
     def faults(self) -> list[str]:
         """Whatever is wrong, in words; empty when the books are sound."""
@@ -116,7 +118,8 @@ class Books:
                 faults.append(f"order {key} ended and went on: {[l.REPORT_KINDS[int(report['kind'])] for report in order.reports]}")
             if not ends and key[0] in self.whole:
                 faults.append(f"order {key} never ended, and its run was stopped in order")
-            if any(after["event_ns"] < before["event_ns"] for before, after in zip(order.reports, order.reports[1:], strict=False)):
+            events = [report for report in order.reports if report["venue_seq"] > 0]  # what the gateway itself says of it, it says when it notices
+            if any(after["event_ns"] < before["event_ns"] for before, after in itertools.pairwise(events)):
                 faults.append(f"order {key}: time goes back between its reports")
             for fill in order.fills:
                 cumulative += int(fill["last_lots"])
@@ -149,8 +152,11 @@ class Books:
                 faults.append(f"position {position}: {entry.filled} lots in, {left} out")
             if any(order.row["side"] != -entry.row["side"] for _, order in leaving):
                 faults.append(f"position {position}: an exit is on the side of its entry")
+            # a rung may be under way beside the exit of the rest, and the gateway closes by itself while the sniper is away
             faults += [f"position {position}: exit {after} went out while exit {before} was undecided"
-                       for (before, first), (after, second) in itertools.pairwise(leaving) if before[0] == after[0]
+                       for kind in (True, False)
+                       for (before, first), (after, second) in itertools.pairwise([one for one in leaving if (one[1].row["leg"] == 1) == kind])
+                       if before[0] == after[0] and second.row["leg"]
                        and not (first.ends() and int(first.reports[-1]["seq"]) <= int(second.row["report_seq"]))]
             told = self.closed.get(position, [])
             if len(told) > 1 or (told and not int(told[0]["lots"]) == entry.filled == left):

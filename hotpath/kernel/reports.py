@@ -192,12 +192,12 @@ def is_terminal(kind: int) -> bool:
 @kernel
 def _adopt_exit(s: Any, report: Any) -> int:
     """An order of an earlier incarnation that the journal never saw has filled: only an exit may go out unjournaled. It gets a working row if
-    exactly one position can be meant; gives the row, or −1."""
+    exactly one position can be meant, beside an exit that was decided before this was heard; gives the row, or −1."""
     found, count = -1, 0
     for strategy in range(l.MAX_STRATEGIES):
         row = report.instrument * l.MAX_STRATEGIES + strategy
         p = s.positions[row]
-        if s.states[report.instrument].open_mask >> strategy & 1 and p.lots > 0 and p.side == -report.side and p.exit_seq == 0:
+        if s.states[report.instrument].open_mask >> strategy & 1 and p.lots > 0 and p.side == -report.side:
             found = row
             count += 1
     working = find_working(s, 0)
@@ -214,8 +214,9 @@ def _adopt_exit(s: Any, report: Any) -> int:
     order.purpose = l.EXIT
     order.lots = _ADOPTED_LOTS  # its terminal report ends it
     order.position_id = s.positions[found].position_id
-    s.positions[found].exit_seq = report.spare
-    s.positions[found].state = l.POS_CLOSING
+    if s.positions[found].exit_seq == 0:
+        s.positions[found].exit_seq = report.spare
+        s.positions[found].state = l.POS_CLOSING
     s.account[0].working_orders += 1
     return working
 

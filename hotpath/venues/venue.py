@@ -124,7 +124,7 @@ class Venue(Protocol):
         """The order of that id, open or ended."""
 
     def absent_for_good(self, sent_ns: int) -> bool:
-        """Whether an order that was sent at `sent_ns` (monotonic) and is not found now can never arrive any more."""
+        """Whether an order that was sent at `sent_ns` (monotonic) or before, and is not found now, can never arrive any more."""
 
     def news(self) -> list[VenueEvent] | None:
         """What has happened since the last call, durable; it may come twice, late, out of order, or never. None: it cannot be written now."""
