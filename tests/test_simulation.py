@@ -141,7 +141,7 @@ def test_an_order_of_the_gateway_is_looked_for_from_when_it_was_sent_not_from_wh
 
 def test_an_exit_that_only_the_venue_knows_is_recognised_although_the_sniper_has_decided_another_one_meanwhile(stage: Stage) -> None:
     trace = holds(stage, *BOUGHT, ("gateway",), quote(5_989_100), ("gateway",), ("sniper", 1), ("recorder",), quote(5_970_000), ("sniper", 1),
-                  ("gateway",), ("wait", 30), ("gateway",), quote(5_970_100), ("gateway",), ("disk", 1), ("loss", False), ("watchdog",), ("recorder",),
-                  quote(5_970_000), ("sniper", 1), ("sniper", 1), ("gateway",))
+                  ("gateway",), ("wait", 30), ("gateway",), quote(5_970_100), ("gateway",), ("disk", 1), ("loss", False), ("watchdog",),
+                  ("recorder",), quote(5_970_000), ("sniper", 1), ("sniper", 1), ("gateway",))
     first_of_next_run = next(at for at, line in enumerate(trace) if "FILL of 1099511627781" in line)
     assert any("NEW exit" in line for line in trace[first_of_next_run - 6: first_of_next_run]), "it has decided another one"
