@@ -139,6 +139,8 @@ def draw(seed: int) -> Script:
             actions.append(("plan", rng.randrange(2), rng.random() < 0.5, tuple(market.condition() for _ in range(rng.randint(0, 8)))))
         else:
             actions += _work(rng, market)
+    if seed % 5 == 0:
+        actions += _doubt(random.Random(-seed), market)
     return Script(seed, settings, tuple(actions))
 
 
@@ -156,6 +158,21 @@ def _work(rng: random.Random, market: _Market) -> list[Action]:
     if chance < 0.97:
         return [("watchdog",)]
     return [("wait", rng.choice((5, 30, 100, 500, 1100)))]
+
+
+def _doubt(rng: random.Random, market: _Market) -> list[Action]:
+    """An entry that rests, arrives late, and is to be cancelled while nobody knows of it."""
+    at = market.mid[0]
+    price, lower = (str(round(at * (1 - bps / 10_000)) * _TICKS[0]) for bps in (5, rng.randint(15, 60)))
+    entry = Condition(symbol=SYMBOLS[0], side="buy", direction="down", size=Size(kind="base", value="0.00050"), confidence=0.9, why="seeded",
+                      price="bid", level=price, order="limit", limit_price=lower, stop_bps=50, valid_for_s=30)
+    bids = [round(at * (1 - bps / 10_000)) for bps in (2, 8)]
+    quotes: list[Action] = [("tick", 5, l.TICK_QUOTE, 0, bid, 80, bid + at // 10_000, 80) for bid in bids]
+    clock: Action = ("tick", 2, l.TICK_CLOCK, l.NO_INSTRUMENT, 0, 0, 0, 0)
+    turns: tuple[Action, ...] = (clock, ("sniper", 8), ("gateway",), ("recorder",), ("watchdog",))
+    return [("operate", "resume", SYMBOLS[0], price, False), ("watchdog",), ("plan", rng.randrange(2), True, (entry,)), ("recorder",), ("sniper", 8),
+            ("recorder",), ("gateway",), quotes[0], ("sniper", 8), quotes[1], ("sniper", 8), ("recorder",),
+            ("fault", "submit", "late", 100, rng.choice((15, 150, 1900))), ("gateway",), *(rng.choice(turns) for _ in range(rng.randint(4, 16)))]
 
 
 def _fault(rng: random.Random) -> Action:
