@@ -11,6 +11,7 @@ A file's name is as durable as its folder: whoever makes one syncs the folders, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -21,6 +22,8 @@ import lmdb
 
 #: where in each of an environment's two meta pages (its first) LMDB's magic number is, and that number
 _MAGIC_AT, _MAGIC = 16, bytes.fromhex("dec0efbe")
+#: where in the first one the size of a page is
+_SIZE_AT = 40
 
 
 def open_environment(folder: Path, *, sync: bool, mode: int = 0o644, **options: Any) -> Any:
@@ -32,7 +35,8 @@ def open_environment(folder: Path, *, sync: bool, mode: int = 0o644, **options: 
     file = folder / "data.mdb"
     new = not begun(file)
     if new:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            file.replace(file.with_name("data.mdb.unbegun"))  # never away: whoever is wrong about it can look
     environment = lmdb.open(str(folder), sync=sync, metasync=sync, mode=mode, **options)
     if new and sync:
         try:
@@ -46,14 +50,19 @@ def open_environment(folder: Path, *, sync: bool, mode: int = 0o644, **options: 
 def begun(file: Path) -> bool:
     """Whether an environment's data file can hold a commit: both of its meta pages are there, which the first commit makes durable before it returns.
 
-    Empty at first, and where power failed before that commit it may be too short, or blank in part. What was never LMDB's counts as begun: it is not
-    ours to remove.
+    Empty at first, and where power failed before that commit it may be too short, or blank in part. What was never LMDB's counts as begun, and so
+    does what cannot be read: it is not ours to put aside. A page is as large as the file says, which may come from another machine.
     """
     try:
         with file.open("rb") as stream:
-            pages = [stream.read(mmap.PAGESIZE) for _ in range(2)]
-    except OSError:
+            head = stream.read(_SIZE_AT + 4)
+            size = int.from_bytes(head[_SIZE_AT:], "little") if head[_MAGIC_AT:_MAGIC_AT + 4] == _MAGIC else mmap.PAGESIZE
+            stream.seek(0)
+            pages = [stream.read(size if 512 <= size <= 65_536 else mmap.PAGESIZE) for _ in range(2)]
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     written = [page for page in pages if any(page)]
     return len(written) == 2 or any(page[_MAGIC_AT:_MAGIC_AT + 4] != _MAGIC for page in written)
 

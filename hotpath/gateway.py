@@ -22,6 +22,7 @@ from hotpath.doubt import Doubts
 from hotpath.errors import ErrorManager, Kind
 from hotpath.intake import Intake
 from hotpath.kernel import turns as k
+from hotpath.orders import OWN_ORDERS
 from hotpath.reporting import Own, Reporting
 from hotpath.rescue import Rescue
 from hotpath.venues.paper import PaperVenue
@@ -37,6 +38,8 @@ DRAIN_S: Final = 2.0
 EXIT_AGAIN, EXIT_CONFIG = 1, 78
 #: events that are fetched from the venue at once
 _EVENTS: Final = 1000
+#: least pause between two looks for an event that is missing before one that has come
+_HOLE_NS: Final = 100_000_000
 _REPORT_READERS: Final = 1 << l.SNIPER | 1 << l.RECORDER
 
 
@@ -138,7 +141,8 @@ class Gateway:
             wait.ring_bells(g.processes, _REPORT_READERS)
             self.crash.reached("gateway.cursor")
         parked = self.dispatch.parked
-        unfinished = [intent.seq for intent in parked] + [item.seq for item in reporting.outgoing if isinstance(item, Own)]
+        unfinished = [intent.seq for intent in parked] + [item.seq for item in reporting.outgoing
+                                                              if isinstance(item, Own) and item.seq < OWN_ORDERS]
         words[k.AWAITED] = self._awaited()
         words[k.HELD] = int(bool(unfinished))
         k.advance_orders(g, min(unfinished) - 1 if unfinished else int(words[k.TAKEN]))
@@ -176,30 +180,35 @@ class Gateway:
         if self.reporting.outgoing or self.ledger.uncommitted or int(self.g.report_readers[l.SNIPER]["cursor"]) < int(self.g.report_ring[0]["head"]):
             return
         try:
-            held = {position.symbol: position.lots for position in self.venue.positions()}
+            positions = self.venue.positions()
         except VenueFault as fault:
             self.venue_failed(fault)
             return
         self.comparing = False
         book: dict[str, int] = {}
-        sides: set[tuple[str, int]] = set()
+        # what perpetuals were opened at is taken out of the cash: the venue nets strategies that are opposed and the book does not, and of
+        # cash − side × cost both make the same, always
+        cash = int(self._sniper.account[0]["cash"])
         for row in self._sniper.positions[self._sniper.positions["state"] != l.POS_FLAT]:
             symbol = self.reporting.symbols[int(row["instrument"])]
             book[symbol] = book.get(symbol, 0) + int(row["side"]) * int(row["lots"])
-            sides.add((symbol, int(row["side"])))
+            if int(self.g.instruments[int(row["instrument"])]["kind"]) == l.KIND_LINEAR_PERPETUAL:
+                cash -= int(row["side"]) * int(row["cost"])
+        held = {position.symbol: position.lots for position in positions}
+        owned = self.ledger.meta.cash - sum((1 if position.lots > 0 else -1) * position.cost for position in positions)
         differ = [f"{symbol}: the venue holds {held.get(symbol, 0)} lots, the book {book.get(symbol, 0)}"
                   for symbol in sorted(book.keys() | held.keys()) if book.get(symbol, 0) != held.get(symbol, 0)]
-        cash = int(self._sniper.account[0]["cash"])
-        netted = len({symbol for symbol, _ in sides}) < len(sides)  # two strategies on opposite sides: the venue's cash has what they have not
-        if not differ and not netted and cash != self.ledger.meta.cash:
-            differ = [f"cash: the venue has {self.ledger.meta.cash} quanta, the book {cash}"]
+        if not differ and cash != owned:
+            differ = [f"cash: venue and book differ by {owned - cash} quanta"]
         if differ:
-            self.child.log.error("%s; nothing is opened: compare trader-ctl positions with the account, then start with --fresh or restore the "
-                                 "journal that belongs to it", "; ".join(differ))
+            self.child.log.error("%s; nothing is opened: compare trader-ctl positions with the account, then trader-ctl resume; or start with "
+                                 "--fresh, or restore the journal that belongs to it", "; ".join(differ))
             self.reporting.safe(differ[0])
         else:
             self.child.log.info("the book agrees with the venue's account: %d positions", len(held))
             self.reporting.account_agrees()
+            if self.venue_errors.failing:
+                self.reporting.venue_fails("it did not answer")
 
     # ── what came of them ─────────────────────────────────────────────────────────────────────────────────────────────
     def commit(self) -> bool:
@@ -226,17 +235,18 @@ class Gateway:
             self.crash.reached("gateway.sent")
         self.dispatch.sent = 0
         self.reporting.outgoing.extend(self.intake.take(events))
-        if (self.venue.pull_every_ns and (self.intake.hole or self.clock() - self._pulled_at >= self.venue.pull_every_ns)
-                and self.venue_errors.permits(self.clock())):
-            self.pull()
+        if self.venue.pull_every_ns:
+            pause_ns = min(_HOLE_NS, self.venue.pull_every_ns) if self.intake.hole else self.venue.pull_every_ns
+            if self.clock() - self._pulled_at >= pause_ns and self.venue_errors.permits(self.clock()):
+                self.pull()
         return True
 
     def pull(self) -> bool:
         """Ask for every event behind the last one that is known, where some may not have been told. False: the venue does not say."""
         self._pulled_at = self.clock()
         try:
-            while events := self.venue.events_since(self.intake.last, _EVENTS):
-                self.reporting.outgoing.extend(self.intake.take(events))
+            while ready := self.intake.take(self.venue.events_since(self.intake.last, _EVENTS)):
+                self.reporting.outgoing.extend(ready)
         except VenueFault as fault:
             self.venue_failed(fault)
             return False
@@ -273,7 +283,9 @@ class Gateway:
                 self.reporting.cleared()
                 self.reporting.account_in_doubt()
                 self.comparing = self.reporting.is_account_in_doubt()
-                return messages.Done(text="book and account are compared before the next order")
+                if self.comparing:
+                    self.compare_book()
+                return messages.Done(text="book and account are compared before anything is opened" if self.comparing else "")
             case messages.Query(what="orders"):
                 return messages.Answer(rows=[{
                     "id": order.client_id, "symbol": order.symbol, "side": "buy" if order.side > 0 else "sell", "lots": order.lots,
@@ -294,6 +306,7 @@ class Gateway:
         end = time.monotonic() + DRAIN_S
         self.dispatch.take()
         self.handle()
+        self.rescue.end()
         cancelled = False
         while time.monotonic() < end:
             cancelled = cancelled or self.cancel_all()
@@ -334,8 +347,14 @@ def main(child: Child, venue: Callable[..., Any] = PaperVenue) -> int:
             raise LedgerError(f"{boot.state_dir}/paper has seen incarnation {meta.incarnation} (run {meta.run_id or 'unknown'}), the journal is "
                               f"older and counts {incarnation} for run {boot.run_id}; they belong together: restore both from the same backup, "
                               "or start with --fresh")
+        known = int(memory.board.cursors[0]["journaled_venue_seq"])
+        if meta.incarnation != incarnation and meta.venue_seq < known:
+            raise LedgerError(f"{boot.state_dir}/paper knows {meta.venue_seq} events of the venue, the journal beside it {known}; they belong "
+                              "together: restore both from the same backup, or start with --fresh")
         gateway = Gateway(child, ledger, server, int(memory.board.run[0]["instance_number"]), incarnation, venue)
-        takeover.take_over(gateway)
+        if not takeover.take_over(gateway):  # told to stop in the middle of it: the next start takes over again
+            ledger.close()
+            return 0
         child.ready()
         while gateway.turn() != k.STOP and not child.stopping():
             if gateway.comparing:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hotpath.dispatch import EXIT_PATIENCE_NS
 from hotpath.orders import OWN_ORDERS, TERMINAL
 from hotpath.venues.venue import VenueFault
 from ipc import layout as l
@@ -37,6 +38,8 @@ class Rescue:
         self._instruments = {symbol: number for number, symbol in enumerate(self.reporting.symbols)}
         #: announced, and to be sent when the report is out: sequence → (instrument, side, lots, strategy)
         self._announced: dict[int, tuple[int, int, int, int]] = {}
+        #: of those, when the announcement is out: its report's sequence at most, and until when the journal is waited for
+        self._told: dict[int, tuple[int, int]] = {}
         #: (instrument, strategy), or the sequence of an order that was cancelled → (not before, the pause after that)
         self._pauses: dict[object, tuple[int, int]] = {}
 
@@ -105,12 +108,24 @@ class Rescue:
 
     def _send_announced(self) -> bool:
         """What the others have been told of goes out, whatever the word says by now: their books have it."""
-        ready = [seq for seq in self._announced if seq in self.reporting.orders]
+        ready = [seq for seq in self._announced if seq in self.reporting.orders and self._is_durable(seq)]
         for seq in ready:
+            self._told.pop(seq, None)
             instrument, side, lots, strategy = self._announced.pop(seq)
             self.gateway.crash.reached("gateway.rescue")
             self.gateway.dispatch.submit(seq, instrument, side, l.MARKET, lots, 0, True, strategy, self.venue.now_ns)
         return bool(ready)
+
+    def _is_durable(self, seq: int) -> bool:
+        """As any exit, it waits until the journal has it, and no longer than 20 ms: a start knows by the announcement whose order filled."""
+        report, deadline = self._told.setdefault(seq, (int(self.gateway.g.report_ring[0]["head"]), self._clock() + EXIT_PATIENCE_NS))
+        return int(self.gateway.g.cursors[0]["durable_reports"]) >= report or self._clock() >= deadline
+
+    def end(self) -> None:
+        """At a stop: what was announced and not sent is asked about like any order in doubt, so that it ends."""
+        for seq in [seq for seq in self._announced if seq in self.reporting.orders]:
+            del self._announced[seq]
+            self.gateway.doubts.add(seq, told=False)
 
     def _is_time(self, key: object) -> bool:
         at, pause = self._pauses.get(key, (0, FIRST_PAUSE_NS))

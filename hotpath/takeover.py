@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 
 
-def take_over(gateway: Gateway) -> None:
-    """Bring rows, ledger and rings together; then publish what is missing and stand at the next tick."""
+def take_over(gateway: Gateway) -> bool:
+    """Bring rows, ledger and rings together; then publish what is missing and stand at the next tick. False: told to stop before it was done; then
+    nothing else is to be done with it, as it does not know yet what was handled before."""
     g, ledger, reporting = gateway.g, gateway.ledger, gateway.reporting
     first = ledger.meta.incarnation != reporting.incarnation
     if first and ledger.meta.venue_seq:  # an account with a past: before anything goes out, the book has to agree with it
         reporting.account_in_doubt()
     _stand_at_next_tick(gateway, first)
-    if first:
-        _first_of_incarnation(gateway)
+    if first and not _first_of_incarnation(gateway):
+        return False
     k.finish_publish(g)
     published = _published_reports(gateway)
     if len(published):
@@ -46,17 +47,18 @@ def take_over(gateway: Gateway) -> None:
     gateway.intake = Intake(int(g.header[0]["venue_seq"]))
     while not gateway.pull():
         if gateway.breathe(0.1):
-            return
+            return False
     g.words[k.TAKEN] = int(g.order_readers[l.GATEWAY]["cursor"])  # what lies behind it is handled again: rows and reports say what is done
     g.words[k.OPEN] = gateway.venue.count
     reporting.relieved()  # the ledger could be opened; a doubt about an order stays
     while not reporting.publish():
         if gateway.breathe(0.005):
-            return
+            return False
     wait.ring_bells(g.processes, 1 << l.SNIPER | 1 << l.RECORDER)
     gateway.comparing = reporting.is_account_in_doubt()
     gateway.child.log.info("incarnation %d: %s at tick %d, %d open orders, %d reports published before", reporting.incarnation,
                            "first start" if first else "goes on", int(g.words[k.NEXT]), gateway.venue.count, len(published))
+    return True
 
 
 def _stand_at_next_tick(gateway: Gateway, first: bool) -> None:
@@ -69,7 +71,7 @@ def _stand_at_next_tick(gateway: Gateway, first: bool) -> None:
     gateway.stand(int(g.words[k.NOW]), int(g.words[k.NEXT]) - 1)
 
 
-def _first_of_incarnation(gateway: Gateway) -> None:
+def _first_of_incarnation(gateway: Gateway) -> bool:
     """Fresh segments: a deposit into an empty account, else a statement; orders of earlier incarnations have nobody left who wants them."""
     ledger, venue = gateway.ledger, gateway.venue
     run = gateway.child.memory.board.run[0]
@@ -79,10 +81,10 @@ def _first_of_incarnation(gateway: Gateway) -> None:
         began = gateway.clock()
         while not venue.absent_for_good(began):  # what an earlier run sent may still arrive: it is to be ended and told before the account is stated
             if gateway.breathe(0.02):
-                return
+                return False
         while not gateway.cancel_all():
             if gateway.breathe(0.2):
-                return
+                return False
         venue.state_balance(venue.now_ns)
     # the journal alone says what is known: what was published and not journaled was lost with the shared memory
     gateway.g.header[0]["venue_seq"] = int(gateway.g.cursors[0]["journaled_venue_seq"])
@@ -91,7 +93,8 @@ def _first_of_incarnation(gateway: Gateway) -> None:
     while ledger.commit() is None:  # its events are read back from the ledger, with whatever else was not published
         gateway.reporting.ledger_fails(ledger.fault)
         if gateway.breathe(0.2):
-            return
+            return False
+    return True
 
 
 def _published_reports(gateway: Gateway) -> np.ndarray[tuple[int], np.dtype[np.void]]:

@@ -218,6 +218,27 @@ def test_power_lost_before_the_first_commit_leaves_an_environment_that_has_not_b
     room.read(folder)
 
 
+def test_an_environment_with_other_pages_and_one_that_cannot_be_read_have_begun(tmp_path: Path) -> None:
+    made = JournalWriter(tmp_path / "made")
+    made.close()
+    whole = bytearray((tmp_path / "made" / "data.mdb").read_bytes())
+    size = 4 * power.PAGE
+    whole[40:44] = size.to_bytes(4, "little")  # as a machine with larger pages writes it
+    larger = bytes(whole[:power.PAGE]) + bytes(size - power.PAGE) + bytes(whole[power.PAGE:2 * power.PAGE]) + bytes(size)
+    assert durable.begun(power.put(tmp_path / "other", larger) / "data.mdb")
+    (tmp_path / "strange" / "data.mdb").mkdir(parents=True)
+    assert durable.begun(tmp_path / "strange" / "data.mdb")
+    with pytest.raises((JournalError, OSError)):
+        JournalWriter(tmp_path / "strange")
+    assert (tmp_path / "strange" / "data.mdb").is_dir()
+
+
+def test_what_is_put_aside_is_kept(tmp_path: Path) -> None:
+    folder = power.put(tmp_path / "env", bytes(3 * power.PAGE))
+    JournalWriter(folder).close()
+    assert (folder / "data.mdb.unbegun").read_bytes() == bytes(3 * power.PAGE)
+
+
 @pytest.mark.parametrize("data", [b"nothing of ours" * 1000, b"x", bytes(BLANK // 2) + b"something" * 10])
 def test_what_is_not_ours_is_never_removed(data: bytes, tmp_path: Path) -> None:
     folder = power.put(tmp_path / "env", data)

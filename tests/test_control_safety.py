@@ -71,8 +71,8 @@ class Clocks:
         self.wall += round((seconds + step) * 1e9)
 
 
-def dangers(memory: Any, sniper: Any = None, clocks: Any = None, **settings: Any) -> Dangers:
-    return Dangers(memory, Safety(**settings), 500, sniper or Sniper(), clocks or Clocks())
+def dangers(memory: Any, sniper: Any = None, clocks: Any = None, gateway: Any = None, **settings: Any) -> Dangers:
+    return Dangers(memory, Safety(**settings), 500, sniper or Sniper(), gateway or Sniper(), clocks or Clocks())
 
 
 # ── the policy ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,6 +100,14 @@ def test_a_daily_loss_lasts_until_the_day_is_over_though_equity_comes_back() -> 
     assert mode.turn(50_000.0, {}, 19_000) is None
     assert mode.resume() == ["daily_loss"], "a person does not lift the day's limit"
     assert mode.turn(50_001.0, {}, 19_001) == Change(False, "", "")
+
+
+def test_a_daily_loss_of_before_a_restart_waits_until_the_day_is_known() -> None:
+    mode = SafeMode(0.0)
+    mode.begin("daily_loss", "lost", 19_000)
+    assert mode.turn(0.0, {}, 0) == Change(True, "daily_loss", "lost")
+    assert mode.turn(1.0, {}, 19_000) is None
+    assert mode.turn(2.0, {}, 19_001) == Change(False, "", "")
 
 
 @pytest.mark.parametrize("cause", [name for name, ends in CAUSES.items() if ends is Ends.PERSON])
@@ -161,10 +169,35 @@ def test_after_a_person_has_resumed_the_drawdown_is_counted_from_there_and_the_n
     look.forgive()
     assert look.present(0.0) == {}
     again = dangers(memory)
-    again.recall(look.remember()["peak"])
+    again.recall(look.remember()["peak"], look.remember()["forgiven"])
     assert again.present(0.0) == {}
     account["day_start_equity"] = account["equity"] = CASH * 60 // 100
     assert set(again.present(0.0)) == {"drawdown"}
+
+
+def test_a_peak_that_came_after_a_person_had_resumed_counts_over_a_restart(memory: Any) -> None:
+    account = memory.sniper.account[0]
+    look = dangers(memory)
+    look.present(0.0)
+    look.forgive()
+    known = look.remember()
+    account["peak_equity"] = CASH * 150 // 100
+    account["day_start_equity"] = account["equity"] = CASH * 119 // 100
+    again = dangers(memory)
+    again.recall(known["peak"], known["forgiven"])
+    assert set(again.present(0.0)) == {"drawdown"}
+
+
+def test_a_sniper_that_never_came_up_is_a_cause_once_there_is_a_gateway(memory: Any) -> None:
+    sniper, gateway = Sniper(), Sniper()
+    sniper.state, sniper.been_ready, gateway.been_ready = State.STARTING, False, False
+    look = dangers(memory, sniper, gateway=gateway)
+    memory.sniper.account[0]["open_positions"] = 1
+    for now in (0.0, 100.0):
+        assert look.present(now) == {}, "the first start may compile for minutes"
+    gateway.been_ready = True
+    look.present(100.0)
+    assert set(look.present(131.0)) == {"unprotected"}
 
 
 def test_a_latched_strategy_is_a_cause_that_names_it(memory: Any) -> None:
@@ -249,6 +282,7 @@ def test_a_sniper_that_stays_away_in_safe_mode_leaves_it_to_the_gateway(position
     hand.turn(1.0 + AWAY_S, {"crash_loop": "x"})
     assert level(memory) == expected
     hand.turn(500.0, {"crash_loop": "x", "unprotected": "y"})
+    hand.turn(501.0, {"crash_loop": "x", "unprotected": "y"})
     assert level(memory) == l.RESCUE_FLATTEN
     assert len(notes) == (2 if positions == "protect" else 1)
     sniper.state = State.READY

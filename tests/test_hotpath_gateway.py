@@ -408,7 +408,7 @@ def test_when_the_sniper_has_taken_the_statement_and_agrees_entries_go_out(world
 
 @pytest.mark.parametrize(("held", "cash", "cause"), [
     (29, 0, "BTC/USDT: the venue holds 30 lots, the book 29"), (0, 0, "BTC/USDT: the venue holds 30 lots, the book 0"),
-    (30, 1, "cash: the venue has ")])
+    (30, 1, "cash: venue and book differ by ")])
 def test_a_book_that_is_not_the_accounts_opens_nothing_until_a_person_has_looked(world: World, held: int, cash: int, cause: str) -> None:
     bought(world, 30)
     next_run(world, held)

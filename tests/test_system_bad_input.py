@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.running import BIN, Running, until
+from tests.running import BIN, BUSY, Running, until
 
 #: 2024-01-01 00:00 UTC, and 16 months behind it
 MONDAY, LATER = 1_704_067_200_000_000_000, 1_746_057_600_000_000_000
@@ -220,7 +220,7 @@ def test_a_full_disk_stops_entries_and_not_exits_and_trading_goes_on_when_there_
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48M", "none", str(disk)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
-    running = Running(disk)
+    running = Running(disk, BUSY + "[safety]\ncooldown_s = 1\n")
     ballast = disk / "ballast"
     try:
         running.start()

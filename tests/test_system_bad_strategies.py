@@ -20,6 +20,8 @@ hang_strategist_ms = 1000
 restart_intensity = 1
 restart_window_s = 6
 backoff_most_ms = 500
+[safety]
+cooldown_s = 1
 """
 #: mood of the strategy → what is said of it: the path of the fault, and the remedy
 MOODS = {
@@ -121,7 +123,7 @@ def test_one_that_hangs_is_replaced_and_one_that_goes_on_hanging_ends_in_safe_mo
     assert moody.ask(messages.Status()).data["trading_cause"] == "strategist: crash loop"
     assert moody.armed() == armed
     assert next(row["restarts"] for row in moody.ask(messages.Status()).rows if row["role"] == "strategist") >= 2
-    texts = {kind: [event.text for event in moody.running.events() if event.kind == kind] for kind in ("hang", "respawn", "crash_loop", "mode")}
+    texts = {kind: [event.text for event in moody.running.events() if event.kind == kind] for kind in ("hang", "respawn", "crash_loop", "safe_mode")}
     assert "strategist" in texts["hang"][0]
     # where it hung: the function, the file, the line
     assert "no heartbeat for" in texts["respawn"][0]
@@ -129,7 +131,7 @@ def test_one_that_hangs_is_replaced_and_one_that_goes_on_hanging_ends_in_safe_mo
     assert "wayward.py, line " in texts["respawn"][0]
     assert "2 deaths in 6 s are a crash loop; safe mode" in texts["crash_loop"][0]
     assert "see logs/strategist.log" in texts["crash_loop"][0]
-    assert "no new positions, protection goes on" in texts["mode"][0]
+    assert "no new positions, protection goes on" in texts["safe_mode"][0]
     moody.set("good")
     until(lambda: moody.ask(messages.Status()).data["trading"] == "running", 20, "trading goes on when it is mended")
     until(lambda: moody.armed() != armed, 20, "it plans anew")

@@ -72,7 +72,8 @@ def test_a_start_on_a_full_disk_is_refused_with_the_folder_and_the_remedy_and_ch
 
 
 def test_with_a_journal_that_cannot_grow_entries_stop_and_exits_go_on_until_it_can(tmp_path: Path) -> None:
-    running = Running(tmp_path, BUSY.replace("time_stop_s = 60", "time_stop_s = 240"))  # so that positions are open when entries stop
+    config = BUSY.replace("time_stop_s = 60", "time_stop_s = 240")  # so that positions are open when entries stop
+    running = Running(tmp_path, config + "[safety]\ncooldown_s = 1\n")
     try:
         running.start()
         until(lambda: len([row for row in running.ctl("positions")[1]["rows"] if row["state"] in ("open", "monitoring")]) >= 3, 60, "some positions")

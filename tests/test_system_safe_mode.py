@@ -20,6 +20,7 @@ from tests.running import BUSY, Running, until
 SHORT = """
 [supervise]
 restart_intensity = 1
+restart_window_s = 15
 backoff_first_ms = 20000
 backoff_most_ms = 20000
 """
@@ -83,10 +84,10 @@ def test_a_sniper_that_dies_again_and_again_leaves_its_positions_to_the_gateway_
 def test_protected_positions_are_closed_by_the_gateway_when_nobody_has_watched_them_for_too_long(make: Any) -> None:
     running = make(BUSY + SHORT + "[safety]\nunprotected_s = 5\ncooldown_s = 1\n")
     until(lambda: open_positions(running), 40, "an open position")
-    kill_again_and_again(running, "sniper", 2)
     began = time.monotonic()
+    kill_again_and_again(running, "sniper", 2)
     until(lambda: own_orders(running), 20, "the gateway closes it")
-    assert time.monotonic() - began > 3.5, "not before its time"
+    assert time.monotonic() - began > 5.0, "not before its time"
     assert any("the sniper has been away" in str(event.data.get("causes")) for event in running.events() if event.kind == "safe_mode")
     until(lambda: running.row("sniper")["state"] == "healthy", 40, "the sniper is back")
     until(lambda: running.status()["trading"] == "running", 90, "safe mode ends when the loop is over")
@@ -102,7 +103,7 @@ def test_safe_mode_by_a_persons_word_ends_entries_and_outlives_a_restart_until_r
     assert (code, reply["type"]) == (0, "done")
     status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 5, "safe mode")
     assert "resume" in status["trading_cause"]
-    until(lambda: running.status()["working_orders"] == 0 or running.status()["positions"], 10, "no entry works any more")
+    until(lambda: running.status()["working_orders"] == 0, 70, "no entry works any more, and time stops have closed the rest")
     entries = running.status()["entries_today"]
     until(lambda: any(event.kind == "safe_mode" for event in running.events()), 5, "it is journaled")
     running.kill_everything()
@@ -121,9 +122,10 @@ def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
     running = make(BUSY)
     assert running.ctl("pause")[0] == 0
     until(lambda: any(event.kind == "pause" for event in running.events()), 5, "it is journaled")
-    running.kill_everything()
-    running.start()
-    assert running.status()["trading"] == "reduce_only"
+    for _ in range(2):
+        running.kill_everything()
+        running.start()
+        assert running.status()["trading"] == "reduce_only"
     assert running.ctl("resume")[0] == 0
     until(lambda: any(event.kind == "resume" for event in running.events()), 5, "it is journaled")
     running.kill_everything()

@@ -35,6 +35,8 @@ MOST_PENDING = 128
 MAX_COMMAND_BYTES = 64 * 1024
 #: growth of the watchdog's memory after which the control connections are cut
 MOST_GROWTH_BYTES = 64 << 20
+#: how the gateway's doubt begins that ends by itself within a moment, or is a worse one then
+_COMPARING = "account: not compared"
 #: conditions whose text why is asked for
 MOST_WHYS = 1000
 
@@ -216,6 +218,8 @@ class ControlSocket:
         mode, cause = board.severest([row for number, row in enumerate(modes) if number != l.MODE_OF_WATCHDOG])
         if causes:
             mode, cause = l.MODE_SAFE, "; ".join(causes.values())
+        elif cause.startswith(_COMPARING):
+            mode, cause = l.MODE_RUNNING, ""
         text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
         self._facade.note("resume", text)
         return messages.Done(text=text, data={"trading": l.MODES[mode]})

@@ -17,13 +17,16 @@ _PASSING = (b"paper ledger: ", b"venue: ")
 class Dangers:
     """Looks at the account, at the others' mode words, at the sniper and at the clocks; called in every turn of the supervising loop."""
 
-    def __init__(self, memory: Any, settings: Safety, daily_loss_bps: int | None, sniper: Supervised,
+    def __init__(self, memory: Any, settings: Safety, daily_loss_bps: int | None, sniper: Supervised, gateway: Supervised,
                  clocks: Callable[[], tuple[int, int]] = lambda: (time.time_ns(), time.monotonic_ns())) -> None:
         """`clocks` gives (wall ns, monotonic ns)."""
-        self._memory, self._settings, self._daily_loss_bps, self._sniper, self._clocks = memory, settings, daily_loss_bps, sniper, clocks
+        self._memory, self._settings, self._daily_loss_bps, self._clocks = memory, settings, daily_loss_bps, clocks
+        self._sniper, self._gateway = sniper, gateway
         self._apart: int | None = None
         #: equity from which the drawdown is counted: its peak since a person last resumed
         self._peak = 0
+        #: the account's own peak by then: a higher one came later, and counts
+        self._forgiven = 0
         self._alone_since: float | None = None
 
     @property
@@ -43,16 +46,17 @@ class Dangers:
         return found
 
     def remember(self) -> dict[str, int]:
-        """From which equity the drawdown is counted."""
-        return {"peak": self._peak}
+        """From which equity the drawdown is counted, what the account's own peak was then, and the event day."""
+        return {"peak": self._peak, "forgiven": self._forgiven, "day": self.day}
 
-    def recall(self, peak: int) -> None:
+    def recall(self, peak: int, forgiven: int) -> None:
         """As the last run remembered it."""
-        self._peak = peak
+        self._peak, self._forgiven = peak, forgiven
 
     def forgive(self) -> None:
-        """A person has resumed: the drawdown is counted anew, from here."""
-        self._peak = int(self._memory.sniper.account[0]["equity"])
+        """A person has seen the drawdown and resumed: it is counted anew, from here."""
+        account = self._memory.sniper.account[0]
+        self._peak, self._forgiven = int(account["equity"]), int(account["peak_equity"])
 
     def _account(self, found: dict[str, str]) -> None:
         if not self._sniper.been_ready:
@@ -62,7 +66,7 @@ class Dangers:
         if self._daily_loss_bps is not None and start > 0 and (start - equity) * 10_000 >= start * self._daily_loss_bps:
             found["daily_loss"] = f"{(start - equity) / start:.2%} lost since 00:00 UTC; limits.daily_loss_bps is {self._daily_loss_bps}"
         most = self._settings.max_drawdown_bps
-        self._peak = max(self._peak or int(account["peak_equity"]), equity)
+        self._peak = max(self._peak, equity, int(account["peak_equity"]) if int(account["peak_equity"]) > self._forgiven else 0)
         if most is not None and (self._peak - equity) * 10_000 >= self._peak * most > 0:
             found["drawdown"] = f"equity is {(self._peak - equity) / self._peak:.2%} below its peak; safety.max_drawdown_bps is {most}"
         if latched := int(account["latched"]):
@@ -71,17 +75,17 @@ class Dangers:
 
     def _words(self, found: dict[str, str]) -> None:
         modes = self._memory.board.modes
-        if int(modes[l.MODE_OF_RECORDER]["mode"]) == l.MODE_SAFE:
-            found["journal"] = "the journal cannot be written; see logs/recorder.log"
-        if int(modes[l.MODE_OF_REFLECTION]["mode"]) == l.MODE_SAFE:
-            found["knowledge"] = "the knowledge cannot be written; see logs/reflection.log"
+        for writer, cause in ((l.MODE_OF_RECORDER, "journal"), (l.MODE_OF_REFLECTION, "knowledge")):
+            if int(modes[writer]["mode"]) == l.MODE_SAFE:
+                found[cause] = modes[writer]["cause"].decode(errors="replace")
         gateway = modes[l.MODE_OF_GATEWAY]
         if int(gateway["mode"]) == l.MODE_SAFE and not gateway["cause"].startswith(_PASSING):
             found["unreconciled"] = gateway["cause"].decode(errors="replace")
 
     def _unprotected(self, now: float) -> str:
         """Positions, and for too long nobody who watches their stops."""
-        if self._sniper.state is State.READY or not self._sniper.been_ready or self._sniper.state in (State.STOPPING, State.GONE):
+        # before there is a gateway nobody could close anything; the first start may still compile
+        if self._sniper.state in (State.READY, State.STOPPING, State.GONE) or not self._gateway.been_ready:
             self._alone_since = None
             return ""
         self._alone_since = now if self._alone_since is None else self._alone_since

@@ -64,7 +64,7 @@ class Handle(Protocol):
         """The kernel says that the process is stopped (SIGSTOP, a debugger): it cannot answer a SIGABRT."""
 
     def load(self) -> tuple[bool, float]:
-        """(some thread of it wants a CPU now, CPU seconds that it has had)."""
+        """(some thread of it wants a CPU or waits for a page now, CPU seconds that it has had)."""
 
 
 class Nursery:
@@ -215,7 +215,7 @@ class ChildProcess:
         try:
             folder = Path(f"/proc/{self.pid}")
             words = (folder / "stat").read_text().rpartition(")")[2].split()
-            wants = any((task / "stat").read_text().rpartition(")")[2].split()[0] == "R" for task in (folder / "task").iterdir())
+            wants = any((task / "stat").read_text().rpartition(")")[2].split()[0] in "RD" for task in (folder / "task").iterdir())
             return wants, (int(words[11]) + int(words[12])) / _TICKS_PER_S
         except (OSError, IndexError):
             return False, 0.0

@@ -43,12 +43,12 @@ class Rescue:
 
     def _level(self, now: float, causes: dict[str, str]) -> int:
         """What the gateway does alone. What it has begun it goes on with until the sniper is back."""
-        if not causes or self._sniper.state is State.READY or not self._sniper.been_ready:
+        if not causes or self._sniper.state is State.READY or not (self._sniper.been_ready or "unprotected" in causes):
             self._away_since = None
             return l.RESCUE_NONE
         self._away_since = now if self._away_since is None else self._away_since
         level = l.RESCUE_NONE if now - self._away_since < AWAY_S else l.RESCUE_CANCEL
-        if "unprotected" in causes or (level and self._settings.positions == "flatten"):
+        if level and ("unprotected" in causes or self._settings.positions == "flatten"):
             level = l.RESCUE_FLATTEN
         if level > int(self._row["rescue"]):
             self._note({l.RESCUE_CANCEL: "the sniper is away: the gateway cancels working entries",

@@ -124,7 +124,7 @@ class SafeMode:
                     active.gone_since = now if active.gone_since is None else active.gone_since
                     if now - active.gone_since >= self.cooldown_s:
                         del self._active[name]
-                case Ends.DAY if day != active.day:
+                case Ends.DAY if day and day != active.day:  # 0: the account is not restored yet
                     del self._active[name]
         if self.causes == self._told:
             return None

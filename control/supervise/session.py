@@ -146,24 +146,24 @@ class Session:
             for number, name in enumerate(l.ROLES)
         }
         config = self.plan.config
-        self._dangers = Dangers(self.memory, config.safety, config.limits.daily_loss_bps, roles["sniper"])
+        self._dangers = Dangers(self.memory, config.safety, config.limits.daily_loss_bps, roles["sniper"], roles["gateway"])
         replay = self.plan.mode == "replay"
         return Watchdog(roles, self.memory.board.modes, self.boot_of, self.chronicle, stop_grace_s=limits.stop_grace_s,
                         fail_fast=replay, restart_forkserver=self.nursery.restart, last_words=self._last_words,
                         safe_mode=SafeMode(config.safety.cooldown_s), dangers=None if replay else self._dangers)
 
     def _recall(self) -> None:
-        """What only a person ends outlives a restart."""
+        """What only a person or the day ends outlives a restart."""
         with instance.journal_of(self.places.state_dir) as journal:
             safe, paused = (journal.lasting("safe_mode"), journal.lasting("pause")) if journal is not None else (None, None)
         if paused is not None and paused.kind == "pause":
             board.set_mode(self.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
         if safe is None:
             return
-        self._dangers.recall(int(safe.data.get("peak", 0)))
+        self._dangers.recall(int(safe.data.get("peak", 0)), int(safe.data.get("forgiven", 0)))
         for cause, text in safe.data.get("causes", {}).items():
-            if CAUSES.get(cause) is Ends.PERSON:
-                self.watchdog.safe_mode.begin(cause, text)
+            if CAUSES.get(cause) in (Ends.PERSON, Ends.DAY):
+                self.watchdog.safe_mode.begin(cause, text, int(safe.data.get("day", 0)))
 
     def _last_words(self, death: Death) -> str:
         return last_words(self.places.run_dir / "logs" / f"{death.role}.log", death.pid, death.exit_code == -signal.SIGABRT)
@@ -173,7 +173,8 @@ class Session:
         if role not in (l.SNIPER, l.GATEWAY) or self.plan.lockstep:
             return lambda: 0
         ring, reader = self.memory.ticks.ring, self.memory.ticks.readers[role]
-        return lambda: int(ring[0]["head"]) - int(reader["cursor"])
+        doubt = self.memory.board.modes[l.MODE_OF_GATEWAY]  # a ledger that cannot be written is waited for, as long as that takes
+        return lambda: 0 if role == l.GATEWAY and doubt["mode"] else int(ring[0]["head"]) - int(reader["cursor"])
 
     def boot_of(self, role: str, restarts: int) -> Boot:
         """What a role's next life is given."""
@@ -243,7 +244,7 @@ class Session:
             count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
             table = self.memory.conditions
             armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
-            self.chronicle.note("resume", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",
+            self.chronicle.note("resumed", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",
                                 positions=count, conditions=armed)
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
@@ -283,7 +284,8 @@ class Session:
 
     def resume(self) -> dict[str, str]:
         """A person ends what persons end; gives the causes that still stand."""
-        self._dangers.forgive()
+        if "drawdown" in self.watchdog.safe_mode.causes:
+            self._dangers.forgive()
         self.watchdog.safe_mode.resume()
         return self.watchdog.safe_mode.causes
 

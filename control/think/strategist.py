@@ -87,13 +87,15 @@ class Strategist:
             self._go_on()
         elif self._boot.restarts:
             self._remember()
+        if self._boot.restarts:
             self._blame()
 
     def _blame(self) -> None:
         """The strategy in whose plan a predecessor hung has failed there."""
         for planner in self.planners:
             if int(self._child.processes[l.STRATEGIST]["hung"]) and (asked_ns := planner.errors.breaker.asked_ns):
-                self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung in plan until it was ended", asked_ns)
+                at_ns = max(asked_ns, planner.errors.breaker.failed_ns + 1)  # asked at one instant again and again, each hang is one
+                self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung in plan until it was ended", at_ns)
                 self._journal_failures()
 
     def _go_on(self) -> None:

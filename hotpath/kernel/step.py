@@ -132,11 +132,13 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
 
 @kernel
 def mark_account(s: Any, event_ns: int) -> None:
-    """Equity, its peak and the deepest drawdown (millionths), ten times an event second."""
+    """Equity, its peak and the deepest drawdown (millionths), ten times an event second; while a position has no price they stay as they were."""
     tx.touch_account(s)
     account = s.account[0]
     account.event_ns = event_ns
     survey(s)
+    if s.own[0].unmarked > 0:
+        return
     account.equity = s.own[0].equity
     account.peak_equity = max(account.peak_equity, account.equity)
     if account.peak_equity > 0:

@@ -88,7 +88,7 @@ class Ledger:
             self._env = durable.open_environment(self._folder, sync=self._sync, max_dbs=len(_DATABASES), map_size=FIRST_MAP_BYTES)
             self._db = {name: self._env.open_db(name) for name in _DATABASES}
         except (lmdb.Error, OSError) as error:
-            raise LedgerNotOpen(f"{self._folder}: {error}; free space there, or move it away for a new account") from error
+            raise LedgerNotOpen(f"{self._folder}: {error}; free space there, or begin a new account with --fresh") from error
 
     def _load(self) -> None:
         with self._env.begin() as txn:
@@ -105,7 +105,7 @@ class Ledger:
                 orders = (_decode_order(value) for _, value in txn.cursor(self._db[b"orders"]))
                 live = [order for order in orders if order.state not in TERMINAL]
             except msgspec.DecodeError as error:
-                raise LedgerError(f"{self._folder}: {error}; move the folder away to start with a new account") from error
+                raise LedgerError(f"{self._folder}: {error}; restore it with its journal from a backup, or begin anew with --fresh") from error
             self.open = {order.client_id: order for order in sorted(live, key=lambda order: order.venue_order_id)}
 
     # ── changes, in memory until the commit ───────────────────────────────────────────────────────────────────────────

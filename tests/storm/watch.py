@@ -66,9 +66,11 @@ class Watch(threading.Thread):
         open_rows = [int(at) for at in (sniper.positions["lots"] > 0).nonzero()[0]]
         self.looks += 1
         self.looks_at_open += bool(open_rows)
-        # what this thread slept too long is nobody's outage: a pause of its own begins the silence anew
-        if signs != self._signs or not open_rows or now - self._looked_at > 20 * LOOK_S:
+        gap = now - self._looked_at
+        if signs != self._signs or not open_rows:
             self._signs, self._silent_since = signs, now
+        elif gap > 20 * LOOK_S:
+            self._silent_since += gap  # what this thread slept too long is nobody's outage
         self._looked_at = now
         self.unwatched_s = max(self.unwatched_s, now - self._silent_since)
         overdue = {}
