@@ -133,7 +133,7 @@ def test_an_exit_that_was_decided_before_the_gateway_began_to_close_is_not_sent_
 def test_an_order_of_the_gateway_is_looked_for_from_when_it_was_sent_not_from_when_it_was_announced(stage: Stage) -> None:
     alone = (("away", "sniper", 20_000), ("operate", "safe", "", "", False), *(("watchdog",),) * 16, ("wait", 2_100), ("watchdog",), ("watchdog",))
     trace = holds(stage, *BOUGHT, ("gateway",), quote(5_989_100), ("gateway",), ("sniper", 1), ("recorder",), *alone,
-                  ("fault", "submit", "late", 5_000, 150), ("gateway",), ("wait", 400), ("gateway",), ("gateway",),  # it stood still meanwhile
+                  ("fault", "submit", "late", 5_000, 150), ("gateway",), ("wait", 400), ("gateway",), ("wait", 30), ("gateway",),  # it stood still
                   settings=SETTINGS._replace(flatten=True))
     assert any("ANNOUNCED" in line for line in trace)
     assert any("may have been taken" in line for line in trace)

@@ -175,6 +175,8 @@ class GatewayLife:
     def turn(self) -> None:
         """One turn."""
         self.gateway.turn()
+        if self.gateway.comparing:
+            self.gateway.compare_book()
 
     def close(self) -> None:
         """What is uncommitted is gone."""
@@ -297,6 +299,10 @@ class SimHandle:
     def join(self, timeout_s: float) -> bool:
         """As Handle."""
         return self.exit_code is not None
+
+    def load(self) -> tuple[bool, float]:
+        """Nothing here is starved."""
+        return False, 0.0
 
     def stopped(self) -> bool:
         """As Handle."""

@@ -67,11 +67,13 @@ MUTANTS = {
         "done |= self._close()\n                for seq in self._announced:\n                    self.reporting.orders[seq] = None\n"
         "                done |= self._send_announced()"),
     "the recorder's cursor comes before its records": Mutant(
-        recorder.Recorder, "turn", "began = time.monotonic_ns()",
-        "began = time.monotonic_ns(); self.memory.board.cursors[0]['durable_orders'] = int(ring.head(self.memory.orders.ring))"),
+        recorder.Recorder, "turn", "began, told = time.monotonic_ns(), list(self._told)",
+        "began, told = time.monotonic_ns(), list(self._told); "
+        "self.memory.board.cursors[0]['durable_orders'] = int(ring.head(self.memory.orders.ring))"),
     "a restore forgets what is behind the snapshot": Mutant(
-        restore, "restore", "tail = read_tail(journal)",
-        "tail = read_tail(journal); tail = Tail(tail.snapshot, tail.orders[:0], tail.order_incarnations[:0], tail.reports[:0], "
+        restore, "restore", "tail = tail or read_tail(journal, journal.last_snapshot())",
+        "tail = tail or read_tail(journal, journal.last_snapshot())\n    "
+        "tail = Tail(tail.snapshot, tail.orders[:0], tail.order_incarnations[:0], tail.reports[:0], "
         "tail.report_incarnations[:0])"),
     "restored orders keep the numbers of their run": Mutant(
         snapshot, "write_back", "return seq if seq == 0 or seq >= 1 << 40 else", "return seq if True else"),

@@ -114,7 +114,7 @@ class World:
         self.roles = {name: Supervised(name, handles[name], rows[number], Deaths(policy, lambda: 0.5), 0.25 if name == "sniper" else 5.0, 1e9)
                       for name, number in ROLES.items()}
         chronicle = Chronicle(ToRecorder(self), self.log, self.clock.monotonic)
-        self.dangers = Dangers(self.memory, self.safety, 10_000, self.roles["sniper"],
+        self.dangers = Dangers(self.memory, self.safety, 10_000, self.roles["sniper"], self.roles["gateway"],
                                lambda: (self.clock.time_ns(), self.clock.monotonic_ns()))
         self.watchdog = Watchdog(self.roles, self.memory.board.modes, self._boot, chronicle, safe_mode=SafeMode(self.safety.cooldown_s),
                                  dangers=self.dangers)
@@ -130,14 +130,14 @@ class World:
         """As control.supervise.session does: what only a person ends outlives a restart."""
         with suppress(NoJournal):
             journal = JournalWriter(self.folder / "journal", sync=False) if (self.folder / "journal").exists() else None
-            event = journal.safe_mode() if journal is not None else None
+            event = journal.lasting("safe_mode") if journal is not None else None
             if journal is not None:
                 journal.close()
             if event is not None:
-                self.dangers.recall(int(event.data.get("peak", 0)))
+                self.dangers.recall(int(event.data.get("peak", 0)), int(event.data.get("forgiven", 0)))
                 for cause, text in event.data.get("causes", {}).items():
-                    if CAUSES[cause] is Ends.PERSON:
-                        self.watchdog.safe_mode.begin(cause, text)
+                    if CAUSES[cause] in (Ends.PERSON, Ends.DAY):
+                        self.watchdog.safe_mode.begin(cause, text, int(event.data.get("day", 0)))
 
     def _boot(self, role: str, restarts: int) -> Boot:
         return Boot(role=role, instance="simulation", mode="paper", market="simulated", run_id=f"run{self._runs}", run_dir=str(self.folder),
@@ -324,9 +324,14 @@ class World:
             self.watchdog.safe_mode.begin("operator", "asked for", self.dangers.day)
         elif action == "resume":
             if gateway is not None:
-                gateway.gateway.answer(messages.Operate(action="compare"))
+                try:
+                    gateway.gateway.answer(messages.Operate(action="compare"))
+                except Died as death:
+                    self.tell(f"    gateway dies at {death}")
+                    self._ended("gateway", -9)
             board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
-            self.dangers.forgive()
+            if "drawdown" in self.watchdog.safe_mode.causes:
+                self.dangers.forgive()
             self.watchdog.safe_mode.resume()
         elif action != "pause" and sniper is not None:
             sniper.control.handle(messages.Operate(action=action, position=symbol if action in ("close", "adjust") else "",  # type: ignore[arg-type]
