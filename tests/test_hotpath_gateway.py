@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -417,6 +418,45 @@ def test_a_book_that_is_not_the_accounts_opens_nothing_until_a_person_has_looked
     world.step()
     world.until(lambda: world.mode()[0] == l.MODE_SAFE)
     assert world.mode()[1].startswith(cause)
+
+
+def test_strategies_that_were_opposed_in_a_perpetual_are_no_difference_though_their_cash_is(world: World) -> None:
+    """The venue nets them and realises what the book does not: one long, the other short above it and closed again, the first still held."""
+    world.start()
+    prices = {}
+
+    def deal(lots: int, side: int, price: int, strategy: int, purpose: int = l.ENTRY) -> None:
+        world.quote(price, price + 10, instrument=PERPETUAL)
+        world.matched()
+        seq = world.intent(lots=lots, side=side, instrument=PERPETUAL, strategy=strategy, purpose=purpose)
+        world.journal()
+        world.until(lambda: world.tick() and world.step() is None and l.FILL in world.kinds(seq))
+        prices[seq] = next(int(record["last_price"]) for record in world.collect() if record["order_seq"] == seq and record["kind"] == l.FILL)
+
+    deal(50, l.BUY, 600_000, 0)
+    deal(30, l.SELL, 610_000, 1)
+    deal(30, l.BUY, 620_000, 1, l.EXIT)
+    fees = sum(int(record["fee"]) for record in world.collect() if record["kind"] == l.FILL)
+    next_run(world)
+    value = int(world.memory.instruments.instruments[PERPETUAL]["value_quanta"])
+    row = world.memory.sniper.positions[PERPETUAL * l.MAX_STRATEGIES]
+    row["state"], row["side"], row["lots"], row["instrument"], row["cost"] = l.POS_OPEN, l.BUY, 50, PERPETUAL, prices[1] * 50 * value
+    book = CASH - fees + (prices[2] - prices[3]) * 30 * value
+    assert int(world.memory.sniper.account[0]["cash"]) != book, "the venue's cash is another one"
+    world.memory.sniper.account[0]["cash"] = book
+    world.start()
+    world.step()
+    world.until(lambda: world.mode() == (l.MODE_RUNNING, ""))
+
+
+def test_a_ledger_that_knows_less_than_the_journal_beside_it_is_refused_and_left_alone(world: World) -> None:
+    bought(world, 30)
+    next_run(world, held=30)
+    shutil.rmtree(world.folder / "state" / "paper")
+    world.start(ready=False)
+    world.process.join(10.0)
+    assert world.process.exitcode == 78
+    assert world.collect() == []
 
 
 def test_a_position_in_the_book_alone_is_a_doubt_too(world: World) -> None:

@@ -57,6 +57,21 @@ def test_a_trade_below_the_stop_closes_nothing_while_the_quote_is_fresh(world: W
     assert len(world.orders()) == 1
 
 
+def test_while_a_position_has_no_price_equity_peak_and_drawdown_stay_as_they_were(world: World) -> None:
+    entered(world)
+    world.quote(10_500, 10_510)
+    clock(world)
+    account, state = world.s.account[0], world.s.states[0]
+    before = (int(account["equity"]), int(account["peak_equity"]), int(account["max_drawdown_e6"]))
+    for name in ("last", "bid", "ask"):
+        state[name] = 0  # as after a start: the book is restored, and no tick of the symbol has come
+    clock(world)
+    assert (int(account["equity"]), int(account["peak_equity"]), int(account["max_drawdown_e6"])) == before
+    world.quote(10_400, 10_410)
+    clock(world)
+    assert int(account["equity"]) < before[0]
+
+
 def test_the_daily_loss_counts_a_deposit_that_came_behind_the_first_tick(memory: Any) -> None:
     world = World(memory, Limits(daily_loss_bps=500, max_symbol_exposure_bps=10_000))
     deposit = int(world.s.account[0]["cash"])

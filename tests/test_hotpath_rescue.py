@@ -166,6 +166,27 @@ def test_nothing_is_closed_while_an_order_of_its_symbol_is_in_doubt(world: World
     never_crossed(statement, {})
 
 
+def test_a_report_ring_without_room_never_moves_the_order_cursor_beyond_the_ring(world: World) -> None:
+    world.start()
+    prices(world)
+    hold(world)
+    reports, orders = world.memory.reports, world.memory.orders
+    for reader in (l.SNIPER, l.RECORDER):
+        reports.readers[reader]["cursor"] = int(reports.ring[0]["head"]) - l.RING_SLOTS  # nobody takes anything
+    rescue(world, l.RESCUE_FLATTEN)
+    for _ in range(20):
+        world.tick(after=5_000_000)
+        world.matched()
+        assert int(orders.readers[l.GATEWAY]["cursor"]) <= int(orders.ring[0]["head"])
+    assert own(world) == []
+    world.kill()
+    world.until(lambda: world.deaths == 1)
+    flat(world, 1)
+    statement = world.stop()
+    assert held(statement) == {}
+    never_crossed(statement, {})
+
+
 @pytest.mark.parametrize("point", ["gateway.rescue:1", "gateway.rescue:2", "gateway.sent:3", "gateway.sent:4", "gateway.report:9",
                                    "gateway.cursor:5"])
 def test_a_gateway_that_dies_while_it_closes_closes_the_rest_and_nothing_twice(point: str, world: World) -> None:

@@ -71,8 +71,8 @@ class Reflection:
         if durable == self.examined:
             return 0
         if self._journal is None:
-            if not (self._journal_path / "data.mdb").exists():
-                return 0  # a recorder that has written nothing yet
+            if not self._incarnation():
+                return 0  # a recorder that is still making the journal
             self._journal = Journal(self._journal_path)
         count = 0
         records = self._journal.trades((self.applied.incarnation, self.applied.seq))
@@ -83,6 +83,8 @@ class Reflection:
             self.applied = batch[-1][0]
             self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
             self._show()
+            row = self._child.processes[l.REFLECTION]  # trades of months may be learned at once
+            self._child.beat(int(row["progress"]) + changed, int(row["last_event_ns"]))
         self.examined = durable
         barriers.set_learned(self._memory.board.cursors, self._memory.board.processes, durable)
         return count

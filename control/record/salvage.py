@@ -12,6 +12,7 @@ from pathlib import Path
 import lmdb
 import msgspec
 
+from control.record.journal import LASTING
 from control.record.records import JournalError, ring_rows
 from control.record.writer import JournalWriter
 from ipc import board, messages
@@ -19,11 +20,12 @@ from ipc.segment import Memory
 
 
 def salvage(memory: Memory, journal: Path, sync: bool, events: Sequence[messages.Event] = ()) -> int:
-    """Append what the rings hold and the journal does not, and `events`; how many ring records. Nobody else may use either.
+    """Append what the rings hold and the journal does not, and `events`; how many ring records. Nobody else may use either. Events alone are worth it
+    where one of them has to outlive the run: a person's pause that no recorder has heard of.
 
     Raises JournalError, also where the journal is not the one that this memory was recorded into.
     """
-    if not board.owed(memory):
+    if not board.owed(memory) and not any(event.kind in LASTING for event in events):
         return 0
     try:
         return _append(memory, journal, sync, events)
@@ -44,7 +46,9 @@ def _append(memory: Memory, journal: Path, sync: bool, events: Sequence[messages
         orders = ring_rows(memory.orders, stored.orders, int(memory.orders.ring[0]["head"]))
         reports = ring_rows(memory.reports, stored.reports, int(memory.reports.ring[0]["head"]))
         count = len(orders) + len(reports)
-        if count:
+        if not count:
+            writer.append(events=list(events))
+        else:
             text = f"{count} records that the recorder could not store are stored now"
             writer.append(orders, reports, events=[*events, messages.Event(source="watchdog", kind="salvage", text=text, wall_ns=time.time_ns(),
                                                                   data={"orders": len(orders), "reports": len(reports)})])

@@ -117,7 +117,8 @@ def _sniper(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: 
     count, armed = int(account["open_positions"]), 0
     if count:
         positions = sniper.positions[sniper.open_rows[:count] % len(sniper.positions)]
-        armed = int(((positions["stop_price"] != 0) | (positions["target_price"] != 0) | (positions["deadline_ns"] != 0)).sum())
+        armed = int(((positions["stop_price"] != 0) | (positions["target_price"] != 0) | (positions["deadline_ns"] != 0)
+                     | (positions["trail_activation_price"] != 0)).sum())
     return {"ticks": process["metrics"]["ticks"], "positions": count, "exits_armed": armed,
             "working_orders": int(account["working_orders"]), "ticks_lost": process["metrics"]["lost"],
             "control_age_ms": max(0, now_ns - int(row["control_beat_ns"])) // 1_000_000 if int(row["control_beat_ns"]) else 0}

@@ -128,6 +128,8 @@ class Strategist:
             answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=1), lambda: False)
             for row in answer.rows if isinstance(answer, messages.Answer) else ():
                 planner.planned_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
+            if planner.planned_ns < planner.errors.breaker.failed_ns < self.next_due_ns:
+                planner.planned_ns = planner.errors.breaker.failed_ns  # it was asked then, though no plan tells
 
     def _first_event_ns(self, seq: int) -> int:
         """Event time of the tick with that sequence, or of the oldest that is left."""
