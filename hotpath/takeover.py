@@ -120,7 +120,10 @@ def _rows_from_reports(gateway: Gateway, published: np.ndarray[tuple[int], np.dt
         if int(row["order_seq"]) != seq or int(row["state"]) in TERMINAL:
             continue
         try:
-            order = advance(_order_of(row), kind, int(report["cum_lots"]), int(report["cum_quote"]))
+            before = _order_of(row)
+            if kind == l.FILL:  # its lots may be in the row already and its state not: it died between the two
+                before = before._replace(cum_lots=min(before.cum_lots, int(report["cum_lots"]) - int(report["last_lots"])))
+            order = advance(before, kind, int(report["cum_lots"]), int(report["cum_quote"]))
         except IllegalTransition:
             continue  # the row had it already
         row["cum_lots"], row["cum_quote"] = order.cum_lots, order.cum_quote

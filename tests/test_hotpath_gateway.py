@@ -150,6 +150,21 @@ def test_a_running_gateway_that_is_killed_sends_nothing_twice_and_ends_every_ord
         assert l.LOST not in told
 
 
+def test_a_row_whose_lots_are_of_a_fill_and_whose_state_is_not_is_put_right_by_the_report(world: World) -> None:
+    """A gateway writes a fill's lots into the order's row, then its state: it may die between the two."""
+    world.start()
+    world.quote(6_000_000, 6_000_100)
+    seq = world.intent(lots=30)
+    world.journal()
+    world.until(lambda: world.tick() and world.step() is None and l.FILL in world.kinds(seq))
+    world.kill()
+    row = world.memory.gateway.gateway_orders[seq % l.MAX_GATEWAY_ORDERS]
+    assert (int(row["state"]), int(row["cum_lots"])) == (l.ORD_FILLED, 30)
+    row["state"] = l.ORD_ACCEPTED
+    world.until(lambda: world.deaths == 1 and int(row["state"]) == l.ORD_FILLED)
+    world.check(world.stop())
+
+
 @pytest.mark.parametrize("lockstep", [False, True])
 def test_kill_at_any_moment_leaves_every_order_with_one_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Any,
                                                             lockstep: bool) -> None:
