@@ -63,7 +63,12 @@ def undisturbed(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return fills
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS[1:] if point != "gateway.rescue"])
+#: killed at in every run of the tests; the other points belong to the slow ones, and the storm meets all of them
+ALWAYS = ("sniper.undo", "sniper.copy", "gateway.send", "gateway.report", "recorder.lmdb_commit")
+
+
+@pytest.mark.parametrize("point", [pytest.param(point, marks=() if point in ALWAYS else pytest.mark.slow) for point in POINTS[1:]
+                                   if point != "gateway.rescue"])
 def test_a_process_killed_at_a_named_step_changes_no_fill(point: str, files: list[Path], undisturbed: bytes, tmp_path: Path) -> None:
     summary, fills = replay(tmp_path / "run", files, crash=f"{point}:3")
     role = point.partition(".")[0]
