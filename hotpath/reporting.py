@@ -20,10 +20,6 @@ from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.process import Child
 
-#: how the cause of a mode begins that ends by itself: when the ledger can be written again, when book and account have been compared
-_LEDGER: Final = "paper ledger: "
-_VENUE: Final = "venue: "
-_ACCOUNT: Final = "account: not compared with the book yet"
 #: rejects that say nothing about the order: it may go another time
 _PASSING: Final = (l.REJ_RATE_LIMIT, l.REJ_UNAVAILABLE)
 
@@ -168,25 +164,25 @@ class Reporting:
     def ledger_fails(self, cause: str) -> None:
         """No new positions until the ledger can be written; a doubt about an order is not overwritten."""
         if not self._mode()["mode"]:
-            self.safe(_LEDGER + cause)
+            self.safe(board.LEDGER + cause)
 
     def relieved(self) -> None:
         """The ledger can be written (again)."""
-        self._end_mode(_LEDGER)
+        self._end_mode(board.LEDGER)
 
     def cleared(self) -> None:
         """A person has looked: the doubt is over, until there is a new one."""
-        if not self._mode()["cause"].startswith((_LEDGER.encode(), _VENUE.encode())):
+        if not self._mode()["cause"].startswith((board.LEDGER.encode(), board.VENUE.encode())):
             board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_RUNNING, "")
 
     def venue_fails(self, cause: str) -> None:
         """No new positions until the venue answers again."""
         if not self._mode()["mode"]:
-            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, _VENUE + cause)
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, board.VENUE + cause)
 
     def venue_works(self) -> None:
         """The venue has answered."""
-        self._end_mode(_VENUE)
+        self._end_mode(board.VENUE)
 
     def _end_mode(self, begins: str) -> None:
         if self._mode()["cause"].startswith(begins.encode()):
@@ -195,11 +191,11 @@ class Reporting:
     def account_in_doubt(self) -> None:
         """No new positions until the book has been compared with the account; a worse doubt is not overwritten."""
         if not self._mode()["mode"]:
-            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, _ACCOUNT)
+            board.set_mode(self.child.memory.board.modes, l.MODE_OF_GATEWAY, l.MODE_REDUCE_ONLY, board.ACCOUNT)
 
     def is_account_in_doubt(self) -> bool:
         """Whether nobody has compared them yet; a gateway that died over it leaves that to its successor."""
-        return bool(self._mode()["mode"]) and self._mode()["cause"] == _ACCOUNT.encode()
+        return bool(self._mode()["mode"]) and self._mode()["cause"] == board.ACCOUNT.encode()
 
     def account_agrees(self) -> None:
         """Book and account are the same."""

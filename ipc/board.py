@@ -12,6 +12,12 @@ from typing import Any
 
 from ipc import layout as l
 
+#: how the cause of the gateway's mode begins where it ends by itself: when the ledger can be written again, when the venue answers, when book and
+#: account have been compared. The gateway says it, and whoever shows or judges a mode tells it from a doubt that a person has to end
+LEDGER, VENUE, ACCOUNT = PASSING = ("paper ledger: ", "venue: ", "account: not compared with the book yet")
+#: what the operator's mode word says while he pauses; a start takes it up again
+PAUSED = "paused by the operator"
+
 
 def announce(processes: Any, role: int, state: int) -> None:
     """Set the own state; STARTING also sets pid and start time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from control.record.journal import Journal, decode_event
-from control.record.reconcile import read_ledger
+from control.record.reconcile import Recomputation, read_ledger
 from ipc import bus
 from ipc import layout as l
 from ipc.segment import instance_dir
@@ -139,13 +139,14 @@ class Running:
             journal.close()
 
     def open_at_the_end(self) -> list[str]:
-        """Symbols of the positions that the last snapshot holds."""
+        """Symbols of the positions that are open by the journal's orders and fills, the last snapshot or not."""
         if not (self.state / "journal" / "data.mdb").exists():
             return []
         journal = self.journal()
         try:
-            snapshot = journal.last_snapshot()
-            return [position.symbol for position in snapshot.positions] if snapshot else []
+            work = Recomputation(journal)
+            work.read()
+            return [trip.symbol for trip in work.trips.values() if trip.lots]
         finally:
             journal.close()
 

@@ -38,6 +38,7 @@ class Watchdog:
         self.notes: list[str] = []
         self.stopped: list[str] = []
         self.causes: dict[str, str] = {}
+        self.unwritten = 0
         self.turns: list[float] = []
         self.looks: Callable[[], dict[str, Any]] = seen
         self.socket = ControlSocket(self)
@@ -53,6 +54,9 @@ class Watchdog:
 
     def stop(self, cause: str) -> None:
         self.stopped.append(cause)
+
+    def unjournaled(self) -> int:
+        return self.unwritten
 
     def make_safe(self, text: str) -> None:
         self.causes["operator"] = text
@@ -204,6 +208,17 @@ def test_pause_and_resume_set_the_operators_mode_word_alone(watchdog: Watchdog, 
     assert "still safe: journal cannot write" in reply.text
     assert int(memory.board.modes[l.MODE_OF_OPERATOR]["mode"]) == l.MODE_RUNNING
     assert len(watchdog.notes) == 2
+
+
+def test_a_word_that_lasts_is_answered_when_the_journal_has_it_and_else_says_that_it_has_not(watchdog: Watchdog, folder: Path, memory: Any) -> None:
+    watchdog.unwritten = 1
+    threading.Timer(0.3, lambda: setattr(watchdog, "unwritten", 0)).start()
+    began = time.monotonic()
+    assert ask(folder, messages.Pause()).text == "paused: no new entries until resume; exits go on"
+    assert time.monotonic() - began >= 0.25
+    watchdog.unwritten = 1
+    assert "not in the journal yet" in ask(folder, messages.Safe()).text
+    assert int(memory.board.modes[l.MODE_OF_OPERATOR]["mode"]) == l.MODE_REDUCE_ONLY, "it holds meanwhile"
 
 
 def test_resume_ends_safe_mode_and_says_which_causes_stand(watchdog: Watchdog, folder: Path, memory: Any) -> None:
@@ -435,6 +450,8 @@ def test_a_message_of_endless_frames_is_cut_off_before_it_fills_the_memory(watch
             sent += len(frame)
     assert watchdog.socket.cut == 1
     assert sent > control.MOST_GROWTH_BYTES // 2
+    with contextlib.suppress(bus.BusTimeout):  # what came while it was cutting is cut off, too
+        ask(folder, messages.Ping())
     assert isinstance(ask(folder, messages.Ping()), messages.Pong)
     assert control._resident_bytes() - before < 2 * control.MOST_GROWTH_BYTES
 

@@ -70,11 +70,12 @@ def test_a_folder_that_cannot_be_made_may_be_there_at_the_next_try(tmp_path: Pat
         JournalWriter(tmp_path / "file" / "journal")
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"numb'])
-def test_a_torn_identity_is_made_anew_from_the_journal(torn: bytes, places: Places) -> None:
-    (places.state_dir / "instance.json").write_bytes(torn)
-    with pytest.raises(LaunchError, match="begin anew with --fresh"):
-        instance.identify(places, "paper", 1)
+@pytest.mark.parametrize("torn", [b"", b'{"numb', None])
+def test_a_torn_or_lost_identity_is_made_anew_from_the_journal(torn: bytes | None, places: Places) -> None:
+    if torn is not None:
+        (places.state_dir / "instance.json").write_bytes(torn)
+        with pytest.raises(LaunchError, match="begin anew with --fresh"):
+            instance.identify(places, "paper", 1)
     writer = JournalWriter(places.state_dir / "journal", sync=False)
     writer.begin_run("run", {**RUN_FACTS, "instance_number": 4711, "seed": 12})
     writer.append(snapshot=None, orders=swapped(1))

@@ -104,8 +104,10 @@ def test_without_a_feed_nothing_is_opened_and_everything_goes_on_when_it_is_back
 
 
 def test_without_a_gateway_intents_wait_and_go_out_once_when_it_is_back(instance: Running) -> None:
-    position = until(lambda: monitored(instance), 40, "an open position")[0]
+    until(lambda: monitored(instance), 40, "an open position")
     with standing_still(instance, "gateway"):
+        time.sleep(0.2)  # what it had sent before has been told
+        position = until(lambda: monitored(instance), 40, "a position that only the gateway can close")[0]
         instance.ctl("close", position["id"])
         time.sleep(1.0)
         held = {row["id"]: row for row in instance.ctl("positions")[1]["rows"]}

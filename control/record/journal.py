@@ -193,6 +193,10 @@ class Journal:
         """(incarnation, event) in order of their numbers."""
         return ((record.incarnation, decode_event(record.payload)) for record in self._walk("events", number_key(after)))
 
+    def event_records(self) -> Iterator[tuple[Record, messages.Event]]:
+        """Every event with its record, in order of their numbers."""
+        return ((record, decode_event(record.payload)) for record in self._walk("events", number_key(0)))
+
     def newest(self, database: str, limit: int) -> list[Record]:
         """The newest records of a database, newest first."""
         found: list[Record] = []

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from control.record import records
-from control.record.journal import Journal, decode_event
+from control.record.journal import Journal
 from control.record.reconcile import Recomputation, Trip
-from control.record.records import InstrumentFact, Record, RingRows
+from control.record.records import InstrumentFact, RingRows
 from control.record.timeline import Day, Timeline, ring_records
 from ipc import layout as l
 from ipc import messages
@@ -35,7 +35,8 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Close:
-    """The account behind a record: the sniper's cash, deposits, what is open by position id, and what it is worth."""
+    """The account behind a record: the sniper's cash, deposits, what is open by position id, what it is worth, and what does not add up since the
+    one before."""
 
     cash: int = 0
     deposits: int = 0
@@ -116,17 +117,13 @@ class Past:
         """Processes that were started again, by the event time of what was stored before."""
         counts = dict.fromkeys(days, 0)
         starts = np.array([self.timeline.event_ns(day.first) for day in days], np.int64)
-        for record, event in self.events():
+        for record, event in self.journal.event_records():
             if event.kind == _RESTART and days:
                 counts[days[max(0, int(np.searchsorted(starts, record.event_ns, side="right")) - 1)]] += 1
         return counts
 
-    def events(self) -> Iterator[tuple[Record, messages.Event]]:
-        """Every event with its record, oldest first."""
-        return ((record, decode_event(record.payload)) for record in reversed(self.journal.newest("events", 1 << 30)))
-
     def _closes(self, numbers: list[int]) -> Iterator[Close]:
-        work, marks, done = Recomputation(self.journal), dict[str, Mark](), 0
+        work, marks, done, told = Recomputation(self.journal), dict[str, Mark](), 0, 0
         for number in numbers:
             orders, reports = self.between(done + 1, number)
             for record in ring_records(records.ORDER, self.timeline.orders, orders, (l.NEW,)):
@@ -141,7 +138,8 @@ class Past:
             held = {identity: copy(trip) for identity, trip in work.trips.items() if trip.lots}
             yield Close(work.book, work.account.deposits, work.account.fees,
                         sum(trip.closed[1] for trip in work.trips.values() if trip.closed), held, dict(marks),
-                        work.book + sum(self.worth(trip, marks.get(trip.symbol)) for trip in held.values()), tuple(work.differences))
+                        work.book + sum(self.worth(trip, marks.get(trip.symbol)) for trip in held.values()), tuple(work.differences[told:]))
+            told = len(work.differences)
 
     def _mark(self, marks: dict[str, Mark], table: RingRows, place: slice, kind: int, name: str) -> None:
         """The last price of each instrument in a part of a table."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from control.record.in_force import InForce
 from control.record.journal import Journal
-from control.record.records import decode
+from control.record.records import decode, glance
 from ipc import layout as l
 from ipc import messages
 from ipc.segment import Memory
@@ -87,9 +87,7 @@ def parts_of(journal: Journal, last: int) -> list[tuple[int, messages.Plan]]:
             found.append((number, plan))
             if plan.part == 0:
                 return found[::-1]
-        elif plan.strategy == found[-1][1].strategy:
-            return []  # a plan of its own between the parts of this one
-        number -= 1
+        number -= 1  # of another strategy, or a part that this plan has anew under a later number
     return []
 
 
@@ -129,10 +127,10 @@ def fires(journal: Journal, ids: Iterable[int], since_ns: int) -> dict[int, Fire
     with journal.reading() as transaction, transaction.cursor(journal.databases["sent"]) as cursor:
         for key in cursor.iterprev(values=False) if cursor.last() else ():
             value = transaction.get(bytes(key), db=journal.databases["orders"])
-            # the header has the event time, and the order's condition as its cause: most need no decoding
-            if int.from_bytes(value[24:32], "little") < since_ns:
+            event_ns, own = glance(value)  # an order's cause is its condition: most need no decoding
+            if event_ns < since_ns:
                 break
-            if (own := int.from_bytes(value[40:48], "little")) not in wanted:
+            if own not in wanted:
                 continue
             record = decode(value)
             if record.row["purpose"] == l.ENTRY:

@@ -215,6 +215,12 @@ def decode_ring_rows(kind: int, found: list[tuple[bytes, bytes]]) -> RingRows | 
     return RingRows(np.ascontiguousarray(made["payload"]).view(ROWS[kind]), header["incarnation"].astype(np.int64))
 
 
+def glance(value: bytes) -> tuple[int, int]:
+    """(event_ns, cause) of a stored value by its header alone, for a search through many."""
+    header = _HEADER.unpack_from(value)
+    return header[6], header[8]
+
+
 class InstrumentFact(Struct, frozen=True, kw_only=True):
     """An instrument as the run's first event states it, so that the journal can be read without the program's catalogue.
 

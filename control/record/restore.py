@@ -121,7 +121,7 @@ def restore(journal: Journal, memory: Memory, tail: Tail | None = None) -> str:
     conditions = _conditions(tail, journal, memory)
     if fold(sniper_arrays(memory), tail.orders, conditions, reports, before, _EXIT_RETRY_NS) != len(tail.orders):
         raise JournalError(f"{journal.path}: more than {l.MAX_WORKING} orders were working at the end; check the account, then use --fresh")
-    positions = int((memory.sniper.positions["state"] != l.POS_FLAT).sum())
+    positions = int((memory.sniper.positions["lots"] > 0).sum())
     text = f"resumed: {positions} open position{'' if positions == 1 else 's'}"
     if len(tail.orders) or len(tail.reports):
         text += f", {len(tail.orders) + len(tail.reports)} records behind the last snapshot folded in"

@@ -35,8 +35,6 @@ MOST_PENDING = 128
 MAX_COMMAND_BYTES = 64 * 1024
 #: growth of the watchdog's memory after which the control connections are cut
 MOST_GROWTH_BYTES = 64 << 20
-#: how the gateway's doubt begins that ends by itself within a moment, or is a worse one then
-_COMPARING = "account: not compared"
 #: conditions whose text why is asked for
 MOST_WHYS = 1000
 
@@ -69,6 +67,9 @@ class Facade(Protocol):
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""
 
+    def unjournaled(self) -> int:
+        """Events that the journal does not have yet."""
+
     def make_safe(self, text: str) -> None:
         """Safe mode until `resume`."""
 
@@ -87,6 +88,15 @@ class _Question:
     then: Then
 
 
+@dataclass
+class _Word:
+    """What an operator has said and is to outlive the run: he hears `text` when the journal has it."""
+
+    asker: tuple[bytes, bytes]
+    text: str
+    deadline: float
+
+
 class ControlSocket:
     """Bind as "control" in the instance's folder; call `poll` in every turn. One per instance: its name's lock is held by then."""
 
@@ -97,6 +107,7 @@ class ControlSocket:
         #: times that every connection was cut
         self.cut = 0
         self._pending: list[_Question] = []
+        self._words: list[_Word] = []
         #: for whom and until when the next question is asked
         self._asker, self._deadline = (b"", b""), 0.0
         self._most_bytes = _resident_bytes() + MOST_GROWTH_BYTES
@@ -104,6 +115,7 @@ class ControlSocket:
     def poll(self) -> None:
         """Answer what has come, pass on what processes have answered. Never waits, never raises."""
         try:
+            self._confirm()  # first: what is said in this turn is noted in the loop's next one
             self._server.poll(self._handle)
             self._collect()
             if _resident_bytes() > self._most_bytes:
@@ -147,6 +159,9 @@ class ControlSocket:
             question.socket.close(0)
             self._server.answer(question.asker, messages.Unavailable(role=question.role, text="the instance has stopped"))
         self._pending.clear()
+        for word in self._words:
+            self._server.answer(word.asker, messages.Done(text=word.text))
+        self._words.clear()
         self._server.close()
         self._context.term()
 
@@ -178,13 +193,13 @@ class ControlSocket:
             case messages.Errors():
                 return self._ask("recorder", messages.Query(what="errors", limit=request.limit, argument=f"{request.hours:g}"))
             case messages.Pause():
-                return self._pause("paused: no new entries until resume; exits go on")
+                return self._lasting(self._pause("paused: no new entries until resume; exits go on"))
             case messages.Resume():
                 return self._ask("gateway", messages.Operate(action="compare"), self._resumed)
             case messages.Safe():
                 facade.make_safe("by the operator; trader-ctl resume ends it")
                 facade.note("operator", "safe mode")
-                return messages.Done(text="safe mode: no entries, working entries are cancelled; trader-ctl resume ends it")
+                return self._lasting("safe mode: no entries, working entries are cancelled; trader-ctl resume ends it")
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
                 return self._ask("sniper", messages.Operate(action="close", position=request.id), _closing)
@@ -204,10 +219,21 @@ class ControlSocket:
                 return messages.Done(text="stopping in order: entries end, working orders are cancelled, everything is journaled")
         return messages.Refused(code="unknown", text=f"{type(request).__name__} is not for this socket", remedy="see ipc/messages.py")
 
-    def _pause(self, text: str) -> messages.Done:
-        board.set_mode(self._facade.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
+    def _pause(self, text: str) -> str:
+        board.set_mode(self._facade.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, board.PAUSED)
         self._facade.note("pause", text)
-        return messages.Done(text=text)
+        return text
+
+    def _lasting(self, text: str) -> None:
+        """It holds now; the operator hears so when it would outlive the instance, too."""
+        self._words.append(_Word(self._asker, text, self._deadline))
+
+    def _confirm(self) -> None:
+        if self._words and (not self._facade.unjournaled() or self._clock() >= self._words[0].deadline):
+            late = " (not in the journal yet, which does not answer: it holds as long as this instance runs)" if self._facade.unjournaled() else ""
+            for word in self._words:
+                self._server.answer(word.asker, messages.Done(text=word.text + late))
+            self._words.clear()
 
     def _resumed(self, _: Any) -> messages.Done:
         """After the gateway was asked to compare anew; where it could not be asked, its own word stands."""
@@ -218,7 +244,7 @@ class ControlSocket:
         mode, cause = board.severest([row for number, row in enumerate(modes) if number != l.MODE_OF_WATCHDOG])
         if causes:
             mode, cause = l.MODE_SAFE, "; ".join(causes.values())
-        elif cause.startswith(_COMPARING):
+        elif cause == board.ACCOUNT:
             mode, cause = l.MODE_RUNNING, ""
         text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
         self._facade.note("resume", text)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hotpath.arming import armed_slots, clauses_of, level_of, trigger_of
+from ipc import board
 from ipc import layout as l
 
 #: a healthy heart beats at least this often, in ms; the watchdog's limits, which lead to a replacement, are wider
@@ -22,8 +23,8 @@ _DAY_NS = 86_400 * 10**9
 _REMEDIES = {
     "journal cannot write": " until it can; free space on its disk (logs/recorder.log)",
     "knowledge cannot be written": " until it can; free space on its disk (logs/reflection.log)",
-    "paper ledger": " until it can be written; free space on its disk (logs/gateway.log)",
-    "account: not compared": " until the sniper has applied what the venue says; a moment after each start (logs/gateway.log)",
+    board.LEDGER: " until it can be written; free space on its disk (logs/gateway.log)",
+    board.ACCOUNT: " until the sniper has applied what the venue says; a moment after each start (logs/gateway.log)",
     "paused": "; trader-ctl resume goes on",
 }
 #: keys of `seen` that status leaves to other commands

@@ -8,10 +8,8 @@ from typing import Any
 
 from control.config import Safety
 from control.supervise.role import State, Supervised
+from ipc import board
 from ipc import layout as l
-
-#: how the gateway begins the cause of a mode that ends by itself
-_PASSING = (b"paper ledger: ", b"venue: ")
 
 
 class Dangers:
@@ -78,9 +76,9 @@ class Dangers:
         for writer, cause in ((l.MODE_OF_RECORDER, "journal"), (l.MODE_OF_REFLECTION, "knowledge")):
             if int(modes[writer]["mode"]) == l.MODE_SAFE:
                 found[cause] = modes[writer]["cause"].decode(errors="replace")
-        gateway = modes[l.MODE_OF_GATEWAY]
-        if int(gateway["mode"]) == l.MODE_SAFE and not gateway["cause"].startswith(_PASSING):
-            found["unreconciled"] = gateway["cause"].decode(errors="replace")
+        cause = modes[l.MODE_OF_GATEWAY]["cause"].decode(errors="replace")
+        if int(modes[l.MODE_OF_GATEWAY]["mode"]) == l.MODE_SAFE and not cause.startswith(board.PASSING):
+            found["unreconciled"] = cause
 
     def _unprotected(self, now: float) -> str:
         """Positions, and for too long nobody who watches their stops."""

@@ -58,6 +58,10 @@ class Front:
         """Begin the ordered end."""
         self.session.stop(cause)
 
+    def unjournaled(self) -> int:
+        """Events that the journal does not have yet."""
+        return self.session.chronicle.waiting
+
     def make_safe(self, text: str) -> None:
         """Safe mode until `resume`."""
         self.session.make_safe(text)

@@ -150,19 +150,16 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
         return Identity(number=replay_number(seed), seed=seed)
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Identity)
-    except FileNotFoundError:
-        known = Identity(number=1 + secrets.randbelow((1 << 24) - 1), seed=seed)
+    except (OSError, msgspec.DecodeError) as error:
+        last = journal_start(places.state_dir)  # it may be torn where power failed, or be gone; the journal has it, too
+        if last is None and not isinstance(error, FileNotFoundError):
+            raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
+        number = int(last.data["instance_number"]) if last else 1 + secrets.randbelow((1 << 24) - 1)
+        known = Identity(number=number, seed=int(last.data["seed"]) if last else seed)
         try:
             remember(places, known, durably=True)
-        except OSError as error:
-            raise no_room(error, path) from error
-        return known
-    except (OSError, msgspec.DecodeError) as error:
-        last = journal_start(places.state_dir)  # it may be torn where power failed
-        if last is None:
-            raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
-        known = Identity(number=int(last.data["instance_number"]), seed=int(last.data["seed"]))
-        remember(places, known, durably=True)
+        except OSError as full:
+            raise no_room(full, path) from full
     # the file is as old as a second; whatever has become known to anybody later is in the journal or at the venue, and time never goes back before it
     known.event_ns = max(known.event_ns, journal_event_ns(places.state_dir), ledger_event_ns(places.state_dir))
     return known

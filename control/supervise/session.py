@@ -157,7 +157,7 @@ class Session:
         with instance.journal_of(self.places.state_dir) as journal:
             safe, paused = (journal.lasting("safe_mode"), journal.lasting("pause")) if journal is not None else (None, None)
         if paused is not None and paused.kind == "pause":
-            board.set_mode(self.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
+            board.set_mode(self.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, board.PAUSED)
         if safe is None:
             return
         self._dangers.recall(int(safe.data.get("peak", 0)), int(safe.data.get("forgiven", 0)))
@@ -241,7 +241,7 @@ class Session:
                 self.stop(cause)
         if self._resumes and self.watchdog.roles["recorder"].been_ready:  # it has restored the book
             self._resumes = False
-            count = int((self.memory.sniper.positions["state"] != l.POS_FLAT).sum())
+            count = int((self.memory.sniper.positions["lots"] > 0).sum())
             table = self.memory.conditions
             armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
             self.chronicle.note("resumed", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",

@@ -190,6 +190,29 @@ def is_terminal(kind: int) -> bool:
 
 
 @kernel
+def _open_exit(s: Any, working: int, row: int, key: int, side: int, lots: int, event_ns: int) -> None:
+    """An exit that the sniper did not make begins to work, beside one of its own that may be under way."""
+    touch_working(s, working)
+    touch_account(s)
+    touch_position(s, row)
+    position = s.positions[row]
+    s.working[working] = s.blank_working[0]
+    order = s.working[working]
+    order.order_seq = key
+    order.position_row = row
+    order.side = side
+    order.purpose = l.EXIT
+    order.order_type = l.MARKET
+    order.lots = lots
+    order.event_ns = event_ns
+    order.position_id = position.position_id
+    s.account[0].working_orders += 1
+    if position.exit_seq == 0:
+        position.exit_seq = key
+        position.state = l.POS_CLOSING
+
+
+@kernel
 def _adopt_exit(s: Any, report: Any) -> int:
     """An order of an earlier incarnation that the journal never saw has filled: only an exit may go out unjournaled. It gets a working row if
     exactly one position can be meant, beside an exit that was decided before this was heard; gives the row, or −1."""
@@ -203,21 +226,7 @@ def _adopt_exit(s: Any, report: Any) -> int:
     working = find_working(s, 0)
     if count != 1 or working < 0:
         return -1
-    touch_working(s, working)
-    touch_account(s)
-    touch_position(s, found)
-    s.working[working] = s.blank_working[0]
-    order = s.working[working]
-    order.order_seq = report.spare
-    order.position_row = found
-    order.side = report.side
-    order.purpose = l.EXIT
-    order.lots = _ADOPTED_LOTS  # its terminal report ends it
-    order.position_id = s.positions[found].position_id
-    if s.positions[found].exit_seq == 0:
-        s.positions[found].exit_seq = report.spare
-        s.positions[found].state = l.POS_CLOSING
-    s.account[0].working_orders += 1
+    _open_exit(s, working, found, report.spare, report.side, _ADOPTED_LOTS, report.event_ns)  # its terminal report ends it
     return working
 
 
@@ -229,28 +238,12 @@ def _announced(s: Any, report: Any, key: int) -> int:
     if (report.code >= l.MAX_STRATEGIES or report.instrument >= s.states.shape[0] or working < 0 or find_working(s, key) >= 0
             or s.positions[row].lots <= 0 or s.positions[row].side == report.side):
         return -1
-    touch_working(s, working)
-    touch_account(s)
-    touch_position(s, row)
     position = s.positions[row]
-    s.working[working] = s.blank_working[0]
-    order = s.working[working]
-    order.order_seq = key
-    order.position_row = row
-    order.side = report.side
-    order.purpose = l.EXIT
-    order.order_type = l.MARKET
-    order.lots = report.last_lots
-    order.event_ns = report.event_ns
-    order.position_id = position.position_id
-    s.account[0].working_orders += 1
     s.own[0].state_before = position.state
+    _open_exit(s, working, row, key, report.side, report.last_lots, report.event_ns)
     position.exit_working_lots += report.last_lots
     if position.exit_reason == l.EXIT_NONE:
         position.exit_reason = l.EXIT_FLATTEN
-    if position.exit_seq == 0:
-        position.exit_seq = key
-        position.state = l.POS_CLOSING
     return row
 
 

@@ -102,7 +102,7 @@ def words(samples: list[Sample], grown: dict[str, dict[str, Slope]], wanted: arg
              "| process | own memory at the end (MB) | growth, 95 % bound (MB/h) | PSS at the end (MB) | growth, 95 % bound | "
              "pages of files, growth | descriptors | threads |", "|---|---|---|---|---|---|---|---|"]
     for name, of in grown.items():
-        row = samples[-1].processes[name]
+        row = next(one.processes[name] for one in reversed(samples) if name in one.processes)
         lines.append(f"| {name} | {row['anonymous_mb'] + row['shared_mb']:.1f} | {of['own_mb'].per_h:+.2f}, {of['own_mb'].upper95_per_h:.2f} | "
                      f"{row['pss_mb']:.1f} | {of['pss_mb'].per_h:+.2f}, {of['pss_mb'].upper95_per_h:.2f} | {of['file_mb'].per_h:+.2f} | "
                      f"{row['descriptors']:g} | {row['threads']:g} |")
