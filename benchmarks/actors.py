@@ -126,7 +126,7 @@ def be_sniper(memory: Any, core: int, plans: list[messages.Plan], ready: Any) ->
     os.sched_setaffinity(0, {core})
     s = armed(memory, plans)
     ready.set()
-    loop.run(s, 0, wait.spins_of(l.WAIT_SPIN))
+    loop.run(s, 0, wait.spins_of(l.WAIT_SPIN), 0, 0.0)
 
 
 def armed(memory: Any, plans: list[messages.Plan]) -> Bundle:

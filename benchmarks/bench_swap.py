@@ -70,7 +70,7 @@ def be_armourer(memory: Any, here: int, there: int, plan: messages.Plan, pipe: A
 
     def on_its_core() -> None:
         os.sched_setaffinity(0, {there})
-        loop.run(s, 0, wait.spins_of(l.WAIT_SPIN))
+        loop.run(s, 0, wait.spins_of(l.WAIT_SPIN), 0, 0.0)
 
     worker = threading.Thread(target=on_its_core)
     worker.start()

@@ -1,7 +1,8 @@
 """The feed process: a source of ticks (simulated market, or recordings) into the tick ring, in event time.
 
 One thread: make a batch, publish it in slices of at most 50 ms, answer the bus in between. A respawned feed makes the same stream again
-from its source and goes on right behind the ring's head; the feed lines say where that is.
+from its source; the feed lines say where the ring's head is. A recording goes on right behind it. A market does not wait: where the simulated one is
+paced, what it did meanwhile is passed over up to a CLOCK tick, which says how long and how much that was.
 """
 
 from __future__ import annotations
@@ -210,6 +211,28 @@ class Publisher:
         publish.take_over(self.arrays, self.ticks, self.row)
         self.row += 1
         self.child.log.info("goes on behind tick %d, event time %d", head, int(line["event_ns"]))
+        if self.child.boot.market == "simulated" and self.child.boot.speed:
+            self._catch_up(self.ticks[self.row - 1], head)
+
+    def _catch_up(self, last: Any, head: int) -> None:
+        """Pass over what the market did since its last tick, which was published; a CLOCK tick at or behind the present time says so."""
+        slots, before_ns = self.arrays.slots, int(last["event_ns"])
+        away_ns = time.monotonic_ns() - int(slots[head % len(slots)]["publish_ns"])
+        now_ns, passed = before_ns + int(away_ns * self.child.boot.speed), 0
+        while True:
+            ticks = self.ticks[self.row: self.made]
+            clocks = np.flatnonzero((ticks["kind"] == l.TICK_CLOCK) & (ticks["event_ns"] >= now_ns))
+            if len(clocks):
+                break
+            passed += len(ticks)
+            self.row, self.made = 0, self.source.fill(self.ticks, self.marks)
+        passed += int(clocks[0])
+        if not passed:
+            return
+        self.row += int(clocks[0])
+        tick = self.ticks[self.row]
+        tick["flags"], tick["price"], tick["lots"] = l.FLAG_GAP, int(tick["event_ns"]) - before_ns, passed
+        self.child.log.warning("away for %.3f s: %d ticks, %.3f s of the market's time, are passed over", away_ns / 1e9, passed, tick["price"] / 1e9)
 
     def turn(self) -> None:
         """Make a batch if there is none, and publish for at most a slice. Raises Stopped."""

@@ -18,13 +18,23 @@ from hotpath.arming import NotArmed, NotContinued, armed_slots, clauses_of, leve
 from hotpath.armoury import Armoury
 from hotpath.config import Hotpath, Limits
 from hotpath.kernel import loop
+from hotpath.kernel.clock import CLOCK_NS
 from hotpath.kernel.state import sniper_arrays
 from ipc import bus, crash, messages, wait
 from ipc import layout as l
-from ipc.process import Child
+from ipc.process import Boot, Child
 
 #: longest wait for working orders to end at an ordered stop
 _DRAIN_NS = 3_000_000_000
+#: time without a tick after which the market's clock is taken to go on without the feed; no less than so many CLOCK ticks
+_SILENCE_NS, _SILENT_CLOCKS = 250_000_000, 4
+
+
+def silence_ns(boot: Boot) -> int:
+    """After how long without a tick time goes on by the monotonic clock; 0 for a recording, and wherever ticks come as fast as they can."""
+    if boot.market != "simulated" or boot.lockstep or not boot.speed:
+        return 0
+    return max(_SILENCE_NS, int(_SILENT_CLOCKS * CLOCK_NS / boot.speed))
 
 
 def write_params(memory: Any, limits: Limits, hotpath: Hotpath) -> None:
@@ -261,7 +271,8 @@ def main(child: Child) -> int:
     if boot.lockstep and memory.board.cursors[0]["plan_horizon_ns"] == 0:
         memory.board.cursors[0]["plan_horizon_ns"] = 1  # the first tick waits for the first plan
     worker = threading.Thread(
-        target=loop.run, args=(s, int(boot.lockstep), wait.spins_of(int(memory.board.run[0]["wait_strategy"]))), name="hot-loop")
+        target=loop.run, name="hot-loop",
+        args=(s, int(boot.lockstep), wait.spins_of(int(memory.board.run[0]["wait_strategy"])), silence_ns(boot), float(boot.speed)))
     worker.start()
 
     def beat() -> None:
@@ -294,6 +305,6 @@ def warm_up(memory: Any) -> None:
     s = sniper_arrays(memory)
     loop.start(s)
     s.own[0]["stop"] = l.STOP_DRAIN
-    loop.run(s, 0, 1)
+    loop.run(s, 0, 1, 0, 0.0)
     loop.drain(s, 0)
     wait.ring_bells(s.processes, 1 << l.SNIPER)

@@ -34,8 +34,8 @@ MODE_WORDS: Final = 5
 #: tick kinds
 TICK_TRADE, TICK_QUOTE, TICK_CLOCK, TICK_SESSION = 1, 2, 3, 4
 #: tick flags: the buyer was the maker (the aggressor sold); not a market trade (excluded from triggers, features and fills);
-#: on SESSION: the data ends here
-FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET, FLAG_END = 1, 2, 4
+#: on SESSION: the data ends here; on CLOCK: the feed was away, for `price` ns of event time, and `lots` ticks were not seen
+FLAG_BUYER_IS_MAKER, FLAG_NOT_MARKET, FLAG_END, FLAG_GAP = 1, 2, 4, 8
 #: instrument kinds: spot is long only; a linear perpetual goes both ways
 KIND_SPOT, KIND_LINEAR_PERPETUAL = 1, 2
 INSTRUMENT_KINDS: Final = {KIND_SPOT: "spot", KIND_LINEAR_PERPETUAL: "linear_perpetual"}
@@ -124,8 +124,9 @@ PRICE_FEATURES: Final = frozenset({"last", "bid", "ask", "mid", "microprice", "e
                                    "high_300s", "low_300s", "high_900s", "low_900s"})
 #: liquidity of a fill
 LIQUIDITY_NONE, TAKER, MAKER = range(3)
-#: `MISSED.code`: ticks were lapped; a tick was skipped because the sniper died of it
-MISSED_LAPPED, MISSED_DEADLY = range(2)
+#: `MISSED.code`: ticks were lapped; a tick was skipped because the sniper died of it; the feed was away
+MISSED_LAPPED, MISSED_DEADLY, MISSED_FEED = range(3)
+MISSED_CAUSES: Final = ("the sniper was too slow", "the sniper died of it twice", "the feed was away")
 #: operator commands that reach the hot loop
 CMD_CLOSE_POSITION, CMD_FLATTEN, CMD_CANCEL_ENTRIES, CMD_ADJUST, CMD_RELEASE = 1, 2, 3, 4, 5
 #: `NEW.flags`: an exit may never increase the position

@@ -296,6 +296,34 @@ def test_stream_after_kill_9_is_that_of_an_unkilled_feed(bench: Any, market: str
             assert (one.memory.ticks.quotes[field] == quotes[field]).all()
 
 
+def test_what_a_paced_market_does_while_its_feed_is_dead_is_passed_over_and_told(bench: Any) -> None:
+    whole = simulate(bench, speed=0.0)
+    whole.start()
+    whole.read_until(30_000)
+    expected = whole.ticks()
+    one = simulate(bench, speed=50.0)
+    one.start()
+    one.read_until(2_000)
+    one.kill()
+    one.row["state"] = l.PROC_ABSENT
+    one.read()
+    head, at = one.next - 1, int(one.taken[-1]["event_ns"][0])
+    time.sleep(0.5)
+    one.start()
+    one.read_until(head + 500)
+    ticks = one.ticks()
+    (told,) = np.flatnonzero(ticks["flags"] & l.FLAG_GAP)
+    gap = ticks[told]
+    assert told == head
+    assert gap["kind"] == l.TICK_CLOCK
+    assert int(gap["price"]) == int(gap["event_ns"]) - at
+    assert 0.5 * 50 <= int(gap["price"]) / 1e9 < 20 * 50
+    begin = head + int(gap["lots"])
+    assert (ticks[head + 1:][CONTENT[1:]] == expected[begin + 1: begin + len(ticks) - head][CONTENT[1:]]).all(), "it is the same market, later"
+    assert int(expected[begin]["event_ns"]) == int(gap["event_ns"])
+    assert "are passed over" in one.log.read_text()
+
+
 def test_death_between_line_and_publish_is_made_good(bench: Any, tmp_path: Path) -> None:
     """The line of the tick that was never published is the other one; a half-written quote is written again."""
     one = replay(bench, big_recording(tmp_path, 3000))

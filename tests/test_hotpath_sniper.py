@@ -101,7 +101,7 @@ class World:
         """The hot loop itself, until everything published is processed."""
         self.s.own[0]["stop"] = l.STOP_NONE
         self.memory.board.processes[l.SNIPER]["stop"] = l.STOP_NONE
-        worker = threading.Thread(target=loop.run, args=(self.s, 0, 1))
+        worker = threading.Thread(target=loop.run, args=(self.s, 0, 1, 0, 0.0))
         worker.start()
         end = time.monotonic() + 120  # the first call may compile the loop
         while int(self.line["tick_seq"]) < ring.head(self.memory.ticks.ring) and time.monotonic() < end:

@@ -103,6 +103,51 @@ def test_without_a_feed_nothing_is_opened_and_everything_goes_on_when_it_is_back
     sound(instance)
 
 
+def test_without_a_feed_a_position_is_left_when_its_time_is_over(instance: Running) -> None:
+    until(lambda: monitored(instance), 40, "an open position")
+    with standing_still(instance, "feed"):
+        time.sleep(0.2)  # what was published has been taken
+        mark, event_ns = instance.last_order(), instance.status()["event_ns"]
+        held = monitored(instance)
+        last_ns = max((row["deadline_ns"] for row in held), default=event_ns)
+        assert last_ns <= event_ns + 60 * 10**9, "a minute of event time is two seconds here"
+        until(lambda: not monitored(instance), 30, "every position's time stop")
+        journal = instance.journal()
+        try:
+            rows = [record.row for record in journal.orders(mark)]
+        finally:
+            journal.close()
+        timers = [row for row in rows if row["kind"] == l.TIMER]
+        left = [row for row in rows if row["kind"] == l.NEW and row["purpose"] == l.EXIT]
+        assert {str(int(row["position_id"])) for row in left} >= {row["id"] for row in held}
+        assert {int(row["code"]) for row in left} <= {l.EXIT_TIME}
+        assert len(timers) >= 1
+        assert {int(row["event_ns"]) for row in (*timers, *left)} <= {event_ns}, "event time stands still without ticks"
+    sound(instance)
+
+
+def test_a_feed_that_dies_counts_what_it_did_not_see(instance: Running) -> None:
+    until(instance.last_fill_ns, 40, "a first fill")
+    mark = instance.last_order()
+    instance.kill("feed")
+    missed = until(lambda: missed_behind(instance, mark), 30, "the gap is in the journal")
+    assert [int(row["code"]) for row in missed] == [l.MISSED_FEED]
+    assert int(missed[0]["value"]) > 0
+    assert 0 < int(missed[0]["lots"]) < 30 * 30 * 10**9
+    until(lambda: instance.last_fill_ns() > int(missed[0]["event_ns"]), 40, "trading goes on behind it")
+    rows = instance.ctl("session", "show", time.strftime("%Y-%m-%d", time.gmtime(int(missed[0]["event_ns"]) / 1e9)))
+    assert rows[0] == 0
+    sound(instance)
+
+
+def missed_behind(instance: Running, after: tuple[int, int]) -> list[Any]:
+    journal = instance.journal()
+    try:
+        return [record.row for record in journal.orders(after) if record.row["kind"] == l.MISSED]
+    finally:
+        journal.close()
+
+
 def test_without_a_gateway_intents_wait_and_go_out_once_when_it_is_back(instance: Running) -> None:
     until(lambda: monitored(instance), 40, "an open position")
     with standing_still(instance, "gateway"):

@@ -72,6 +72,11 @@ class Audit:
             made["text"] = f"{l.REFUSALS[int(row['code'])]}: {why}"
         elif kind == l.SWAPPED:
             made["text"] = f"plan {int(row['plan_seq'])}: {int(row['value'])} conditions are armed"
+        elif kind == l.MISSED:
+            away = f" in {int(row['lots']) / 1e9:.3f} s" if row["lots"] else ""
+            made["text"] = f"{int(row['value']):,} ticks{away}: {l.MISSED_CAUSES[int(row['code'])]}"
+        elif kind == l.TIMER:
+            made["text"] = f"no tick came; by the clock it was {int(row['value']) / 1e9:.3f} s later"
         return made
 
     def _lifecycle(self, row: Any, fact: records.InstrumentFact) -> str:

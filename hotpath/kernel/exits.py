@@ -54,8 +54,11 @@ def trailing_level(position: Any) -> int:
 
 
 @kernel
-def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
-    """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step."""
+def evaluate(s: Any, row: int, price: int, event_ns: int, now_ns: int, forced: int) -> bool:
+    """Test one open position and send its exit if due. `price` 0: no level is tested. False: no room, try again in the next sub-step.
+
+    `event_ns` is what records are stamped with, `now_ns` what deadlines are held against: the same, unless no tick tells the time.
+    """
     position = s.positions[row]
     if position.lots <= 0 or position.state == l.POS_FLAT:
         return _unfilled(s, row, event_ns, forced)
@@ -77,11 +80,11 @@ def evaluate(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
         reason = forced
         if reason == l.EXIT_NONE and price > 0:
             reason = level_reason(position, price)
-        if reason == l.EXIT_NONE and position.deadline_ns > 0 and event_ns >= position.deadline_ns:
+        if reason == l.EXIT_NONE and position.deadline_ns > 0 and now_ns >= position.deadline_ns:
             reason = l.EXIT_TIME
         if reason == l.EXIT_NONE:
             return price <= 0 or position.entry_seq != 0 or _improve(s, row, price, event_ns)
-    elif event_ns < position.retry_ns and forced == l.EXIT_NONE:
+    elif now_ns < position.retry_ns and forced == l.EXIT_NONE:
         return True
     if not has_room(s):
         return False
@@ -285,15 +288,15 @@ def _cancel_entry(s: Any, row: int, event_ns: int) -> None:
 
 
 @kernel
-def cancel_overdue(s: Any, event_ns: int) -> bool:
-    """Cancel working entries whose condition has expired, and all of them while entries are not allowed. False: no room in this sub-step."""
+def cancel_overdue(s: Any, event_ns: int, now_ns: int, stale: bool) -> bool:
+    """Cancel working entries whose condition has expired, and all of them while entries are not allowed, or prices are stale. False: no room."""
     if s.account[0].working_orders == 0:
         return True
-    allowed = heartbeat.severest_mode(s.modes) == l.MODE_RUNNING
+    allowed = not stale and heartbeat.severest_mode(s.modes) == l.MODE_RUNNING
     for row in range(l.MAX_WORKING):
         order = s.working[row]
         if (order.order_seq == 0 or order.order_seq >= EARLIER or order.purpose != l.ENTRY or order.cancel_seq != 0
-                or (allowed and (order.valid_until_ns == 0 or event_ns < order.valid_until_ns))):
+                or (allowed and (order.valid_until_ns == 0 or now_ns < order.valid_until_ns))):
             continue
         if not has_room(s):
             return False
@@ -307,24 +310,24 @@ def cancel_overdue(s: Any, event_ns: int) -> bool:
 
 
 @kernel
-def exits_of(s: Any, instrument: int, price_long: int, price_short: int, event_ns: int, forced: int) -> bool:
+def exits_of(s: Any, instrument: int, price_long: int, price_short: int, event_ns: int, now_ns: int, forced: int) -> bool:
     """Evaluate every open position of an instrument; prices are what a long and a short could trade at, 0 = not tested."""
     mask = s.states[instrument].open_mask
     for strategy in range(l.MAX_STRATEGIES):
         if mask >> strategy & 1:
             row = instrument * l.MAX_STRATEGIES + strategy
             price = price_long if s.positions[row].side > 0 else price_short
-            if not evaluate(s, row, price, event_ns, forced):
+            if not evaluate(s, row, price, event_ns, now_ns, forced):
                 return False
     return True
 
 
 @kernel
-def exits_everywhere(s: Any, event_ns: int, forced: int) -> bool:
+def exits_everywhere(s: Any, event_ns: int, now_ns: int, forced: int) -> bool:
     """Deadlines, retries and forced exits of all open positions, without testing levels."""
     if s.account[0].open_positions == 0:
         return True
     for instrument in range(s.states.shape[0]):
-        if s.states[instrument].open_mask != 0 and not exits_of(s, instrument, 0, 0, event_ns, forced):
+        if s.states[instrument].open_mask != 0 and not exits_of(s, instrument, 0, 0, event_ns, now_ns, forced):
             return False
     return True

@@ -178,9 +178,16 @@ def emit_released(s: Any, strategy: int, event_ns: int) -> None:
 
 
 @kernel
-def emit_missed(s: Any, code: int, instrument: int, ticks: int, event_ns: int) -> None:
-    """MISSED: so many ticks were not seen, and why; levels among them are not chased."""
+def emit_timer(s: Any, ahead_ns: int, event_ns: int) -> None:
+    """TIMER: no tick has told the time, which is so much ahead of the last one's; what follows in the same step was due by that."""
+    s.outbox[claim(s, l.TIMER, event_ns)].value = ahead_ns
+
+
+@kernel
+def emit_missed(s: Any, code: int, instrument: int, ticks: int, time_ns: int, event_ns: int) -> None:
+    """MISSED: so many ticks were not seen, in so much event time where that is known, and why; levels among them are not chased."""
     row = claim(s, l.MISSED, event_ns)
+    s.outbox[row].lots = time_ns
     s.outbox[row].code = code
     s.outbox[row].instrument = instrument
     s.outbox[row].value = ticks

@@ -13,7 +13,7 @@ from hotpath.kernel.ahead import look_ahead_in_ring
 from hotpath.kernel.histogram import record
 from hotpath.kernel.intents import emit_cancel_all, emit_missed
 from hotpath.kernel.state import OWN
-from hotpath.kernel.step import adopt, apply_reports, finish, open_step, skip, step, step_without_tick
+from hotpath.kernel.step import adopt, apply_reports, finish, open_step, skip, step, step_by_clock, step_without_tick
 from hotpath.kernel.triggers import lose_anchors
 from ipc import heartbeat, ring, wait
 from ipc import layout as l
@@ -22,6 +22,8 @@ from ipc.jit import kernel
 
 #: ticks between heartbeats and bells
 _BATCH = 64
+#: time between two looks at deadlines while no ticks come
+_TIMER_NS = 50_000_000
 #: pause while a full order ring keeps reports and commands waiting
 _FULL_NAP_NS = 1_000_000
 _HORIZON = l.offset(l.CURSORS, "plan_horizon_ns")
@@ -40,6 +42,8 @@ def start(s: Any) -> int:
     s.line[0] = s.commit_lines[s.commit[0].number & 1]
     ring.advance(s.report_readers, l.SNIPER, s.line[0].report_seq)
     ring.advance(s.tick_readers, l.SNIPER, s.line[0].tick_seq)
+    if s.line[0].tick_seq > 0 and ring.poll(s.tick_ring, s.tick_slots, s.line[0].tick_seq, s.tick, 0) == ring.OK:
+        s.own[0].taken_ns = s.tick[0].publish_ns  # how long no tick has come is known at once
     return applied
 
 
@@ -88,7 +92,7 @@ def gap(s: Any, expected: int) -> int:
     open_step(s)
     adopt(s)
     if tx.ring_room(s) > 0:
-        emit_missed(s, l.MISSED_LAPPED, l.NO_INSTRUMENT, lost, s.line[0].event_ns)
+        emit_missed(s, l.MISSED_LAPPED, l.NO_INSTRUMENT, lost, 0, s.line[0].event_ns)
     s.line[0].tick_seq = oldest - 1
     s.line[0].resume_index = 0
     finish(s)
@@ -103,8 +107,22 @@ def stop_word(s: Any) -> int:
 
 
 @kernel
-def run(s: Any, lockstep: int, spins: int) -> int:
-    """Until the stop word: take ticks in order. Gives the stop word."""
+def time_passes(s: Any, silence_ns: int, speed: float) -> bool:
+    """No tick has come for `silence_ns` (0: time is what ticks say): deadlines by the monotonic clock, that much late. Gives whether any was due."""
+    own, now = s.own[0], monotonic_ns()
+    silent = now - own.taken_ns
+    if silence_ns == 0 or own.taken_ns == 0 or silent < silence_ns or now - own.timed_ns < _TIMER_NS:
+        return False
+    own.timed_ns = now
+    return step_by_clock(s, s.line[0].event_ns + int((silent - silence_ns) * speed)) > 0
+
+
+@kernel
+def run(s: Any, lockstep: int, spins: int, silence_ns: int, speed: float) -> int:
+    """Until the stop word: take ticks in order. Gives the stop word.
+
+    `silence_ns`, `speed`: after so long without a tick the market's clock goes on at that speed, see `time_passes`; 0 where it stands still then.
+    """
     seq = s.line[0].tick_seq + 1
     processed, idle = 0, 0
     have = False
@@ -162,8 +180,12 @@ def run(s: Any, lockstep: int, spins: int) -> int:
             wait.spin()
             if idle & 1023 == 0:
                 heartbeat.beat(s.processes, l.SNIPER, seq, s.line[0].event_ns)
+                if time_passes(s, silence_ns, speed):
+                    wait.ring_bells(s.processes, _READERS_OF_ORDERS)
             continue
         heartbeat.beat(s.processes, l.SNIPER, seq, s.line[0].event_ns)
+        if time_passes(s, silence_ns, speed):
+            wait.ring_bells(s.processes, _READERS_OF_ORDERS)
         wait.prepare_sleep(s.processes, l.SNIPER)
         if _nothing(s, seq, have, lockstep):
             wait.sleep(s.processes, l.SNIPER, wait.MAX_SLEEP_NS)

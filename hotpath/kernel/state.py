@@ -11,10 +11,11 @@ from ipc.bundle import Bundle
 from ipc.crash import WORDS
 from ipc.segment import Memory
 
-#: what the process keeps for itself: when the running tick was taken (monotonic), order-ring slots free in this step (−1: not known), its own
-#: stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, the state that a report's position was in,
-#: what of the running step the undo log has (account or not, instrument of the state saved last or −1), and the last survey of money.py
-OWN = np.dtype([("taken_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
+#: what the process keeps for itself: when the running tick was taken and when time last passed without one (monotonic), order-ring slots free in
+#: this step (−1: not known), its own stop word, orders made so far, the tick that is to be skipped because two predecessors died of it, the state
+#: that a report's position was in, what of the running step the undo log has (account or not, instrument of the state saved last or −1), and the
+#: last survey of money.py
+OWN = np.dtype([("taken_ns", "<i8"), ("timed_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"), ("deadly_tick", "<i8"),
                 ("state_before", "<i8"), ("account_saved", "<i8"), ("state_saved", "<i8"), ("equity", "<i8"), ("unmarked", "<i8"),
                 ("margin", "<i8"), ("gross", "<i8")])
 

@@ -12,7 +12,7 @@ from hotpath.kernel import commit as tx
 from hotpath.kernel.ahead import foresee
 from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of, quote_age_ns
 from hotpath.kernel.features import trade
-from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped
+from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped, emit_timer
 from hotpath.kernel.money import survey
 from hotpath.kernel.reports import apply_report
 from hotpath.kernel.triggers import anchor, lose_anchors, set_off
@@ -131,6 +131,19 @@ def observe(s: Any, tick: Any, session_gap_ns: int) -> None:
 
 
 @kernel
+def lose_sight(s: Any) -> bool:
+    """The feed was away: what lies between the last price it saw and the next is not a move that anybody saw. False: no room."""
+    for instrument in range(s.states.shape[0]):
+        state = s.states[instrument]
+        if state.prev_last | state.prev_bid | state.prev_ask | state.prev_mid | state.watched != 0:
+            if not tx.has_room(s):
+                return False
+            tx.touch_state(s, instrument)
+            lose_anchors(s, instrument)
+    return True
+
+
+@kernel
 def mark_account(s: Any, event_ns: int) -> None:
     """Equity, its peak and the deepest drawdown (millionths), ten times an event second; while a position has no price they stay as they were."""
     tx.touch_account(s)
@@ -177,7 +190,7 @@ def substep(s: Any) -> bool:
                 long_price, short_price = state.bid, state.ask
             elif tick.flags & l.FLAG_NOT_MARKET == 0 and tick.event_ns - state.quote_ns > quote_age_ns(params):
                 long_price, short_price = state.last, state.last  # no quote, or none any more: a stop is then kept by trades
-            if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
+            if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, tick.event_ns, l.EXIT_NONE):
                 return False
         if tick.flags & l.FLAG_NOT_MARKET == 0:
             if not set_off(s, tick, params):
@@ -191,14 +204,19 @@ def substep(s: Any) -> bool:
         forced = l.EXIT_NONE
         if tick.kind == l.TICK_SESSION:
             forced = l.EXIT_END if tick.flags & l.FLAG_END else l.EXIT_DATA_GAP
-        if not exits_everywhere(s, tick.event_ns, forced):
+        blind = tick.kind == l.TICK_CLOCK and tick.flags & l.FLAG_GAP != 0
+        if not exits_everywhere(s, tick.event_ns, tick.event_ns, forced):
             return False
-        if not cancel_overdue(s, tick.event_ns):
+        if not cancel_overdue(s, tick.event_ns, tick.event_ns, blind):
+            return False
+        if blind and not lose_sight(s):
             return False
         if not tx.has_room(s):
             return False
         if tick.kind == l.TICK_SESSION and tx.ring_room(s) > 0:
             emit_cancel_all(s, 0, tick.event_ns)
+        if blind and tx.ring_room(s) > 0:
+            emit_missed(s, l.MISSED_FEED, l.NO_INSTRUMENT, tick.lots, tick.price, tick.event_ns)
         mark_account(s, tick.event_ns)
     line.tick_seq = tick.seq
     line.resume_index = 0
@@ -237,7 +255,7 @@ def skip(s: Any) -> int:
         tx.touch_state(s, tick.instrument)
         s.states[tick.instrument].closed_to_entries = 1
     if tx.ring_room(s) > 0:
-        emit_missed(s, l.MISSED_DEADLY, tick.instrument, 1, tick.event_ns)
+        emit_missed(s, l.MISSED_DEADLY, tick.instrument, 1, 0, tick.event_ns)
     s.line[0].tick_seq = tick.seq
     s.line[0].resume_index = 0
     made = finish(s)
@@ -255,4 +273,23 @@ def step_without_tick(s: Any) -> int:
     params = s.params[s.line[0].params_epoch & 1]
     apply_reports(s, params.exit_retry_ns)
     apply_commands(s, s.line[0].event_ns)
+    return finish(s)
+
+
+@kernel
+def step_by_clock(s: Any, now_ns: int) -> int:
+    """No tick tells the time, which is `now_ns` by the monotonic clock: deadlines and retries of exits, and what entries are not to outlive.
+
+    Records bear the last tick's time, so that event time never goes back when ticks come again; a TIMER record says how far ahead of it this was.
+    """
+    open_step(s)
+    if s.line[0].resume_index != 0 or tx.ring_room(s) < 1:
+        return 0
+    params, event_ns = s.params[s.line[0].params_epoch & 1], s.line[0].event_ns
+    emit_timer(s, now_ns - event_ns, event_ns)
+    if exits_everywhere(s, event_ns, now_ns, l.EXIT_NONE):
+        cancel_overdue(s, event_ns, now_ns, params.max_quote_age_ns >= 0 and now_ns - event_ns > params.max_quote_age_ns)
+    if s.line[0].outbox_len == 1:  # nothing was due: nothing to tell
+        s.line[0].outbox_len = 0
+        s.line[0].intent_seq -= 1
     return finish(s)
