@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from benchmarks.frame import CheckFailed
 from benchmarks.machine import machine
 from benchmarks.paper import COMPILE_PATIENCE_S, launcher, paper
-from tests.running import BUSY
+from tests.soak import steady
 from tests.soak.samples import Sample, sample
 from tests.soak.slope import Slope, slope
 
@@ -34,16 +34,24 @@ from tests.soak.slope import Slope, slope
 EVERY_S, WARM_UP_S = 10.0, 1200.0
 #: MB an hour that no process may grow by, with 95 % confidence
 MOST_MB_PER_H = 2.0
+#: room for thousands of trades that cost what they cost
+CONFIG = """
+[limits]
+max_open_positions = 100
+max_entries_per_day = 1000000
+[paper]
+initial_balance = 1000000.0
+"""
 #: what is judged of each process, and what is shown beside it
 JUDGED, SHOWN = ("own_mb",), ("pss_mb", "anonymous_mb", "shared_mb", "file_mb")
 
 
 def soak(hours: float, speed: float, folder: Path, say: Any) -> tuple[list[Sample], dict[str, Any]]:
     """Run, sample, stop; gives the samples and the run's summary."""
-    config = folder / "busy.toml"
-    config.write_text(BUSY)
+    config = folder / "soak.toml"
+    config.write_text(CONFIG)
     samples: list[Sample] = []
-    with paper(line=[*launcher()[:-1], f"{speed:g}", "--config", str(config)]) as instance:
+    with paper(line=[*launcher()[:-1], f"{speed:g}", "--config", str(config), "--strategy", f"{steady.__file__}:Steady"]) as instance:
         instance.start(COMPILE_PATIENCE_S)
         instance.await_ready()
         began = time.monotonic()
