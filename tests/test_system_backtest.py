@@ -100,6 +100,7 @@ def test_a_lockstep_replay_of_all_real_files_is_the_backtest_byte_for_byte(run: 
     assert (code, reply["data"]["equal"]) == (0, True)
 
 
+@pytest.mark.slow
 def test_two_backtests_are_one_and_another_seed_changes_only_the_order_ids(run: tuple[Path, dict[str, Any]], files: list[Path], config: Path,
                                                                          tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run
@@ -113,6 +114,7 @@ def test_two_backtests_are_one_and_another_seed_changes_only_the_order_ids(run: 
     assert ctl("parity", folder, tmp_path / "other")[0] == 0
 
 
+@pytest.mark.slow
 def test_another_latency_is_found_and_explained_to_the_last_quantum(run: tuple[Path, dict[str, Any]], files: list[Path], config: Path,
                                                                    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, summary = run
@@ -131,6 +133,7 @@ def test_another_latency_is_found_and_explained_to_the_last_quantum(run: tuple[P
     assert reply["rows"]
 
 
+@pytest.mark.slow
 def test_a_users_class_with_limit_orders_fills_alike_in_both(real_data: Path, tmp_path: Path) -> None:
     """Limit orders wait in the queue at the touch: the ledger commits each place in it, and both take the same turns."""
     strategy = tmp_path / "maker.py"
@@ -163,6 +166,7 @@ class Maker(Strategy):
     assert len(np.unique(rates)) > 1, "maker and taker fills"
 
 
+@pytest.mark.slow
 def test_a_part_of_the_data_by_time_is_what_the_whole_has_there(files: list[Path], config: Path, tmp_path: Path) -> None:
     whole = backtest(tmp_path / "whole", files[:1], config)
     part = backtest(tmp_path / "part", files[:1], config, "--from", "2024-08-08T23:56", "--to", "2024-08-08T23:58")

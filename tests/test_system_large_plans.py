@@ -112,7 +112,7 @@ def books(instance: Running, monkeypatch: pytest.MonkeyPatch, from_snapshot: boo
                    for number, identity in zip(entries["plan_seq"].tolist(), entries["condition_id"].tolist(), strict=True)}
 
 
-@pytest.mark.parametrize("role", ["sniper", "strategist"])
+@pytest.mark.parametrize("role", ["sniper", pytest.param("strategist", marks=pytest.mark.slow)])
 def test_a_large_plan_is_armed_again_after_a_process_was_killed(role: str, instance: Running) -> None:
     start(instance)
     until(lambda: armed(instance) == CONDITIONS, 30, "a plan is armed")
@@ -160,9 +160,10 @@ def test_a_backtest_arms_a_large_plan_whole(tested: Path) -> None:
     assert summary["reconciled"] is True
 
 
-@pytest.mark.parametrize("crash", ["", "sniper.part:2", "recorder.lmdb_commit:5", "strategist.told:7", *(
+@pytest.mark.parametrize("crash", ["", "sniper.part:2", *(
     pytest.param(point, marks=pytest.mark.slow) for point in (
-        "sniper.part:3", "recorder.committed:5", "strategist.stored:2", "strategist.stored:7", "strategist.told:2", "strategist.told:12"))])
+        "recorder.lmdb_commit:5", "strategist.told:7", "sniper.part:3", "recorder.committed:5", "strategist.stored:2", "strategist.stored:7",
+        "strategist.told:2", "strategist.told:12"))])
 def test_a_lockstep_replay_fills_as_the_backtest_does_whoever_dies_between_two_parts(crash: str, tested: Path, trades: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "trader-launch", "replay", f"{trades}=BTC/USDT", "--lockstep", "--speed", "max", "--config", tested / "busy.toml", "--strategy",

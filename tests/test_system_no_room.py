@@ -45,7 +45,7 @@ def test_shared_memory_that_may_not_grow_is_refused_with_the_path_and_the_remedy
         running.end()
 
 
-@pytest.mark.parametrize("grown", [False, True], ids=["a new instance", "one with a past"])
+@pytest.mark.parametrize("grown", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a new instance", "one with a past"])
 def test_a_start_on_a_full_disk_is_refused_with_the_folder_and_the_remedy_and_changes_nothing(grown: bool, disk: Path, tmp_path: Path) -> None:
     running = Running(disk)
     running.log = tmp_path / "launch.log"
@@ -101,6 +101,7 @@ def test_with_a_journal_that_cannot_grow_entries_stop_and_exits_go_on_until_it_c
         running.end()
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_replay_whose_journal_cannot_grow_ends_by_itself_and_says_why(tmp_path: Path, real_data: Path) -> None:
     running = Running(tmp_path)

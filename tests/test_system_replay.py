@@ -77,6 +77,7 @@ def test_a_process_killed_at_a_named_step_changes_no_fill(point: str, files: lis
     assert fills == undisturbed
 
 
+@pytest.mark.slow
 def test_all_real_files_twice_in_lockstep_give_the_same_hundred_fills(real_data: Path, tmp_path: Path) -> None:
     every = sorted((real_data / "binance_ws_raw").glob("*.gz"))
     (first, fills), (_, again) = replay(tmp_path / "one", every), replay(tmp_path / "two", every)

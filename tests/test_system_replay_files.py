@@ -264,6 +264,7 @@ def test_trades_as_csv_or_parquet_are_the_records_of_the_frames(tables: list[Pat
     assert all(np.array_equal(raw, other) for other in others)
 
 
+@pytest.mark.slow
 def test_tables_with_a_stated_symbol_are_traded_like_the_frames_to_the_last_fill(tables: list[Path], tmp_path: Path) -> None:
     fills = []
     for path in tables:
@@ -334,6 +335,7 @@ def on_both_sides(run: Planned) -> None:
     assert run.summary["reconciled"] is True
 
 
+@pytest.mark.slow
 def test_a_users_class_plans_the_same_twice_with_confidences_on_both_sides_of_the_limit(folder: Path, tmp_path: Path) -> None:
     strategy = tmp_path / "mine.py"
     strategy.write_text(MINE)

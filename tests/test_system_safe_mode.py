@@ -134,6 +134,7 @@ def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
     assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_drawdown_ends_entries_until_a_person_resumes(make: Any) -> None:
     running = make(BUSY + "[safety]\nmax_drawdown_bps = 15\n")
     status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 120, "fees and losses of 15 basis points")

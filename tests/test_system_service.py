@@ -49,7 +49,7 @@ class Manager:
         return [after - before for before, after in itertools.pairwise(times)]
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture(params=["path", pytest.param("abstract", marks=pytest.mark.slow)])
 def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     path = str(tmp_path / "notify") if request.param == "path" else f"@trader-test-{os.getpid()}"
     monkeypatch.setenv("NOTIFY_SOCKET", path)

@@ -121,10 +121,10 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
     instance.kill_everything()
     assert not instance_dir(instance.name).exists()
 
-    kept, done, learned = last_snapshot(instance), fires(instance), learned_trades(instance)
+    kept, held, done, learned = last_snapshot(instance), len(instance.open_at_the_end()), fires(instance), learned_trades(instance)
     assert instance.newest_event_ns() < rows["later"]["valid_until_ns"] - (7 * 86_400 - 60) * 10**9, "the kill came before it may fire"
     start(instance, *flags)
-    assert f"resumed: {len(kept.positions)} open position" in instance.text()
+    assert f"resumed: {held} open position{'' if held == 1 else 's'}, " in instance.text()
     carried_over(instance, rows, done)
     positions_kept(instance, kept)
     after = instance.status()
@@ -164,7 +164,7 @@ class Many(Strategy):
 """
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_no_condition_fires_too_often_however_often_everything_dies(rounds: int, instance: Running) -> None:
     (instance.folder / "many.py").write_text(MANY)
     for number in range(rounds):

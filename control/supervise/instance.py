@@ -154,8 +154,8 @@ def identify(places: Places, mode: str, seed: int) -> Identity:
         last = journal_start(places.state_dir)  # it may be torn where power failed, or be gone; the journal has it, too
         if last is None and not isinstance(error, FileNotFoundError):
             raise LaunchError(f"{path}: not readable: {error}; restore it, or begin anew with --fresh", EXIT_FAILED) from error
-        number = int(last.data["instance_number"]) if last else 1 + secrets.randbelow((1 << 24) - 1)
-        known = Identity(number=number, seed=int(last.data["seed"]) if last else seed)
+        said = last.data if last else {}
+        known = Identity(number=int(said.get("instance_number", 0)) or 1 + secrets.randbelow((1 << 24) - 1), seed=int(said.get("seed", seed)))
         try:
             remember(places, known, durably=True)
         except OSError as full:

@@ -24,7 +24,8 @@ class Steady(Strategy):
                 continue
             for side, sign in (("buy", 1), ("sell", -1)) if facts.short_allowed else (("buy", 1),):
                 level = facts.price_text(last * (1 + sign * 1e-4))
-                made.append(Condition(symbol=symbol, side=side, direction="up" if sign > 0 else "down", level=level, size=equity_bps(5), confidence=0.9,
-                                      stop_bps=20, target_bps=20, trail_activation_bps=10, trail_distance_bps=5, time_stop_s=60,
-                                      valid_for_s=INTERVAL_S, group=symbol.replace("/", ".").replace(":", "."), why="it moves"))
+                made.append(Condition(
+                    symbol=symbol, side=side, direction="up" if sign > 0 else "down", level=level, size=equity_bps(5), confidence=0.9, stop_bps=20,
+                    target_bps=20, trail_activation_bps=10, trail_distance_bps=5, time_stop_s=60, valid_for_s=INTERVAL_S,
+                    group=symbol.replace("/", ".").replace(":", "."), why="it moves"))
         return made
