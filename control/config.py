@@ -65,7 +65,7 @@ class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     stop_grace_s: Annotated[int, Meta(ge=1, le=600, description="what a process gets to drain and persist before it is killed")] = 10
     restart_intensity: Annotated[int, Meta(ge=0, le=1000, description="restarts of one process within the window before safe mode")] = 5
     restart_window_s: Annotated[int, Meta(ge=1, le=86_400, description="the window of restart_intensity")] = 60
-    backoff_first_ms: Annotated[Milliseconds, Meta(description="pause before the second restart in a window, doubled with each")] = 100
+    backoff_first_ms: Annotated[Milliseconds, Meta(description="pause before the fourth restart in a window, doubled with each")] = 100
     backoff_most_ms: Annotated[Milliseconds, Meta(description="longest pause before a restart")] = 5_000
 
     def hang_ms(self, role: str) -> int:

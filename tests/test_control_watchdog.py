@@ -115,7 +115,7 @@ class World:
         self.modes = np.zeros(l.MODE_WORDS, l.MODE)
         self.line = FakeLine()
         self.chronicle = Chronicle(self.line, logging.getLogger("test"), clock=lambda: self.now)
-        policy = RestartPolicy(max_restarts=3, window_s=60.0, backoff_s=0.5, max_backoff_s=5.0, jitter=0.0)
+        policy = RestartPolicy(max_restarts=4, window_s=60.0, backoff_s=0.5, max_backoff_s=5.0, jitter=0.0)
         self.children = {name: FakeChild(self.rows[number], next_pid=1000 * (number + 1)) for number, name in enumerate(l.ROLES)}
         roles = {name: Supervised(name, self.children[name], self.rows[number], Deaths(policy), 2.0, 30.0, backlog)
                  for number, name in enumerate(l.ROLES)}
@@ -132,6 +132,7 @@ class World:
     def restart_forkserver(self) -> None:
         self.forkserver_restarts += 1
         for child in self.children.values():
+            child.born = True  # the new one gives processes
             if child.pid is None and child.asked:
                 child.start_error = "the forkserver gave no process"
                 child.die(255)
@@ -249,7 +250,6 @@ def test_a_forkserver_that_gives_no_process_is_replaced(running: World) -> None:
     child.die(-9)
     running.for_s(10.5)
     assert running.forkserver_restarts == 1
-    child.born = True
     running.for_s(6.0)
     assert child.is_alive()
     assert child.pid is not None
@@ -279,10 +279,12 @@ def test_a_killed_child_is_respawned_at_once_and_it_is_journaled(running: World,
     assert f"{name} (pid {pid}) was killed by SIGKILL" in running.events("respawn")[0]
 
 
-def test_the_second_death_waits_for_its_back_off(running: World) -> None:
+def test_a_child_that_dies_again_while_it_recovers_is_back_at_once_and_the_fourth_death_waits_for_its_back_off(running: World) -> None:
     child = running.children["feed"]
-    child.die(1)
-    running.turn()
+    for _ in range(3):
+        child.die(1)
+        running.turn()
+        assert child.is_alive(), "nothing is waited for"
     child.die(1)
     running.for_s(0.4)
     assert not child.is_alive()
@@ -291,20 +293,20 @@ def test_the_second_death_waits_for_its_back_off(running: World) -> None:
 
 
 def test_what_follows_from_each_death_is_in_its_event_and_so_is_that_it_is_over(running: World) -> None:
-    for _ in range(4):
+    for _ in range(5):
         running.children["feed"].die(1)
         running.for_s(3.0)
         running.ready("feed")
     decided = [(event.kind, event.data["decision"], event.data["pause_s"], event.data["in_a_row"], event.data["class"])
                for event in running.line.taken if "decision" in event.data]
-    assert decided == [("respawn", "continue", 0.0, 1, "general"), ("respawn", "pause", 0.5, 2, "general"), ("respawn", "pause", 1.0, 3, "general"),
-                       ("crash_loop", "pause", 5.0, 4, "general")]
+    assert decided == [*(("respawn", "continue", 0.0, number, "general") for number in (1, 2, 3)), ("respawn", "pause", 0.5, 4, "general"),
+                       ("crash_loop", "pause", 5.0, 5, "general")]
     running.for_s(4.0)
     running.ready("feed")
     running.for_s(61.0)
     (over,) = [event for event in running.line.taken if event.kind == "recovered"]
     assert (over.text, over.data["activity"], over.data["errors_per_h"], over.data["recoveries_per_h"]) == (
-        "feed: works again after 4 failures", "feed", 4, 1)
+        "feed: works again after 5 failures", "feed", 5, 1)
 
 
 def test_a_permanent_failure_is_a_stop_and_a_hang_is_left_for_the_next_life_to_know(running: World) -> None:
@@ -323,11 +325,12 @@ def test_a_permanent_failure_is_a_stop_and_a_hang_is_left_for_the_next_life_to_k
 def test_the_loop_wakes_when_a_pause_before_a_restart_is_over(running: World) -> None:
     assert running.dog.sleep_s(running.now) == TURN_S
     child = running.children["feed"]
+    for _ in range(3):
+        child.die(1)
+        running.turn()
+        running.ready("feed")
     child.die(1)
-    running.turn()
-    running.ready("feed")
-    child.die(1)
-    running.turn()  # its second death: half a second's pause
+    running.turn()  # its fourth death: half a second's pause
     assert running.dog.sleep_s(running.now) == TURN_S
     assert running.dog.sleep_s(running.now + 0.495) == pytest.approx(0.005)
     assert running.dog.sleep_s(running.now + 10.0) == 0.0
@@ -337,7 +340,7 @@ def test_the_loop_wakes_when_a_pause_before_a_restart_is_over(running: World) ->
 
 def test_a_crash_loop_ends_in_safe_mode_and_keeps_trying(running: World) -> None:
     child = running.children["sniper"]
-    for _ in range(4):
+    for _ in range(5):
         child.die(1)
         running.for_s(6.0)
     assert int(running.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_SAFE
@@ -348,7 +351,7 @@ def test_a_crash_loop_ends_in_safe_mode_and_keeps_trying(running: World) -> None
 
 
 def test_safe_mode_ends_when_the_role_has_been_stable_for_a_window(running: World) -> None:
-    for _ in range(4):
+    for _ in range(5):
         running.children["sniper"].die(1)
         running.for_s(3.0)
     running.ready("sniper")
@@ -378,7 +381,7 @@ def test_a_crash_loop_ends_a_replay() -> None:
     world = World(fail_fast=True)
     world.turn()
     world.ready()
-    for _ in range(4):
+    for _ in range(5):
         world.children["feed"].die(1)
         world.for_s(3.0)
     assert world.dog.phase is Phase.STOPPING
@@ -446,6 +449,17 @@ def test_a_silent_child_that_gets_its_cpu_loops_and_is_replaced_at_its_limit(run
         running.turn()
         child.load_ = (True, child.load_[1] + TURN_S / 2)
     assert child.signals == ["ABRT"]
+
+
+def test_a_silent_child_that_loops_where_others_leave_it_little_is_replaced_when_it_has_used_what_a_sound_one_needs(running: World) -> None:
+    child = running.children["sniper"]
+    running.silent.add("sniper")
+    turns = 0
+    while not child.signals:
+        running.turn()
+        child.load_ = (True, child.load_[1] + TURN_S / 10)
+        turns += 1
+    assert 2.0 < turns * TURN_S < 4.0, "a quarter of a second of its own, a tenth of the time, from half its limit on"
 
 
 def test_a_beating_role_without_progress_is_replaced_while_work_waits() -> None:

@@ -9,9 +9,15 @@ import pytest
 
 from hotpath.config import Hotpath, Limits
 from hotpath.sniper import write_params
+from ipc import board, messages, ring
 from ipc import layout as l
-from ipc import messages
+from tests.test_hotpath_protection import clock, entered, fill_ring, resting
 from tests.test_hotpath_sniper import World
+
+#: order-ring slots that entries leave for exits and cancels
+RESERVE = l.RING_SLOTS // 4
+#: slots that the largest single action of a step may take, whatever it then takes
+ONE_ACTION = 4
 
 #: everything that is not under test lets pass
 OPEN = {"max_open_positions": 1000, "max_symbol_exposure_bps": 10_000, "daily_loss_bps": 10_000, "max_entries_per_day": 1_000_000,
@@ -246,3 +252,37 @@ def test_entries_at_the_permitted_rate_are_never_too_many(world: World) -> None:
 def test_without_a_limit_of_repetitions_nothing_is_opened(world: World) -> None:
     limit(world, max_repeats=None)
     assert ask_for(world) == l.REF_NO_LIMIT
+
+
+@pytest.mark.parametrize(("room", "code"), [(RESERVE + 1, l.REF_NONE), (RESERVE, l.REF_RING_RESERVE), (1, l.REF_RING_RESERVE),
+                                            (0, l.REF_RING_RESERVE)])
+def test_an_entry_leaves_the_order_ring_its_reserve(room: int, code: int, world: World) -> None:
+    world.arm("100.05")
+    fill_ring(world, room)
+    before = ring.head(world.memory.orders.ring)
+    world.trade(10_010)
+    assert world.s.refusals[l.REF_RING_RESERVE] == (code != l.REF_NONE)
+    assert world.s.refusals.sum() == world.s.refusals[l.REF_RING_RESERVE]
+    assert len(world.orders()) == (code == l.REF_NONE)
+    assert ring.head(world.memory.orders.ring) - before == (code == l.REF_NONE), "a refusal is counted, and takes nothing of the reserve"
+    fill_ring(world, l.RING_SLOTS)  # the recorder is back
+    world.trade(10_000)
+    world.trade(10_010)
+    assert len(world.orders()) == 1, "its level was not used up"
+
+
+@pytest.mark.parametrize("room", [RESERVE + 1, RESERVE, ONE_ACTION])
+def test_an_exit_takes_of_the_order_rings_reserve(room: int, world: World) -> None:
+    entered(world)
+    fill_ring(world, room)
+    world.quote(9_800, 9_801)
+    assert [int(order["code"]) for order in world.orders()] == [0, l.EXIT_STOP]
+
+
+@pytest.mark.parametrize("room", [RESERVE, ONE_ACTION])
+def test_a_cancel_takes_of_the_order_rings_reserve(room: int, world: World) -> None:
+    order = resting(world)
+    fill_ring(world, room)
+    board.set_mode(world.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_HALTED, "test")
+    clock(world)
+    assert [int(cancel["order_seq"]) for cancel in world.orders(l.CANCEL)] == [int(order["seq"])]

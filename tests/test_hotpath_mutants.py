@@ -26,6 +26,8 @@ MUTANTS = {
         "            if not set_off(s, tick, params) or not exits_of(s, tick.instrument, long_price,"),
     "an entry under way does not count against exposure": (
         "risk.py", "    held = state.exposure_lots + state.working_lots", "    held = state.exposure_lots"),
+    "an entry takes what the order ring keeps for exits": (
+        "risk.py", "    if ring_room(s) <= params.ring_reserve:", "    if ring_room(s) <= 0:"),
     "the day's entries are not counted": ("entries.py", "    account.entries_today += 1\n", ""),
     "a fill that is reported twice counts twice": (
         "reports.py", "    lots = report.cum_lots - order.cum_lots\n", "    lots = report.last_lots\n"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,31 @@ def test_without_a_number_the_first_pass_kills(monkeypatch: pytest.MonkeyPatch) 
     assert walk(monkeypatch, "recorder.cursor", "recorder", 0, "recorder.committed", "recorder.cursor") == (-signal.SIGKILL, ["recorder.committed"])
 
 
+def test_a_process_that_is_told_to_loop_stays_at_the_point_on_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADER_CRASH_AT", "gateway.send:2:loop")
+    process = subprocess.Popen([sys.executable, "-c", WALK, "gateway", "0", "gateway.send", "gateway.sent", "gateway.send"], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["gateway.send\n", "gateway.sent\n"]
+        end = time.monotonic() + 30
+        while cpu_seconds(process.pid) < 1.0:
+            assert process.poll() is None, "it is at work"
+            assert time.monotonic() < end, "it works for ever"
+            time.sleep(0.05)
+        assert select.select([process.stdout], [], [], 0)[0] == []
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has had."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize(("told", "role", "restarts"), [("", "gateway", 0), ("gateway.send", "gateway", 1), ("gateway.send", "recorder", 0),
                                                         ("gateway.send:3", "gateway", 0)],
                          ids=["nobody is told", "second life", "another role", "too few passes"])
@@ -52,16 +79,19 @@ def test_a_misspelt_point_is_refused_with_the_names_there_are(monkeypatch: pytes
     monkeypatch.setenv("TRADER_CRASH_AT", "sniper.comit")
     with pytest.raises(ValueError, match=r"TRADER_CRASH_AT: 'sniper.comit' is none of .*sniper\.commit"):
         crash.armed("sniper", 0)
-    assert crash.armed("gateway", 0) == (0, 0)
+    assert crash.armed("gateway", 0) == (0, 0, 0)
+    monkeypatch.setenv("TRADER_CRASH_AT", "sniper.commit:3:spin")
+    with pytest.raises(ValueError, match="TRADER_CRASH_AT: 'spin' is not \"loop\""):
+        crash.armed("sniper", 0)
 
 
 @pytest.mark.parametrize("name", crash.POINTS[1:])
 def test_every_point_can_be_armed_by_its_role_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("TRADER_CRASH_AT", f"{name}:37")
     role = name.partition(".")[0]
-    number, passes = crash.armed(role, 0)
-    assert (crash.POINTS[number], passes) == (name, 37)
-    assert {crash.armed(other, 0) for other in ("sniper", "gateway", "recorder", "feed") if other != role} == {(0, 0)}
+    number, passes, number_of_signal = crash.armed(role, 0)
+    assert (crash.POINTS[number], passes, number_of_signal) == (name, 37, signal.SIGKILL)
+    assert {crash.armed(other, 0) for other in ("sniper", "gateway", "recorder", "feed") if other != role} == {(0, 0, 0)}
 
 
 def test_a_points_number_names_one_point() -> None:
@@ -121,3 +151,5 @@ def test_without_a_file_of_words_they_are_what_was_told_at_the_start(monkeypatch
     monkeypatch.setenv("TRADER_CRASH_AT", "sniper.copy:4")
     assert crash.words("sniper", 0).tolist() == [crash.POINTS.index("sniper.copy"), 4, signal.SIGKILL]
     assert crash.words("sniper", 1).tolist()[:2] == [0, 0]
+    monkeypatch.setenv("TRADER_CRASH_AT", "sniper.copy::loop")
+    assert crash.words("sniper", 0).tolist() == [crash.POINTS.index("sniper.copy"), 1, crash.LOOP]

@@ -11,6 +11,7 @@ import pytest
 from ipc import layout as l
 from ipc.messages import Condition, Size
 from tests.conftest import ROOT
+from tests.simulation.__main__ import main
 from tests.simulation.mutants import MOST_SEEDS, MUTANTS, mutated, seeds_until_found
 from tests.simulation.running import run
 from tests.simulation.script import GATEWAY_POINTS, RECORDER_POINTS, SNIPER_POINTS, Action, Script, Settings, draw
@@ -99,6 +100,34 @@ def test_the_command_says_how_it_went() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 seeds in" in done.stdout
     assert "all hold" in done.stdout
+
+
+@pytest.mark.parametrize("seeds", ["0", "-3"])
+def test_fewer_seeds_than_one_are_refused(seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--seeds", seeds])
+    assert ended.value.code == 2
+    assert f"--seeds: {seeds} is below 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["an entry does not wait for the journal", "an order in doubt is forgotten"])
+def test_the_command_prints_a_failing_seed_as_a_short_trace_and_the_seed_alone_prints_it_again(
+        name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with mutated(name):
+        assert main(["--seeds", "100"]) == 1
+        first = capsys.readouterr().out.splitlines()
+        found = next(line for line in first if line.startswith("seed "))
+        seed = found.split()[1].rstrip(":")
+        assert main(["--seed", seed]) == 1
+        again = capsys.readouterr().out.splitlines()
+        assert main(["--seed", seed, "--trace"]) == 1
+        whole = capsys.readouterr().out.splitlines()
+    assert found in again
+    at, told = first.index(found), f"again: python -m tests.simulation --seed {seed}"
+    assert first[at: first.index(told) + 1] == again[again.index(found): again.index(told) + 1], "word for word"
+    assert 5 < first.index(told) - at < 80
+    assert found in whole
+    assert main(["--seed", seed]) == 0, "without the fault it holds"
 
 
 @pytest.mark.slow

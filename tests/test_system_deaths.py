@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from ipc import layout as l
+from ipc import ring
+from ipc.segment import Memory
 from tests.running import BUSY, Running, until
 
 #: nobody is replaced while it stands still
@@ -87,6 +89,27 @@ def test_without_a_recorder_ticks_and_exits_go_on_and_nothing_is_opened(instance
     entries = [(when, ends) for when, ends in new_orders(instance, mark, l.ENTRY) if settled["event_ns"] <= when < now["event_ns"]]
     assert all(l.FILL not in ends for _, ends in entries), "nothing was opened that is not journaled"
     sound(instance)
+
+
+def test_without_a_recorder_and_without_waiting_for_it_entries_stop_at_the_rings_reserve_and_exits_go_on(tmp_path: Path) -> None:
+    instance = Running(tmp_path, BUSY + PATIENT + "[hotpath]\ndurable_before_entry = false\n")
+    try:
+        instance.start()
+        until(lambda: monitored(instance), 40, "an open position")
+        orders = Memory(instance.name).orders
+        with standing_still(instance, "recorder"):
+            # thousands of records fit in: it counts as that much farther behind, until it says itself where it is
+            orders.readers[l.RECORDER]["cursor"] = int(ring.head(orders.ring)) - (l.RING_SLOTS - l.RING_SLOTS // 4)
+            time.sleep(0.2)  # a step that had looked before is over
+            began = instance.status()
+            until(lambda: instance.ctl("stats")[1]["data"]["refusals"].get("ring_reserve"), 60, "an entry is refused for the ring's sake")
+            until(lambda: instance.status()["trades_closed"] > began["trades_closed"], 30, "an exit, though nothing but the reserve is left")
+            now = until(lambda: (seen := instance.status())["ticks"] > began["ticks"] + 5_000 and seen, 30, "ticks go on")
+            assert now["entries_today"] == began["entries_today"], "nothing is opened"
+        until(lambda: instance.status()["entries_today"] > now["entries_today"], 40, "entries again, as soon as it has caught up")
+        sound(instance)
+    finally:
+        instance.end()
 
 
 def test_without_a_feed_nothing_is_opened_and_everything_goes_on_when_it_is_back(instance: Running) -> None:

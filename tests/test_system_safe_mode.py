@@ -118,6 +118,31 @@ def test_safe_mode_by_a_persons_word_ends_entries_and_outlives_a_restart_until_r
     assert running.faults() == []
 
 
+def test_safe_mode_that_flattens_has_the_living_sniper_close_every_position_and_opens_none(make: Any) -> None:
+    running = make(BUSY + '[safety]\npositions = "flatten"\n')
+    held = until(lambda: len(seen := open_positions(running)) >= 2 and seen, 60, "two open positions")
+    mark, sniper = running.last_order(), running.row("sniper")["pid"]
+    assert running.ctl("safe")[0] == 0
+    until(lambda: running.ctl("positions")[1].get("rows") == [] and running.status()["working_orders"] == 0, 20, "all are closed")
+    status = running.status()
+    assert status["trading"] == "safe"
+    entries = status["entries_today"]
+    time.sleep(1.0)
+    assert (running.status()["entries_today"], running.ctl("positions")[1]["rows"]) == (entries, [])
+    assert running.row("sniper")["pid"] == sniper
+    assert running.stop() == 0
+    assert running.summary()["reconciled"] is True
+    assert running.faults() == []
+    journal = running.journal()
+    try:
+        exits = [record.row for record in journal.orders(mark) if record.row["kind"] == l.NEW and record.row["purpose"] == l.EXIT]
+    finally:
+        journal.close()
+    closed = {int(row["position_id"]) for row in exits if row["code"] == l.EXIT_FLATTEN}
+    assert closed & {int(row["id"]) for row in held}, "by the sniper, and because all was to be closed"
+    assert own_orders(running) == [], "the gateway leaves it to him"
+
+
 def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
     running = make(BUSY)
     assert running.ctl("pause")[0] == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ class Manager:
         return [after - before for before, after in itertools.pairwise(times)]
 
 
+#: ptrace(2): requests, the event of a stop that was asked for; waitpid(2): a stopped thread too
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_EVENT_STOP, WALL = 7, 17, 0x4206, 0x4207, 128, 0x40000000
+
+
+@contextmanager
+def main_thread_stopped(pid: int) -> Iterator[None]:
+    """As a debugger holds it: the main thread of a child of ours stands still, and no other thread does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes, libc.ptrace.restype = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p), ctypes.c_long
+
+    def ptrace(request: int, signal_: int = 0) -> None:
+        if libc.ptrace(request, pid, None, signal_) < 0:
+            raise OSError(ctypes.get_errno(), f"ptrace: {os.strerror(ctypes.get_errno())}")
+
+    ptrace(PTRACE_SEIZE)
+    ptrace(PTRACE_INTERRUPT)
+    while (status := os.waitpid(pid, WALL)[1]) >> 16 != PTRACE_EVENT_STOP:
+        ptrace(PTRACE_CONT, os.WSTOPSIG(status))  # a signal came first
+    states = {task.name: (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()}
+    assert [name for name, state in states.items() if state in "Tt"] == [str(pid)]
+    assert len(states) > 1
+    try:
+        yield
+    finally:
+        ptrace(PTRACE_DETACH)
+
+
 @pytest.fixture(params=["path", pytest.param("abstract", marks=pytest.mark.slow)])
 def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     path = str(tmp_path / "notify") if request.param == "path" else f"@trader-test-{os.getpid()}"
@@ -74,12 +102,13 @@ def test_a_service_manager_hears_when_all_are_ready_that_the_loop_lives_and_that
         assert max(manager.pauses()) < LIMIT_S / 2, "told faster than half the limit"
 
         assert instance.process is not None
-        os.kill(instance.process.pid, signal.SIGSTOP)
-        manager.listen(0.2)
-        manager.said.clear()
-        manager.listen(1.5 * LIMIT_S)
-        assert manager.said == [], "a blocked loop is silent: nobody else speaks for it"
-        os.kill(instance.process.pid, signal.SIGCONT)
+        with main_thread_stopped(instance.process.pid):
+            manager.listen(0.2)
+            manager.said.clear()
+            manager.listen(1.5 * LIMIT_S)
+            assert instance.ctl("health")[0] == 0, "the process lives, and its other threads work"
+            manager.listen(LIMIT_S)
+            assert manager.said == [], "a blocked loop is silent: nobody else speaks for it"
         assert manager.listen(5, "WATCHDOG=1")
 
         manager.said.clear()
@@ -114,7 +143,7 @@ def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path, monkeypatch: pytes
     try:
         instance.start()
         assert instance.stop() == 0, instance.text()
-        assert instance.text().count("the service manager does not hear this instance") == 1
+        assert instance.log.read_text().count("the service manager does not hear this instance") == 1
     finally:
         instance.end()
 

@@ -1,7 +1,9 @@
 """When a dead child comes back: restart intensity in a window, back-off with jitter, permanent failure. Pure: no clock, no process.
 
-OTP's words: more than `max_restarts` deaths within `window_s` is a crash loop. OTP's supervisor would then die itself; this one goes into
-safe mode (no new positions, protection kept) and retries at its longest delay, because a position without a process is the worse risk.
+The first deaths in a window are answered at once: a child that is killed again while it recovers must not wait, for nobody does its work
+meanwhile. Each further one waits for a growing back-off. In OTP's words, more than `max_restarts` deaths within `window_s` are a crash loop.
+OTP's supervisor would then die itself; this one goes into safe mode (no new positions, protection kept) and retries at its longest delay,
+because a position without a process is the worse risk.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import random
 
+#: deaths in a window that are answered at once
+PROMPT = 3
 #: exit code of a child that no restart will mend, such as a configuration fault (EX_CONFIG of sysexits.h)
 PERMANENT_FAILURE = 78
 
@@ -35,13 +39,13 @@ class RestartPolicy:
     jitter: float = 0.2
 
     def delay_s(self, deaths: int, chance: float) -> float:
-        """Seconds to wait after the n-th death in the window: none after the first, then doubling, spread by ± jitter.
+        """Seconds to wait after the n-th death in the window: none after the first PROMPT, then doubling, spread by ± jitter.
 
         `chance` is in [0, 1).
         """
-        if deaths <= 1:
+        if deaths <= PROMPT:
             return 0.0
-        doubled = self.backoff_s * 2.0 ** min(deaths - 2, 60)
+        doubled = self.backoff_s * 2.0 ** min(deaths - PROMPT - 1, 60)
         return min(self.max_backoff_s, doubled) * (1.0 + self.jitter * (2.0 * chance - 1.0))
 
 

@@ -17,7 +17,8 @@ from ipc.process import Boot
 ABORT_GRACE_S = 0.020
 #: without progress for so long while work waits and the heart beats, a role is stuck
 STALL_S = 15.0
-#: a silent child that wants a CPU and gets less than this share of one is starved, not hung; up to so much silence, or four times its limit
+#: a silent child that wants a CPU is starved, not hung, until it has had so much of one as this share of half its limit: in that time a sound one
+#: beats many times, however few others leave it. Up to so much silence, or four times its limit
 STARVED_SHARE, STARVED_S = 0.25, 1.0
 #: what a start may take before the forkserver itself is suspected; the first one may have to compile all kernels
 BIRTH_S, FIRST_BIRTH_S = 10.0, 900.0
@@ -66,8 +67,8 @@ class Supervised:
         self._beat = self._control_beat = self._progress = 0
         self._hang = ""
         self._born = False
-        #: when its silence began to be worth a look: (silent_s, CPU seconds it had had)
-        self._doubted: tuple[float, float] | None = None
+        #: CPU seconds that it had had when its silence began to be worth a look, which is at half its limit
+        self._doubted_s: float | None = None
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def start(self, boot: Boot, stop: int = l.STOP_NONE) -> None:
@@ -137,9 +138,9 @@ class Supervised:
         self._stuck_s = self._stuck_s + elapsed if waits and progress == self._progress else 0.0
         self._beat, self._control_beat, self._progress = beat, control, progress
         if self.silent_s <= self.hang_s / 2:
-            self._doubted = None
-        elif self._doubted is None:
-            self._doubted = (self.silent_s, self.handle.load()[1])
+            self._doubted_s = None
+        elif self._doubted_s is None:
+            self._doubted_s = self.handle.load()[1]
 
     def hang(self) -> str:
         """Why this child must be replaced although it lives; empty while all is well."""
@@ -158,12 +159,11 @@ class Supervised:
         return ""
 
     def _starved(self) -> bool:
-        """It is silent because others have the CPUs. One that loops gets them, one that sleeps or is stopped does not want them."""
-        if self._doubted is None or self.silent_s > max(STARVED_S, 4 * self.hang_s):
+        """It is silent because others have the CPUs. One that loops uses up what it gets, one that sleeps or is stopped does not want any."""
+        if self._doubted_s is None or self.silent_s > max(STARVED_S, 4 * self.hang_s):
             return False
-        since, had = self._doubted
-        wants, has = self.handle.load()
-        return wants and has - had < STARVED_SHARE * (self.silent_s - since)
+        wants, has_s = self.handle.load()
+        return wants and has_s - self._doubted_s < STARVED_SHARE * self.hang_s / 2
 
     def left_s(self) -> float:
         """After how much more silence it would be late."""

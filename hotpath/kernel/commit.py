@@ -11,8 +11,8 @@ from typing import Any
 
 from ipc import layout as l
 from ipc import ring
-from ipc.atomics import fence_release, load_acquire, raise_signal, store_release
-from ipc.crash import POINTS, WORD_PASSES, WORD_POINT, WORD_SIGNAL
+from ipc.atomics import fence_release, load_acquire, pause, raise_signal, store_release
+from ipc.crash import LOOP, POINTS, WORD_PASSES, WORD_POINT, WORD_SIGNAL
 from ipc.jit import kernel
 
 _NUMBER = l.offset(l.COMMIT, "number")
@@ -50,6 +50,8 @@ def crash_at(s: Any, point: int) -> None:
     if s.crash[WORD_POINT] == point:
         s.crash[WORD_PASSES] -= 1
         if s.crash[WORD_PASSES] == 0:
+            while s.crash[WORD_SIGNAL] == LOOP:
+                pause()
             raise_signal(s.crash[WORD_SIGNAL])
 
 

@@ -13,14 +13,16 @@ from tests.simulation.shrink import smallest
 from tests.simulation.stage import Stage
 
 
-def main() -> int:
-    """0: all hold."""
+def main(arguments: list[str] | None = None) -> int:
+    """0: all hold; 1: a seed does not; 2: what was given makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     parser.add_argument("--seed", type=int, default=1, help="the first of them")
     parser.add_argument("--trace", action="store_true", help="print all that happens under the first seed, as it is")
     parser.add_argument("--keep-going", action="store_true", help="name every failing seed instead of making the first one small")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if given.seeds < 1:
+        parser.error(f"--seeds: {given.seeds} is below 1; give how many to try")
     stage, began, passed, failed = Stage(), time.monotonic(), Counter[str](), list[int]()
     try:
         for seed in range(given.seed, given.seed + given.seeds):

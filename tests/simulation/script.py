@@ -209,3 +209,13 @@ def _command(rng: random.Random, market: _Market) -> Action:
     kind = rng.choice(("pause", *["resume"] * 5, "safe", "flatten", "close", "close", "adjust", "adjust", "cancel_entries"))
     k = rng.randrange(len(SYMBOLS))
     return ("operate", kind, SYMBOLS[k], market.price(k, rng.choice((-20, -5, 5, 20))), rng.random() < 0.5)
+
+
+def in_words(action: Action) -> str:
+    """A line of a trace."""
+    if action[0] == "plan":
+        return f"plan of strategy {action[1]}{' (added)' if action[2] else ''}: " + "; ".join(
+            f"{c.side} {c.size.value} {c.symbol} {c.price} {c.direction} {c.level or c.anchor or 'rebound'} {c.order}" for c in action[3])
+    if action[0] == "tick":
+        return f"tick {('', 'trade', 'quote', 'clock', 'session')[action[2]]} of {action[3]}: {action[4]} × {action[5]}, {action[6]} × {action[7]}"
+    return " ".join(map(str, action))

@@ -43,7 +43,7 @@ from tests.simulation.lives import (
     ToRecorder,
     ToSniper,
 )
-from tests.simulation.script import STRATEGIES, SYMBOLS, Script
+from tests.simulation.script import STRATEGIES, SYMBOLS, Script, in_words
 from tests.simulation.stage import TICKS, Stage
 
 ROLES = {"recorder": l.RECORDER, "sniper": l.SNIPER, "gateway": l.GATEWAY}
@@ -208,7 +208,7 @@ class World:
     def act(self, action: tuple[Any, ...]) -> None:
         """Carry out one action, and look at what came of it."""
         if self.tracing:
-            self.tell(f"{(self.clock.event_ns // MS) % 100_000_000} ms  {_words(action)}")
+            self.tell(f"{(self.clock.event_ns // MS) % 100_000_000} ms  {in_words(action)}")
         name, *rest = action
         getattr(self, f"_{name}")(*rest)
         if name not in _SILENT:
@@ -346,15 +346,25 @@ class World:
         self.stalled.clear()
         self.cut, self.disk_refuses = "", 0
         self._operate("pause", "", "", False)
+        quiet = 0
         for _ in range(_ROUNDS):
+            began = len(self.trace)
             for instrument, (bid, ask) in self._quotes.items():
                 self.act(("tick", 1, l.TICK_QUOTE, instrument, bid, 10_000, ask, 10_000))
             self.act(("tick", 100, l.TICK_CLOCK, l.NO_INSTRUMENT, 0, 0, 0, 0))
             for action in (("sniper", 8), ("gateway",), ("sniper", 8), ("recorder",), ("gateway",), ("watchdog",), ("recorder",)):
                 self.act(action)
+            quiet = self._fold(began, quiet)
             if not (undecided := verdict.undecided(self)):
                 return
         raise Violation("undecided", "; ".join(undecided))
+
+    def _fold(self, began: int, quiet: int) -> int:
+        """A round of the end of which nothing is told but its turns: it and those before it are one line. Gives their number."""
+        if not self.tracing or any(line.startswith("    ") for line in self.trace[began:]):
+            return 0
+        self.trace[began - (quiet > 0):] = [f"{quiet + 1} rounds in which nothing happens"]
+        return quiet + 1
 
     def end(self) -> None:
         """An ordered stop: drain in order, a last snapshot; then the accounts are compared."""
@@ -383,12 +393,3 @@ class World:
     def digest(self) -> str:
         """Of everything that was looked at."""
         return hashlib.sha256(repr(self._seen).encode()).hexdigest()[:16]
-
-
-def _words(action: tuple[Any, ...]) -> str:
-    if action[0] == "plan":
-        return f"plan of strategy {action[1]}{' (added)' if action[2] else ''}: " + "; ".join(
-            f"{c.side} {c.size.value} {c.symbol} {c.price} {c.direction} {c.level or c.anchor or 'rebound'} {c.order}" for c in action[3])
-    if action[0] == "tick":
-        return f"tick {('', 'trade', 'quote', 'clock', 'session')[action[2]]} of {action[3]}: {action[4]} × {action[5]}, {action[6]} × {action[7]}"
-    return " ".join(map(str, action))
