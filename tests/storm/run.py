@@ -14,15 +14,16 @@ from ipc import layout as l
 from tests.storm import checker, evidence
 from tests.storm import sight as phases
 from tests.storm.aim import Aim, Gone, Shot
-from tests.storm.scene import Pass, left_behind, recordings
+from tests.storm.scene import HANG_MS, Pass, left_behind, recordings
 from tests.storm.sight import Sight
 from tests.storm.watch import Watch
 
 SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
 #: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
 SHARE = 0.1
-#: seconds for which a position may be without protection: the longest hang limit of those who keep it, a respawn, and what a busy machine adds
-BOUND_S = 3.0
+#: those who keep protection, and seconds for which a position may be without it: their longest hang limit, a respawn, and what a busy machine adds
+KEEPERS = ("sniper", "gateway", "feed", "recorder")
+BOUND_S = max(HANG_MS[role] for role in KEEPERS) / 1000 + 1.0
 #: event seconds a wall second; seconds for a start, for a role's return, and for the stillness before a stop
 SPEED, START_S, RETURN_S = 3.0, 300.0, 30.0
 #: a kill is followed by the next one before its target is back, once in so many
