@@ -6,7 +6,9 @@ The good run is a small storm of its own (12 kills); the faults are written into
 from __future__ import annotations
 
 import ast
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -264,6 +266,31 @@ def a_group_that_fired_twice(r: Remains) -> tuple[str, str]:
     return "fires", f"of group planted of plan {plan_seq} one may fire"
 
 
+def a_fill_that_says_more_than_its_lots(r: Remains) -> tuple[str, str]:
+    seq, row = rows_of(r.read().reports, kind=l.FILL)[0]
+    r.row("reports", seq, l.REPORT, cum_lots=int(row["cum_lots"]) + 1)
+    return "fill_sum", f"report {seq}: fills of order {int(row['order_seq'])} make"
+
+
+def a_fill_of_more_than_was_ordered(r: Remains) -> tuple[str, str]:
+    _, fill = rows_of(r.read().reports, kind=l.FILL)[0]
+    seq, _ = rows_of(r.read().orders, kind=l.NEW, seq=int(fill["order_seq"]))[0]
+    r.row("orders", seq, l.INTENT, lots=int(fill["cum_lots"]) - 1)
+    return "fill_sum", f"lots of order {seq} are filled, {int(fill['cum_lots']) - 1} were ordered"
+
+
+def a_report_of_an_order_that_was_never_made(r: Remains) -> tuple[str, str]:
+    seq, _ = rows_of(r.read().reports, kind=l.ACCEPTED)[0]
+    r.row("reports", seq, l.REPORT, order_seq=1_000_000)
+    return "unknown_order", f"report {seq} (ACCEPTED) is of order 1000000"
+
+
+def an_order_of_an_instrument_that_is_none(r: Remains) -> tuple[str, str]:
+    seq, _ = rows_of(r.read().orders, kind=l.NEW, purpose=l.ENTRY)[0]
+    r.row("orders", seq, l.INTENT, instrument=99)
+    return "unjudged", "IndexError"
+
+
 def an_exit_larger_than_its_position(r: Remains) -> tuple[str, str]:
     seq, row = rows_of(r.read().orders, kind=l.NEW, purpose=l.EXIT)[0]
     r.row("orders", seq, l.INTENT, lots=10 * int(row["lots"]))
@@ -339,6 +366,13 @@ def test_a_planted_fault_is_named(fault: Callable[[Remains], tuple[str, str]], r
     rule, words = fault(remains)
     told = remains.findings()
     assert any(finding.rule == rule and words in finding.text for finding in told), told
+
+
+def test_every_rule_has_a_planted_fault() -> None:
+    told = {rule for room in INDEPENDENT for rule in re.findall(r'tell\("(\w+)"', (ROOT / "tests" / "storm" / f"{room}.py").read_text())}
+    told |= set(re.findall(r'_tell\("(\w+)"', (ROOT / "tests" / "storm" / "bookkeeping.py").read_text()))
+    planted = {rule for fault in FAULTS for rule in re.findall(r'return "(\w+)"', inspect.getsource(fault))}
+    assert told - planted == {"leftover"}, "which has a test of its own, below"
 
 
 # ── what is left behind, and what is seen while it runs ───────────────────────────────────────────────────────────────
