@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.storm.sight import Sight
 from tests.storm.watch import Watch
 
 SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
+#: those that end or stop a process where it stands; a TERM is obeyed in its own time, when the process has left the phase
+HARD = ("KILL", "STOP", "SEGV")
 #: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
 SHARE = 0.1
 #: those who keep protection, and seconds for which a position may be without it: their longest hang limit, a respawn, and what a busy machine adds
@@ -63,15 +66,19 @@ class Result:
 
 
 def plan_of(kills: int, rng: random.Random, targets: tuple[str, ...], signals: tuple[str, ...]) -> list[Shot]:
-    """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed."""
-    busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets]
+    """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed.
+
+    In a phase only by what hits there; where that is not wanted, all are at any moment.
+    """
+    hard = tuple(name for name in signals if name in HARD)
+    busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets and hard]
     share = max(1, math.ceil(kills * SHARE)) if busy else 0
     wanted = [phase for phase in busy for _ in range(share)][:kills]
     rng.shuffle(wanted)
     made = [(phases.ROLE_OF[phase], phase) for phase in wanted]
     made += [(targets[number % len(targets)], phases.IDLE) for number in range(kills - len(made))]
     rng.shuffle(made)
-    return [Shot(number, target, rng.choice(signals), phase) for number, (target, phase) in enumerate(made, 1)]
+    return [Shot(number, target, rng.choice(signals if phase == phases.IDLE else hard), phase) for number, (target, phase) in enumerate(made, 1)]
 
 
 class Storm:
@@ -99,6 +106,8 @@ class Storm:
                 self._one_pass(scene, number)
             except (RuntimeError, evidence.Unreadable) as error:
                 self.result.failure = f"pass {number}: {error}"
+            except Exception:  # whatever it is, it is no verdict in favour
+                self.result.failure = f"pass {number}: {traceback.format_exc().rstrip()}"
             except KeyboardInterrupt:
                 self.result.failure = "interrupted"
             finally:
@@ -161,7 +170,7 @@ class Storm:
         """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
         later = next((shot for shot in self._left if shot.wanted == phases.IDLE), None)
         if later is not None:
-            later.target, later.wanted = missed.target, missed.wanted
+            later.target, later.wanted, later.signal = missed.target, missed.wanted, missed.signal
 
     def _await_return(self, scene: Pass, shot: Shot, pid: int) -> None:
         """Until the role works again in a new process. Raises RuntimeError when it does not come back."""
