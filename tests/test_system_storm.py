@@ -46,7 +46,10 @@ def test_a_storm_of_one_target_and_one_signal_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "words"), [(("--targets", "sniper,watchdog"), "watchdog is none of recorder"), (("--kills", "0"), "above 0"),
-                                              (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one")])
+                                              (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one"),
+                                              (("--bound", "-1"), "argument --bound: '-1' is no number above 0"),
+                                              (("--speed", "0"), "argument --speed: '0' is no number above 0"), (("--speed", "nan"), "--speed"),
+                                              (("--json", "/no/where/storm.json"), "argument --json: there is no folder /no/where")])
 def test_a_wrong_flag_is_refused_with_what_is_possible(flags: tuple[str, ...], words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.storm", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

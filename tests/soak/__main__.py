@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.frame import CheckFailed
+from benchmarks.frame import CheckFailed, Ended, end_in_order
 from benchmarks.machine import machine
 from benchmarks.paper import COMPILE_PATIENCE_S, launcher, paper
 from tests.running import BUSY
@@ -123,8 +124,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where samples.jsonl is kept (a temporary folder)")
     parser.add_argument("--report", type=Path, help="write the report there, in Markdown")
     wanted = parser.parse_args()
-    if wanted.hours <= 0 or wanted.speed <= 0:
-        parser.error("--hours and --speed are above 0")
+    for flag in ("hours", "speed"):
+        if not 0 < getattr(wanted, flag) < math.inf:
+            parser.error(f"argument --{flag}: {getattr(wanted, flag):g} is no number above 0")
+    end_in_order()
     folder = wanted.folder or Path(tempfile.mkdtemp(prefix="trader-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -135,6 +138,9 @@ def main() -> int:
                 task, completed=one.at_s, description=f"{one.instance['ticks']:,.0f} ticks, {one.instance['trades']:,.0f} trades"))
         except CheckFailed as error:
             print(f"BROKEN: {error}")
+            return 1
+        except Ended as ended:
+            print(f"BROKEN: {ended.text} before its time")
             return 1
     grown = growth(samples, wanted.hours)
     told = faults(samples, grown, summary, wanted)

@@ -4,12 +4,14 @@
     scripts/storm --kills 50 --targets sniper,gateway --signals KILL,STOP --json storm.json
 
 Each kill: a target, a phase and a signal by the seed; the target is brought to the phase (tests/storm/aim.py), hit, and awaited until it works again.
-When the data end, the next pass begins. The last line is the verdict; exit status 0 only if all holds, 1 if not, 2 for wrong flags.
+When the data end, the next pass begins. The last line is the verdict; exit status 0 only if all holds, 1 if not, 2 for wrong flags. SIGTERM or Ctrl-C
+end it and everything that it has started; that is 1, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.frame import end_in_order
 from ipc import layout as l
 from tests.storm import report
 from tests.storm.run import BOUND_S, SIGNALS, SPEED, Storm
@@ -42,6 +45,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
 def main() -> int:
     """Parse, run, report."""
     parser = argparse.ArgumentParser("scripts/storm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,12 +62,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of targets, phases, signals and moments (1)")
     parser.add_argument("--targets", type=_several(l.ROLES), default=l.ROLES, help="processes, separated by commas (all six)")  # type: ignore[arg-type]
     parser.add_argument("--signals", type=_several(SIGNALS), default=SIGNALS, help="of KILL,STOP,SEGV,TERM (all)")  # type: ignore[arg-type]
-    parser.add_argument("--speed", type=float, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
-    parser.add_argument("--bound", type=float, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
+    parser.add_argument("--speed", type=_above_zero, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
+    parser.add_argument("--bound", type=_above_zero, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
     parser.add_argument("--simulated", action="store_true", help="a paper instance on the simulated market, though there are real data")
     parser.add_argument("--folder", type=Path, help="where passes are kept that broke a promise (a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the whole report there")
     given = parser.parse_args()
+    if given.json and not given.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {given.json.parent}")
+    end_in_order()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="trader-storm-"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -93,7 +93,8 @@ def words(result: Result) -> list[str]:
     lines += [f"  {phase:<9}{met['kills']:>5} kills  ({met[SAMPLE]} met by sampling, {met[POINT]} by point)" for phase, met in told["phases"].items()]
     lines += [f"  TERM {told['obeyed']:>9} kills  (obeyed in their own time, in no phase of these)"] if told["obeyed"] else []
     lines += [f"  an order in flight: {told['in_flight']} ({told['in_flight'] / max(1, told['hits']):.0%}); "
-              f"not met where aimed: {told['aimed_elsewhere']}; restarts that nobody asked for: {told['unplanned_restarts']}; points at which memory shows another phase: "
+              f"not met where aimed: {told['aimed_elsewhere']}; "
+              f"restarts that nobody asked for: {told['unplanned_restarts']}; points at which memory shows another phase: "
               f"{len(told['points_not_seen'])}",
               "  by target: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_target"].items())),
               "  by signal: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_signal"].items()))]

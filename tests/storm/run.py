@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.frame import Ended, surely
 from ipc import layout as l
 from tests.storm import checker, evidence
 from tests.storm import sight as phases
@@ -101,17 +102,18 @@ class Storm:
         number = 0
         while self._left and not self.result.failure:
             number += 1
-            scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files)
             try:
-                self._one_pass(scene, number)
+                scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files)
+                try:
+                    self._one_pass(scene, number)
+                finally:
+                    surely(scene.end)
             except (RuntimeError, evidence.Unreadable) as error:
                 self.result.failure = f"pass {number}: {error}"
+            except Ended as ended:
+                self.result.failure = f"pass {number}: {ended.text}"
             except Exception:  # whatever it is, it is no verdict in favour
                 self.result.failure = f"pass {number}: {traceback.format_exc().rstrip()}"
-            except KeyboardInterrupt:
-                self.result.failure = "interrupted"
-            finally:
-                scene.end()
         self.result.wall_s = time.monotonic() - self._began
         return self.result
 
