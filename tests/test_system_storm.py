@@ -16,17 +16,20 @@ from tests.storm import report
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, Shot
 from tests.storm.checker import Finding
-from tests.storm.run import SIGNALS, PassResult, Result, Storm, plan_of
+from tests.storm.run import BOTH, SIGNALS, SIMULATED, PassResult, Result, Storm, plan_of
+from tests.storm.scene import recordings
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kills", "simulated"), [(50, False), pytest.param(200, False, marks=pytest.mark.slow),
-                                                  pytest.param(40, True, marks=pytest.mark.slow)])
-def test_whatever_is_killed_in_whatever_phase_nothing_is_lost_and_nothing_twice(kills: int, simulated: bool, tmp_path: Path) -> None:
-    result = Storm(tmp_path, kills, seed=20 + kills, simulated=simulated).run()
+@pytest.mark.parametrize(("kills", "market"), [(50, BOTH), pytest.param(200, BOTH, marks=pytest.mark.slow),
+                                               pytest.param(40, SIMULATED, marks=pytest.mark.slow)])
+def test_whatever_is_killed_in_whatever_phase_nothing_is_lost_and_nothing_twice(kills: int, market: str, tmp_path: Path) -> None:
+    result = Storm(tmp_path, kills, seed=20 + kills, market=market).run()
     told = report.document(result)
     assert report.holds(result), "\n".join(report.words(result))
     assert told["kills"] == kills
+    on_simulated = kills // 5 if recordings() and market == BOTH else kills
+    assert told["markets"] == {"replay": kills - on_simulated, "simulated": on_simulated}
     assert told["figures"]["fills"] >= 2 * kills
     assert told["looks_at_an_open_position"] > told["looks"] / 2
     assert list(tmp_path.iterdir()) == [], "what held is removed"
@@ -49,6 +52,7 @@ def test_a_storm_of_one_target_and_one_signal_says_so(tmp_path: Path) -> None:
                                               (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one"),
                                               (("--bound", "-1"), "argument --bound: '-1' is no number above 0"),
                                               (("--speed", "0"), "argument --speed: '0' is no number above 0"), (("--speed", "nan"), "--speed"),
+                                              (("--simulated", "--replay"), "--replay: not allowed with argument --simulated"),
                                               (("--json", "/no/where/storm.json"), "argument --json: there is no folder /no/where")])
 def test_a_wrong_flag_is_refused_with_what_is_possible(flags: tuple[str, ...], words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.storm", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -94,7 +98,7 @@ def test_a_plan_keeps_to_its_targets_and_signals() -> None:
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def done(kills: int = 100, in_flight: int = 50, findings: tuple[Finding, ...] = (), failure: str = "", **met: int) -> Result:
     """A result in which the kills were met as told, the rest idle."""
-    result = Result(seed=1, kills=kills, recorded=True, targets=l.ROLES, signals=SIGNALS, bound_s=3.0, failure=failure)
+    result = Result(seed=1, kills=kills, targets=l.ROLES, signals=SIGNALS, bound_s=3.0, failure=failure)
     met = dict.fromkeys(phases.ROLE_OF, kills // 10) | met
     order = [phase for phase, count in met.items() for _ in range(count)]
     order += [phases.IDLE] * (kills - len(order))

@@ -9,12 +9,14 @@ from typing import Any
 
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, SAMPLE, Shot
-from tests.storm.run import HARD, Result
+from tests.storm.run import HARD, REPLAY, SIMULATED, Result
 
 #: least share of the kills that hit where they were aimed (HARD) in each busy phase of the targets, and with an order in flight
 BUSY_SHARE, IN_FLIGHT_SHARE = 0.05, 0.30
 #: how a role ends by each signal; one that is told to stop first waits for those who stop before it
 _ENDS = {"KILL": "death", "SEGV": "death", "STOP": "hang", "TERM": "stop"}
+#: where kills were done, in words
+_MARKETS = {REPLAY: "recorded data, a replay at a paced speed", SIMULATED: "SIMULATED MARKET, a paper instance that syncs"}
 #: findings that are printed of a pass
 _MOST_TOLD = 20
 
@@ -63,8 +65,7 @@ def document(result: Result) -> dict[str, Any]:
             recoveries.setdefault(f"{shot.target} {_ENDS[shot.signal]}", []).append(shot.recovery_ms)
     return {
         "seed": result.seed, "kills": len(result.shots), "wanted": result.kills, "targets": result.targets, "signals": result.signals,
-        "market": "recorded data, replay at a paced speed" if result.recorded else
-                  "SIMULATED MARKET: no real data were found, or it was asked for; paper",
+        "markets": {name: sum(shot.market == name for shot in result.shots) for name in _MARKETS},
         "wall_s": round(result.wall_s, 1), "passes": len(result.passes),
         "hits": len(hit), "obeyed": len(result.shots) - len(hit),
         "phases": {phase: {"kills": sum(shot.phase == phase for shot in hit),
@@ -89,7 +90,8 @@ def document(result: Result) -> dict[str, Any]:
 def words(result: Result) -> list[str]:
     """The report for people; its last line is the verdict."""
     told = document(result)
-    lines = [told["market"], f"{told['kills']} kills in {told['passes']} passes, {told['wall_s']:g} s, seed {result.seed}"]
+    lines = [f"{told['markets'][name]} kills on {what}" for name, what in _MARKETS.items() if told["markets"][name]]
+    lines += [f"{told['kills']} kills in {told['passes']} passes, {told['wall_s']:g} s, seed {result.seed}"]
     lines += [f"  {phase:<9}{met['kills']:>5} kills  ({met[SAMPLE]} met by sampling, {met[POINT]} by point)" for phase, met in told["phases"].items()]
     lines += [f"  TERM {told['obeyed']:>9} kills  (obeyed in their own time, in no phase of these)"] if told["obeyed"] else []
     lines += [f"  an order in flight: {told['in_flight']} ({told['in_flight'] / max(1, told['hits']):.0%}); "

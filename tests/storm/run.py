@@ -25,6 +25,9 @@ SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
 HARD = ("KILL", "STOP", "SEGV")
 #: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
 SHARE = 0.1
+#: markets of a storm: recorded data while there are some, in a replay; the last fifth of the kills in a paper instance, which syncs and never ends
+REPLAY, SIMULATED, BOTH = "replay", "simulated", "both"
+SIMULATED_SHARE = 5
 #: those who keep protection, and seconds for which a position may be without it: their longest hang limit, a respawn, and what a busy machine adds
 KEEPERS = ("sniper", "gateway", "feed", "recorder")
 BOUND_S = max(HANG_MS[role] for role in KEEPERS) / 1000 + 1.0
@@ -56,7 +59,6 @@ class Result:
 
     seed: int
     kills: int
-    recorded: bool
     targets: tuple[str, ...]
     signals: tuple[str, ...]
     bound_s: float
@@ -86,13 +88,15 @@ class Storm:
     """Runs passes until every kill is done."""
 
     def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = l.ROLES, signals: tuple[str, ...] = SIGNALS,
-                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, simulated: bool = False, speed: float = SPEED,
+                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, market: str = BOTH, speed: float = SPEED,
                  keep: bool = False) -> None:
         """`say(text, kills done)` hears how it goes on. `keep`: passes that broke nothing stay in the folder, too."""
         self._folder, self._say, self._speed, self._keep = folder, say, speed, keep
         self._rng = random.Random(seed)
-        self._files = [] if simulated else recordings()
-        self.result = Result(seed, kills, bool(self._files), targets, signals, bound_s)
+        self._files = [] if market == SIMULATED else recordings()
+        #: kills that are left to the simulated market
+        self._simulated = kills // SIMULATED_SHARE if market == BOTH else 0
+        self.result = Result(seed, kills, targets, signals, bound_s)
         self._left = plan_of(kills, self._rng, targets, signals)[::-1]
         self._began = 0.0
 
@@ -103,7 +107,8 @@ class Storm:
         while self._left and not self.result.failure:
             number += 1
             try:
-                scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files)
+                recorded = bool(self._files) and len(self._left) > self._simulated
+                scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files if recorded else [])
                 try:
                     self._one_pass(scene, number)
                 finally:
@@ -125,7 +130,7 @@ class Storm:
         sight = Sight(scene.memory, scene.state_dir)
         done_before = len(self.result.shots)
         try:
-            self._shoot(scene, Aim(scene, sight, self._rng))
+            self._shoot(scene, Aim(scene, sight, self._rng), self._simulated if scene.files else 0)
             self._await_calm(scene)
             restarts = int(scene.memory.board.processes["restarts"][: len(l.ROLES)].sum())
         finally:
@@ -146,10 +151,12 @@ class Storm:
         if not findings and not self._keep:
             shutil.rmtree(scene.folder, ignore_errors=True)
 
-    def _shoot(self, scene: Pass, aim: Aim) -> None:
+    def _shoot(self, scene: Pass, aim: Aim, leave: int) -> None:
+        """One kill after the other, until the data end, or so many are left."""
         tries = 0
-        while self._left and not scene.stopping:
+        while len(self._left) > leave and not scene.stopping:
             shot = self._left[-1]
+            shot.market = REPLAY if scene.files else SIMULATED
             shot.moment_s = time.monotonic() - self._began
             try:
                 pid = aim.hit(shot)

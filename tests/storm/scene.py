@@ -1,8 +1,9 @@
 """What a storm runs over: real data where there are some, an instance of the product with a busy configuration, one pass after the other.
 
 A *pass* is one run of `trader-launch`. A recording has an end, and a paper instance cannot trade on recorded data, so a pass is a `replay` at a paced
-speed with a state of its own; where no real data are, it is a `paper` instance on the simulated market, which never ends. Replay and paper differ in
-two things: a replay does not fsync (power loss is not what a storm is about), and it begins with an empty account instead of resuming.
+speed with a state of its own; where no real data are, and for the last fifth of the kills, it is a `paper` instance on the simulated market, which
+never ends. Replay and paper differ in three things: a replay does not fsync, it has no safe mode, and it begins with an empty account instead of
+resuming.
 """
 
 from __future__ import annotations
