@@ -2,7 +2,8 @@
 
 Each runs in a process of its own, with a limit in time, so that none can hide or hold up the others.
 
-Exit codes: 0 measured (whether a figure was reached is in the table); 1 a check failed, so that there is no result; 2 wrong names or flags.
+Exit codes: 0 measured (whether a figure was reached is in the table); 1 a check failed, so that there is no result, or SIGTERM or Ctrl-C ended it,
+and with it whatever it had started; 2 wrong names or flags.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.suite import in_own_process, names, report
+from benchmarks.frame import Ended, end_in_order
+from benchmarks.suite import Outcome, in_own_process, names, report
 
 #: load above which a figure says more about the neighbours than about us
 _IDLE_LOAD = 0.5
@@ -27,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(names())):
         parser.error(f"{', '.join(unknown)}: no such benchmark; there are {', '.join(names())}")
+    end_in_order()
     from benchmarks.machine import machine  # it loads numba: not for --help
 
     chosen = options.names or names()
@@ -34,11 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     if about["load"] > _IDLE_LOAD:
         print(f"benchmarks: others use this machine (load {about['load']}): what spins or is paced will be held up by them", file=sys.stderr)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for number, name in enumerate(chosen, 1):
         place = f"[{number}/{len(chosen)}] {name}"
         print(f"{place} …", file=sys.stderr, flush=True)
-        outcome = in_own_process(name, options.quick)
+        try:
+            outcome = in_own_process(name, options.quick)
+        except Ended as ended:
+            print(f"{ended.text} at {place}: {len(outcomes)} of {len(chosen)} are done, and nothing is reported")
+            return 1
         outcomes.append(outcome)
         for line in (*outcome.rows, *outcome.missing):
             print(line, flush=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,34 @@ class CheckFailed(Exception):
 
 class Skipped(Exception):
     """It cannot be measured here; the text says why."""
+
+
+class Ended(SystemExit):
+    """SIGTERM or Ctrl-C: whoever started something ends it on the way out; exit status 1."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(1)
+        self.text = f"ended by {signal.Signals(number).name}"
+
+
+def end_in_order() -> None:
+    """From here on SIGTERM (a time-out, a CI that gives up) and Ctrl-C raise Ended in the main thread, once: what clears up is not torn out of it."""
+    def once(number: int, _: Any) -> None:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_IGN)
+        raise Ended(number)
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, once)
+
+
+def surely(clear_up: Callable[[], None]) -> None:
+    """Clear up, which may be done twice; where Ended comes just then, again from the beginning."""
+    try:
+        clear_up()
+    except Ended:
+        clear_up()
+        raise
 
 
 def check(truth: object, text: str) -> None:

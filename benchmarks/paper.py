@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import check
-from ipc import bus, messages
+from benchmarks.frame import check, surely
+from ipc import bus, messages, segment
 from ipc import layout as l
 from ipc.segment import Memory, SegmentError, shared_root
 
@@ -39,6 +40,8 @@ PACE_S = 0.02
 #: seconds that a start, or a stop, may take before it counts as failed; the first start may compile
 PATIENCE_S, COMPILE_PATIENCE_S = 40.0, 600.0
 COLUMNS, ROWS = 120, 40
+#: names the instance in the environment of each of its processes
+MARK = "TRADER_BENCH_INSTANCE"
 #: requests in turn, and the answers that belong to them
 MIX: tuple[tuple[Any, type], ...] = (
     (messages.Status(), messages.Answer), (messages.Positions(), messages.Answer), (messages.Health(), messages.Answer),
@@ -75,6 +78,7 @@ class Instance:
         self.folder, self.screen, self.name, self.line = folder, screen, f"bench-{uuid.uuid4().hex[:8]}", line
         # as on a user's machine, Python may keep the bytecode of a first start
         self._environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (environment or {})
+        self._environment[MARK] = self.name
         self._drawn = bytearray()
         self._memory: Memory | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -190,10 +194,40 @@ class Instance:
         return self.stop()
 
     def end(self) -> None:
-        """Whatever happened, nothing of it stays: the children leave by themselves when the launcher is gone."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        """Whatever happened, nothing of it stays: no process, no segment, no socket."""
+        end_marked(f"{MARK}={self.name}")
+        if self.process is not None:
+            self.process.wait(PATIENCE_S)
+        remove_all(self.name)
+
+
+def marked(mark: str) -> list[int]:
+    """Every living process that has `mark`, NAME=value, in its environment: all that stem from one start, whoever their parents are now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Kill them, and those that they start meanwhile. Raises CheckFailed where some do not end."""
+    end = time.monotonic() + PATIENCE_S
+    while pids := marked(mark):
+        check(time.monotonic() < end, f"processes {pids} do not end")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def remove_all(name: str) -> None:
+    """An instance's files in shared memory, its lock, and its sockets; nobody is there any more."""
+    folder = segment.instance_dir(name)
+    for one in (folder, bus.socket_dir(name)):
+        shutil.rmtree(one, ignore_errors=True)
+    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
 
 
 def descendants(root: int) -> list[int]:
@@ -245,4 +279,4 @@ def paper(screen: bool = False, environment: dict[str, str] | None = None, line:
         try:
             yield made
         finally:
-            made.end()
+            surely(made.end)

@@ -10,14 +10,13 @@ import multiprocessing
 import os
 import pkgutil
 import signal
-import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import benchmarks
-from benchmarks.frame import CheckFailed, Missing, Row, Skipped
+from benchmarks.frame import CheckFailed, Missing, Row, Skipped, end_in_order, surely
 
 #: a benchmark is a module bench_NAME.py with a `run(quick)` that gives rows
 _PREFIX = "bench_"
@@ -67,10 +66,19 @@ def measured(name: str, quick: bool) -> Outcome:
 
 def _child(name: str, quick: bool, pipe: Any) -> None:
     os.setsid()  # whoever ends this group ends what it has started, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that it clears up behind itself first
+    end_in_order()  # so that it clears up behind itself first
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     pipe.send(measured(name, quick))
     pipe.close()
+
+
+def _end(child: Any) -> None:
+    if child.pid is not None:
+        child.terminate()
+        child.join(_GRACE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
 
 
 def in_own_process(name: str, quick: bool, limit_s: float = LIMIT_S) -> Outcome:
@@ -92,12 +100,7 @@ def in_own_process(name: str, quick: bool, limit_s: float = LIMIT_S) -> Outcome:
         child.join(10)
         outcome.text = f"its process ended with exit code {child.exitcode}"
     finally:
-        if child.pid is not None:
-            child.terminate()
-            child.join(_GRACE_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.join()
+        surely(lambda: _end(child))
     outcome.took_s, outcome.steal_pct = round(time.monotonic() - began, 1), steal_pct(before)
     return outcome
 

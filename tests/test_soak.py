@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.soak import __main__ as soak
+from tests.soak.samples import Sample
 from tests.soak.slope import slope
 
 HOURS = list(np.arange(480) * 10 / 3600)
@@ -43,6 +46,19 @@ def test_three_megabytes_an_hour_are_above_two_with_certainty() -> None:
 def test_what_never_changes_does_not_grow_and_too_little_says_nothing() -> None:
     assert slope(HOURS, [5.0] * 480) == pytest.approx((0.0, 0.0))
     assert slope(HOURS[:12], [5.0] * 12).upper95_per_h == math.inf
+
+
+def samples(shm_per_h: float) -> list[Sample]:
+    """Two hours of one process that does not grow, and of a /dev/shm that does."""
+    return [Sample(at, {"sniper": {"anonymous_mb": 50.0, "shared_mb": 5.0, "descriptors": 9.0, "threads": 2.0}},
+                   {"shm_mb": 80 + shm_per_h * at / 3600, "ticks": at, "trades": at, "event_h": at, "restarts": 0}) for at in range(0, 7200, 10)]
+
+
+@pytest.mark.parametrize(("shm_per_h", "told"), [(0.0, []), (1.9, []), (2.5, ["/dev/shm grows by up to 2.50 MB/h (95 %), the limit is 2"])])
+def test_what_grows_in_shared_memory_is_a_fault_whoever_maps_it(shm_per_h: float, told: list[str]) -> None:
+    wanted = Namespace(hours=2.0, ticks=0, trades=0, event_hours=0)
+    found = samples(shm_per_h)
+    assert soak.faults(found, soak.growth(found, 2.0), {"reconciled": True, "ticks_lost": 0}, wanted) == told
 
 
 @pytest.mark.slow

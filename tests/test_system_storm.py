@@ -16,18 +16,20 @@ from tests.storm import report
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, Shot
 from tests.storm.checker import Finding
-from tests.storm.run import SIGNALS, PassResult, Result, Storm, plan_of
+from tests.storm.run import BOTH, SIGNALS, SIMULATED, PassResult, Result, Storm, plan_of
+from tests.storm.scene import recordings
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kills", "simulated"), [(50, False), pytest.param(200, False, marks=pytest.mark.slow),
-                                                  pytest.param(40, True, marks=pytest.mark.slow)])
-def test_whatever_is_killed_in_whatever_phase_nothing_is_lost_and_nothing_twice(kills: int, simulated: bool, tmp_path: Path) -> None:
-    result = Storm(tmp_path, kills, seed=20 + kills, simulated=simulated).run()
+@pytest.mark.parametrize(("kills", "market"), [(50, BOTH), pytest.param(200, BOTH, marks=pytest.mark.slow),
+                                               pytest.param(40, SIMULATED, marks=pytest.mark.slow)])
+def test_whatever_is_killed_in_whatever_phase_nothing_is_lost_and_nothing_twice(kills: int, market: str, tmp_path: Path) -> None:
+    result = Storm(tmp_path, kills, seed=20 + kills, market=market).run()
     told = report.document(result)
     assert report.holds(result), "\n".join(report.words(result))
     assert told["kills"] == kills
-    assert told["points_not_seen"] == [], "what stands in memory at a point is what the phase is said to be"
+    on_simulated = kills // 5 if recordings() and market == BOTH else kills
+    assert told["markets"] == {"replay": kills - on_simulated, "simulated": on_simulated}
     assert told["figures"]["fills"] >= 2 * kills
     assert told["looks_at_an_open_position"] > told["looks"] / 2
     assert list(tmp_path.iterdir()) == [], "what held is removed"
@@ -47,7 +49,11 @@ def test_a_storm_of_one_target_and_one_signal_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "words"), [(("--targets", "sniper,watchdog"), "watchdog is none of recorder"), (("--kills", "0"), "above 0"),
-                                              (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one")])
+                                              (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one"),
+                                              (("--bound", "-1"), "argument --bound: '-1' is no number above 0"),
+                                              (("--speed", "0"), "argument --speed: '0' is no number above 0"), (("--speed", "nan"), "--speed"),
+                                              (("--simulated", "--replay"), "--replay: not allowed with argument --simulated"),
+                                              (("--json", "/no/where/storm.json"), "argument --json: there is no folder /no/where")])
 def test_a_wrong_flag_is_refused_with_what_is_possible(flags: tuple[str, ...], words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.storm", *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -73,6 +79,14 @@ def test_the_seed_makes_the_plan() -> None:
     assert made(3) != made(4)
 
 
+def test_what_is_obeyed_in_its_own_time_is_not_planned_for_a_phase() -> None:
+    plan = plan_of(200, random.Random(2), l.ROLES, SIGNALS)
+    assert {shot.wanted for shot in plan if shot.signal == "TERM"} == {phases.IDLE}
+    assert {shot.signal for shot in plan if shot.wanted != phases.IDLE} == {"KILL", "STOP", "SEGV"}
+    alone = plan_of(30, random.Random(1), l.ROLES, ("TERM",))
+    assert {(shot.signal, shot.wanted) for shot in alone} == {("TERM", phases.IDLE)}
+
+
 def test_a_plan_keeps_to_its_targets_and_signals() -> None:
     plan = plan_of(30, random.Random(1), ("recorder", "feed"), ("STOP",))
     assert {shot.target for shot in plan} == {"recorder", "feed"}
@@ -84,11 +98,11 @@ def test_a_plan_keeps_to_its_targets_and_signals() -> None:
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def done(kills: int = 100, in_flight: int = 50, findings: tuple[Finding, ...] = (), failure: str = "", **met: int) -> Result:
     """A result in which the kills were met as told, the rest idle."""
-    result = Result(seed=1, kills=kills, recorded=True, targets=l.ROLES, signals=SIGNALS, bound_s=3.0, failure=failure)
+    result = Result(seed=1, kills=kills, targets=l.ROLES, signals=SIGNALS, bound_s=3.0, failure=failure)
     met = dict.fromkeys(phases.ROLE_OF, kills // 10) | met
     order = [phase for phase, count in met.items() for _ in range(count)]
     order += [phases.IDLE] * (kills - len(order))
-    result.shots = [Shot(number, phases.ROLE_OF.get(phase, "feed"), "KILL", phase, phase, POINT, in_flight=int(number < in_flight))
+    result.shots = [Shot(number, phases.ROLE_OF.get(phase, "feed"), "KILL", phase, phase, POINT, seen=phase, in_flight=int(number < in_flight))
                     for number, phase in enumerate(order)]
     result.passes = [PassResult(list(findings), {"entries": 7, "exits": 8, "fills": 9}, 0.1, 0.0, 10, 9, 0, 0)]
     return result
@@ -106,6 +120,46 @@ def test_the_verdict_is_broken_by_each(result: Result, words: str) -> None:
     assert not report.holds(result)
     assert report.words(result)[-1].startswith("BROKEN: ")
     assert words in report.verdict(result)
+
+
+def obeyed(result: Result, phase: str) -> Result:
+    """All kills in a phase but one are TERMs."""
+    for shot in [shot for shot in result.shots if shot.phase == phase][1:]:
+        shot.signal = "TERM"
+    return result
+
+
+def test_a_kill_that_is_obeyed_in_its_own_time_counts_for_no_phase() -> None:
+    result = obeyed(done(), phases.COPY)
+    assert "1 kills in copy are less than 5%" in report.verdict(result)
+    assert report.document(result)["phases"][phases.COPY]["kills"] == 1
+    assert not report.holds(result)
+
+
+def test_a_point_at_which_memory_shows_another_phase_breaks_the_verdict() -> None:
+    result = done()
+    next(shot for shot in result.shots if shot.phase == phases.SEND).seen = phases.IDLE
+    assert not report.holds(result)
+    assert "at 1 points memory shows another phase" in report.words(result)[-1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, KeyError])
+def test_whatever_goes_wrong_is_told_and_holds_nothing(error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scene:
+        def __init__(self, *_: object) -> None:
+            self.process, self.ended = None, False
+
+        def wait_until_running(self, _: float) -> None:
+            raise error("instrument 99")
+
+        def end(self) -> None:
+            self.ended = True
+
+    monkeypatch.setattr("tests.storm.run.Pass", Scene)
+    result = Storm(tmp_path, 3, seed=1).run()
+    assert not report.holds(result)
+    assert "instrument 99" in result.failure
+    assert report.words(result)[-1].startswith("BROKEN: the storm could not go on")
 
 
 def test_kills_that_were_not_done_break_the_verdict() -> None:

@@ -6,7 +6,9 @@ The good run is a small storm of its own (12 kills); the faults are written into
 from __future__ import annotations
 
 import ast
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,9 +26,8 @@ from ipc import segment
 from tests.conftest import ROOT
 from tests.storm import checker, evidence
 from tests.storm.bookkeeping import Book
-from tests.storm.run import Storm
+from tests.storm.run import REPLAY, Storm
 from tests.storm.scene import MARK, left_behind
-from tests.storm.watch import ZOMBIE_PATIENCE_S, Watch
 
 #: rooms that must not share anything with what they check
 INDEPENDENT = ("evidence", "bookkeeping", "check_books", "check_orders", "checker")
@@ -118,7 +119,7 @@ class Remains:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one pass of a storm that held."""
     folder = tmp_path_factory.mktemp("storm")
-    result = Storm(folder, 12, seed=7, keep=True).run()
+    result = Storm(folder, 12, seed=7, market=REPLAY, keep=True).run()
     assert not result.failure
     assert [finding for one in result.passes for finding in one.findings] == []
     return folder / "pass-001"
@@ -264,6 +265,31 @@ def a_group_that_fired_twice(r: Remains) -> tuple[str, str]:
     return "fires", f"of group planted of plan {plan_seq} one may fire"
 
 
+def a_fill_that_says_more_than_its_lots(r: Remains) -> tuple[str, str]:
+    seq, row = rows_of(r.read().reports, kind=l.FILL)[0]
+    r.row("reports", seq, l.REPORT, cum_lots=int(row["cum_lots"]) + 1)
+    return "fill_sum", f"report {seq}: fills of order {int(row['order_seq'])} make"
+
+
+def a_fill_of_more_than_was_ordered(r: Remains) -> tuple[str, str]:
+    _, fill = rows_of(r.read().reports, kind=l.FILL)[0]
+    seq, _ = rows_of(r.read().orders, kind=l.NEW, seq=int(fill["order_seq"]))[0]
+    r.row("orders", seq, l.INTENT, lots=int(fill["cum_lots"]) - 1)
+    return "fill_sum", f"lots of order {seq} are filled, {int(fill['cum_lots']) - 1} were ordered"
+
+
+def a_report_of_an_order_that_was_never_made(r: Remains) -> tuple[str, str]:
+    seq, _ = rows_of(r.read().reports, kind=l.ACCEPTED)[0]
+    r.row("reports", seq, l.REPORT, order_seq=1_000_000)
+    return "unknown_order", f"report {seq} (ACCEPTED) is of order 1000000"
+
+
+def an_order_of_an_instrument_that_is_none(r: Remains) -> tuple[str, str]:
+    seq, _ = rows_of(r.read().orders, kind=l.NEW, purpose=l.ENTRY)[0]
+    r.row("orders", seq, l.INTENT, instrument=99)
+    return "unjudged", "IndexError"
+
+
 def an_exit_larger_than_its_position(r: Remains) -> tuple[str, str]:
     seq, row = rows_of(r.read().orders, kind=l.NEW, purpose=l.EXIT)[0]
     r.row("orders", seq, l.INTENT, lots=10 * int(row["lots"]))
@@ -341,6 +367,13 @@ def test_a_planted_fault_is_named(fault: Callable[[Remains], tuple[str, str]], r
     assert any(finding.rule == rule and words in finding.text for finding in told), told
 
 
+def test_every_rule_has_a_planted_fault() -> None:
+    told = {rule for room in INDEPENDENT for rule in re.findall(r'tell\("(\w+)"', (ROOT / "tests" / "storm" / f"{room}.py").read_text())}
+    told |= set(re.findall(r'_tell\("(\w+)"', (ROOT / "tests" / "storm" / "bookkeeping.py").read_text()))
+    planted = {rule for fault in FAULTS for rule in re.findall(r'return "(\w+)"', inspect.getsource(fault))}
+    assert told - planted == {"leftover"}, "which has a test of its own, below"
+
+
 # ── what is left behind, and what is seen while it runs ───────────────────────────────────────────────────────────────
 def test_a_file_and_a_process_that_are_left_are_named(remains: Remains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRADER_SHM", str(tmp_path))
@@ -357,42 +390,6 @@ def test_a_file_and_a_process_that_are_left_are_named(remains: Remains, tmp_path
     assert told == [f"process {process.pid} still lives", f"{folder} is left"]
     remains.leftovers = told
     assert [finding.text for finding in remains.findings() if finding.rule == "leftover"] == told
-
-
-def test_a_zombie_that_nobody_reaps_is_named(memory: Any) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not reaped
-    watch = Watch(memory, os.getpid())
-    watch._look_for_zombies(100.0)
-    watch._look_for_zombies(100.0 + ZOMBIE_PATIENCE_S + 0.5)
-    process.wait()
-    assert any(f"process {process.pid} is a zombie" in text for text in watch.zombies)
-
-
-@pytest.mark.parametrize(("stop_price", "beats", "finding"), [(0, False, "no sniper watched"), (90, True, "a stop was passed"), (50, True, "")])
-def test_a_position_that_nobody_protects_is_seen(stop_price: int, beats: bool, finding: str, memory: Any) -> None:
-    position, quote = memory.sniper.positions[0], memory.ticks.quotes[0]
-    position["lots"], position["side"], position["stop_price"], position["state"] = 1, l.BUY, stop_price, l.POS_MONITORING
-    quote["bid"], quote["ask"] = 80, 81
-    watch = Watch(memory, os.getpid())
-    for look in range(100):  # half a second
-        if beats:
-            memory.board.processes[l.SNIPER]["beat_ns"] += 1
-        watch._look(10.0 + 0.005 * look)
-    told = [one.text for one in watch.findings(0.3)]
-    assert len(told) == bool(finding)
-    assert all(finding in text for text in told)
-
-
-def test_a_position_whose_exit_is_due_is_not_overdue(memory: Any) -> None:
-    position, quote = memory.sniper.positions[0], memory.ticks.quotes[0]
-    position["lots"], position["side"], position["stop_price"], position["exit_reason"] = 1, l.BUY, 90, l.EXIT_STOP
-    quote["bid"] = 80
-    watch = Watch(memory, os.getpid())
-    for look in range(100):
-        memory.board.processes[l.SNIPER]["beat_ns"] += 1
-        watch._look(10.0 + 0.005 * look)
-    assert watch.findings(0.3) == []
 
 
 @pytest.mark.parametrize("room", INDEPENDENT)

@@ -4,16 +4,18 @@
 
 PSS is taken whole and in parts: what is the process's own (anonymous), shared memory, and pages of files. Pages of files are LMDB's maps and
 libraries: they are the page cache's, which takes them back whenever somebody needs the room; a journal that grows is seen there and in `journal_mb`.
-What must not grow is the rest, and descriptors and threads.
+What must not grow is the rest, and descriptors, threads, and the instance's files in /dev/shm.
 
-The last line is the verdict. Exit status 0 only if the 95 % upper bound of each process's growth is below the limit, descriptors and threads stay,
-the instance made as many ticks, trades and hours as were asked for, lost nothing, and its books reconcile; 1 if not; 2 for wrong flags.
+The last line is the verdict. Exit status 0 only if the 95 % upper bound of the growth of each process and of /dev/shm is below the limit, descriptors
+and threads stay, the instance made as many ticks, trades and hours as were asked for, lost nothing, and its books reconcile; 1 if not, or where
+SIGTERM or Ctrl-C ends it; 2 for wrong flags.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -23,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.frame import CheckFailed
+from benchmarks.frame import CheckFailed, Ended, end_in_order
 from benchmarks.machine import machine
 from benchmarks.paper import COMPILE_PATIENCE_S, launcher, paper
 from tests.soak import steady
@@ -78,11 +80,20 @@ def growth(samples: list[Sample], hours: float) -> dict[str, dict[str, Slope]]:
     return found
 
 
+def shm_growth(samples: list[Sample], hours: float) -> Slope:
+    """What the instance's files in shared memory grow by an hour, behind the warming up; of no process, as nobody need map them."""
+    late = [one for one in samples if one.at_s >= min(WARM_UP_S, hours * 3600 / 5)]
+    return slope([one.at_s / 3600 for one in late], [one.instance["shm_mb"] for one in late])
+
+
 def faults(samples: list[Sample], grown: dict[str, dict[str, Slope]], summary: dict[str, Any], wanted: argparse.Namespace) -> list[str]:
     """Whatever is not as it should be, in words."""
     last, first = samples[-1].instance, samples[0].instance
     told = [f"{name}: {figure} grows by up to {of[figure].upper95_per_h:.2f} MB/h (95 %), the limit is {MOST_MB_PER_H:g}"
             for name, of in grown.items() for figure in JUDGED if not of[figure].upper95_per_h < MOST_MB_PER_H]
+    shm = shm_growth(samples, wanted.hours)
+    if not shm.upper95_per_h < MOST_MB_PER_H:
+        told.append(f"/dev/shm grows by up to {shm.upper95_per_h:.2f} MB/h (95 %), the limit is {MOST_MB_PER_H:g}")
     for name in grown:
         for figure in ("descriptors", "threads"):
             tail = [one.processes[name][figure] for one in samples[len(samples) // 5:] if name in one.processes]
@@ -117,6 +128,9 @@ def words(samples: list[Sample], grown: dict[str, dict[str, Slope]], wanted: arg
     lines += ["", "| on disk and in /dev/shm | at the beginning (MB) | at the end (MB) |", "|---|---|---|"]
     lines += [f"| {figure.removesuffix('_mb')} | {first[figure]:.1f} | {last[figure]:.1f} |"
               for figure in ("shm_mb", "journal_mb", "paper_mb", "knowledge_mb", "logs_mb")]
+    shm = shm_growth(samples, wanted.hours)
+    lines += ["", f"/dev/shm: growth {shm.per_h:+.2f} MB/h, 95 % bound {shm.upper95_per_h:.2f}. "
+              "Pages of files (LMDB's maps, libraries: the page cache's) are shown, and not judged."]
     return lines
 
 
@@ -131,8 +145,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where samples.jsonl is kept (a temporary folder)")
     parser.add_argument("--report", type=Path, help="write the report there, in Markdown")
     wanted = parser.parse_args()
-    if wanted.hours <= 0 or wanted.speed <= 0:
-        parser.error("--hours and --speed are above 0")
+    for flag in ("hours", "speed"):
+        if not 0 < getattr(wanted, flag) < math.inf:
+            parser.error(f"argument --{flag}: {getattr(wanted, flag):g} is no number above 0")
+    end_in_order()
     folder = wanted.folder or Path(tempfile.mkdtemp(prefix="trader-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -144,10 +160,13 @@ def main() -> int:
         except CheckFailed as error:
             print(f"BROKEN: {error}")
             return 1
+        except Ended as ended:
+            print(f"BROKEN: {ended.text} before its time")
+            return 1
     grown = growth(samples, wanted.hours)
     told = faults(samples, grown, summary, wanted)
     report = words(samples, grown, wanted)
-    verdict = "HOLDS: nothing grows" if not told else "BROKEN: " + "; ".join(told)
+    verdict = "HOLDS: no process's own memory grows, and nothing in /dev/shm" if not told else "BROKEN: " + "; ".join(told)
     if wanted.report:
         wanted.report.parent.mkdir(parents=True, exist_ok=True)
         wanted.report.write_text("\n".join(["# Soak", "", *report, "", verdict, ""]))

@@ -4,12 +4,14 @@
     scripts/storm --kills 50 --targets sniper,gateway --signals KILL,STOP --json storm.json
 
 Each kill: a target, a phase and a signal by the seed; the target is brought to the phase (tests/storm/aim.py), hit, and awaited until it works again.
-When the data end, the next pass begins. The last line is the verdict; exit status 0 only if all holds, 1 if not, 2 for wrong flags.
+When the data end, the next pass begins. The last line is the verdict; exit status 0 only if all holds, 1 if not, 2 for wrong flags. SIGTERM or Ctrl-C
+end it and everything that it has started; that is 1, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -19,9 +21,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.frame import end_in_order
 from ipc import layout as l
 from tests.storm import report
-from tests.storm.run import BOUND_S, SIGNALS, SPEED, Storm
+from tests.storm.run import BOTH, BOUND_S, REPLAY, SIGNALS, SIMULATED, SPEED, Storm
+from tests.storm.scene import recordings
 
 
 def _several(allowed: tuple[str, ...]) -> object:
@@ -42,6 +46,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
 def main() -> int:
     """Parse, run, report."""
     parser = argparse.ArgumentParser("scripts/storm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,17 +63,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of targets, phases, signals and moments (1)")
     parser.add_argument("--targets", type=_several(l.ROLES), default=l.ROLES, help="processes, separated by commas (all six)")  # type: ignore[arg-type]
     parser.add_argument("--signals", type=_several(SIGNALS), default=SIGNALS, help="of KILL,STOP,SEGV,TERM (all)")  # type: ignore[arg-type]
-    parser.add_argument("--speed", type=float, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
-    parser.add_argument("--bound", type=float, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
-    parser.add_argument("--simulated", action="store_true", help="a paper instance on the simulated market, though there are real data")
+    parser.add_argument("--speed", type=_above_zero, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
+    parser.add_argument("--bound", type=_above_zero, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
+    market = parser.add_mutually_exclusive_group()
+    market.add_argument("--simulated", dest="market", action="store_const", const=SIMULATED, default=BOTH,
+                        help="all in a paper instance on the simulated market, though there are real data (the last fifth of the kills is)")
+    market.add_argument("--replay", dest="market", action="store_const", const=REPLAY, help="all over recorded data, none on the simulated market")
     parser.add_argument("--folder", type=Path, help="where passes are kept that broke a promise (a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the whole report there")
     given = parser.parse_args()
+    if given.json and not given.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {given.json.parent}")
+    if given.market == REPLAY and not recordings():
+        parser.error("argument --replay: there are no recorded data; name their folder in TRADER_REAL_DATA")
+    end_in_order()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="trader-storm-"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=given.kills)
-        result = Storm(folder, given.kills, given.seed, given.targets, given.signals, given.bound, simulated=given.simulated, speed=given.speed,
+        result = Storm(folder, given.kills, given.seed, given.targets, given.signals, given.bound, market=given.market, speed=given.speed,
                        say=lambda text, done: progress.update(task, description=f"{text:<32}", completed=done)).run()
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(report.document(result))))

@@ -55,6 +55,7 @@ class Shot:
     looks: int = 0
     in_flight: int = 0
     recovery_ms: float | None = None
+    market: str = ""
     moment_s: float = 0.0
 
 

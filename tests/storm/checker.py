@@ -13,11 +13,13 @@
 | fires            | no condition fired more often than its plan permits, none twice under one index, of a group one           |
 | exit_size        | working exits never exceed their position, at any record                                                  |
 | fill_sum, unknown_order | reports add up, and are of orders that were made                                                   |
+| unjudged         | every rule can be judged: whatever stops one is told, and is no traceback without a verdict             |
 | leftover         | no file, no socket, no process, no zombie                                                                |
 """
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -41,15 +43,16 @@ def check(evidence: Evidence) -> list[Finding]:
     def tell(rule: str, text: str) -> None:
         found.append(Finding(rule, text))
 
-    _sequences(evidence, tell)
-    _rings(evidence, tell)
-    check_orders.events_once(evidence, tell)
-    check_orders.fires(evidence, tell)
-    check_books.account_of_the_venue(evidence, tell)
     book = Book(evidence.facts.instruments, evidence.reports, tell)
-    check_books.follow(evidence, book, tell)
-    check_orders.sent_once(evidence, book, tell)
-    check_orders.terminal(evidence, book, tell)
+    for judge in (lambda: _sequences(evidence, tell), lambda: _rings(evidence, tell), lambda: check_orders.events_once(evidence, tell),
+                  lambda: check_orders.fires(evidence, tell), lambda: check_books.account_of_the_venue(evidence, tell),
+                  lambda: check_books.follow(evidence, book, tell), lambda: check_orders.sent_once(evidence, book, tell),
+                  lambda: check_orders.terminal(evidence, book, tell)):
+        try:
+            judge()
+        except Exception as error:  # what a rule cannot even read is a finding as well, and the others are judged all the same
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            tell("unjudged", f"{type(error).__name__}: {error} (in {at.name}, {at.filename.rpartition('/')[2]}:{at.lineno})")
     for text in evidence.leftovers:
         tell("leftover", text)
     return found

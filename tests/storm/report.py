@@ -8,30 +8,44 @@ from statistics import median
 from typing import Any
 
 from tests.storm import sight as phases
-from tests.storm.aim import POINT, SAMPLE
-from tests.storm.run import Result
+from tests.storm.aim import POINT, SAMPLE, Shot
+from tests.storm.run import HARD, REPLAY, SIMULATED, Result
 
-#: least share of the kills in each busy phase of the targets, and with an order in flight
+#: least share of the kills that hit where they were aimed (HARD) in each busy phase of the targets, and with an order in flight
 BUSY_SHARE, IN_FLIGHT_SHARE = 0.05, 0.30
 #: how a role ends by each signal; one that is told to stop first waits for those who stop before it
 _ENDS = {"KILL": "death", "SEGV": "death", "STOP": "hang", "TERM": "stop"}
+#: where kills were done, in words
+_MARKETS = {REPLAY: "recorded data, a replay at a paced speed", SIMULATED: "SIMULATED MARKET, a paper instance that syncs"}
 #: findings that are printed of a pass
 _MOST_TOLD = 20
 
 
+def hits(result: Result) -> list[Shot]:
+    """Kills that hit a process where it stood."""
+    return [shot for shot in result.shots if shot.signal in HARD]
+
+
+def not_seen(result: Result) -> list[str]:
+    """Points at which memory showed another phase than the one that they stand for."""
+    return [f"{shot.point}: {shot.seen}" for shot in result.shots
+            if shot.by == POINT and shot.seen not in phases.SEEN_AT.get(shot.point, (shot.phase,))]
+
+
 def short_of(result: Result) -> list[str]:
     """What the kills did not cover, in words: without it "nothing was found" says little."""
-    kills = len(result.shots)
-    short = []
-    if kills < result.kills:
-        short.append(f"{kills} of {result.kills} kills were done")
-    met = Counter(shot.phase for shot in result.shots)
+    hit, short = hits(result), []
+    if len(result.shots) < result.kills:
+        short.append(f"{len(result.shots)} of {result.kills} kills were done")
+    met = Counter(shot.phase for shot in hit)
     for phase, role in phases.ROLE_OF.items():
-        if role in result.targets and met[phase] < BUSY_SHARE * kills:
+        if role in result.targets and met[phase] < BUSY_SHARE * len(hit):
             short.append(f"{met[phase]} kills in {phase} are less than {BUSY_SHARE:.0%}")
-    flying = sum(1 for shot in result.shots if shot.in_flight)
-    if flying < IN_FLIGHT_SHARE * kills:
+    flying = sum(1 for shot in hit if shot.in_flight)
+    if flying < IN_FLIGHT_SHARE * len(hit):
         short.append(f"{flying} kills with an order in flight are less than {IN_FLIGHT_SHARE:.0%}")
+    if strange := not_seen(result):
+        short.append(f"at {len(strange)} points memory shows another phase ({'; '.join(sorted(set(strange)))})")
     return short
 
 
@@ -42,7 +56,7 @@ def holds(result: Result) -> bool:
 
 def document(result: Result) -> dict[str, Any]:
     """Everything, for --json."""
-    figures: Counter[str] = Counter()
+    figures, hit = Counter[str](), hits(result)
     for one in result.passes:
         figures.update(one.figures)
     recoveries: dict[str, list[float]] = {}
@@ -51,17 +65,16 @@ def document(result: Result) -> dict[str, Any]:
             recoveries.setdefault(f"{shot.target} {_ENDS[shot.signal]}", []).append(shot.recovery_ms)
     return {
         "seed": result.seed, "kills": len(result.shots), "wanted": result.kills, "targets": result.targets, "signals": result.signals,
-        "market": "recorded data, replay at a paced speed" if result.recorded else
-                  "SIMULATED MARKET: no real data were found, or it was asked for; paper",
+        "markets": {name: sum(shot.market == name for shot in result.shots) for name in _MARKETS},
         "wall_s": round(result.wall_s, 1), "passes": len(result.passes),
-        "phases": {phase: {"kills": sum(shot.phase == phase for shot in result.shots),
-                           **{by: sum(shot.phase == phase and shot.by == by for shot in result.shots) for by in (SAMPLE, POINT)}}
+        "hits": len(hit), "obeyed": len(result.shots) - len(hit),
+        "phases": {phase: {"kills": sum(shot.phase == phase for shot in hit),
+                           **{by: sum(shot.phase == phase and shot.by == by for shot in hit) for by in (SAMPLE, POINT)}}
                    for phase in phases.PHASES},
         "by_target": dict(Counter(shot.target for shot in result.shots)), "by_signal": dict(Counter(shot.signal for shot in result.shots)),
         "aimed_elsewhere": sum(shot.phase != shot.wanted for shot in result.shots if shot.wanted != phases.IDLE),
-        "points_not_seen": [f"{shot.point}: {shot.seen}" for shot in result.shots
-                            if shot.by == POINT and shot.seen not in phases.SEEN_AT.get(shot.point, (shot.phase,))],
-        "in_flight": sum(1 for shot in result.shots if shot.in_flight),
+        "points_not_seen": not_seen(result),
+        "in_flight": sum(1 for shot in hit if shot.in_flight),
         "recovery_ms": {name: {"count": len(values), "median": round(median(values)), "most": round(max(values))}
                         for name, values in sorted(recoveries.items())},
         "unplanned_restarts": sum(one.unplanned for one in result.passes),
@@ -77,10 +90,12 @@ def document(result: Result) -> dict[str, Any]:
 def words(result: Result) -> list[str]:
     """The report for people; its last line is the verdict."""
     told = document(result)
-    lines = [told["market"], f"{told['kills']} kills in {told['passes']} passes, {told['wall_s']:g} s, seed {result.seed}"]
+    lines = [f"{told['markets'][name]} kills on {what}" for name, what in _MARKETS.items() if told["markets"][name]]
+    lines += [f"{told['kills']} kills in {told['passes']} passes, {told['wall_s']:g} s, seed {result.seed}"]
     lines += [f"  {phase:<9}{met['kills']:>5} kills  ({met[SAMPLE]} met by sampling, {met[POINT]} by point)" for phase, met in told["phases"].items()]
-    kills = max(1, told["kills"])
-    lines += [f"  an order in flight: {told['in_flight']} ({told['in_flight'] / kills:.0%}); not met where aimed: {told['aimed_elsewhere']}; "
+    lines += [f"  TERM {told['obeyed']:>9} kills  (obeyed in their own time, in no phase of these)"] if told["obeyed"] else []
+    lines += [f"  an order in flight: {told['in_flight']} ({told['in_flight'] / max(1, told['hits']):.0%}); "
+              f"not met where aimed: {told['aimed_elsewhere']}; "
               f"restarts that nobody asked for: {told['unplanned_restarts']}; points at which memory shows another phase: "
               f"{len(told['points_not_seen'])}",
               "  by target: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_target"].items())),

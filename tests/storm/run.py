@@ -6,23 +6,31 @@ import math
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.frame import Ended, surely
 from ipc import layout as l
 from tests.storm import checker, evidence
 from tests.storm import sight as phases
 from tests.storm.aim import Aim, Gone, Shot
-from tests.storm.scene import Pass, left_behind, recordings
+from tests.storm.scene import HANG_MS, Pass, left_behind, recordings
 from tests.storm.sight import Sight
 from tests.storm.watch import Watch
 
 SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
+#: those that end or stop a process where it stands; a TERM is obeyed in its own time, when the process has left the phase
+HARD = ("KILL", "STOP", "SEGV")
 #: of all kills, how many are planned for each busy phase; the rest are at any moment, of any target
 SHARE = 0.1
-#: seconds for which a position may be without protection: the longest hang limit of those who keep it, a respawn, and what a busy machine adds
-BOUND_S = 3.0
+#: markets of a storm: recorded data while there are some, in a replay; the last fifth of the kills in a paper instance, which syncs and never ends
+REPLAY, SIMULATED, BOTH = "replay", "simulated", "both"
+SIMULATED_SHARE = 5
+#: those who keep protection, and seconds for which a position may be without it: their longest hang limit, a respawn, and what a busy machine adds
+KEEPERS = ("sniper", "gateway", "feed", "recorder")
+BOUND_S = max(HANG_MS[role] for role in KEEPERS) / 1000 + 1.0
 #: event seconds a wall second; seconds for a start, for a role's return, and for the stillness before a stop
 SPEED, START_S, RETURN_S = 3.0, 300.0, 30.0
 #: a kill is followed by the next one before its target is back, once in so many
@@ -51,7 +59,6 @@ class Result:
 
     seed: int
     kills: int
-    recorded: bool
     targets: tuple[str, ...]
     signals: tuple[str, ...]
     bound_s: float
@@ -62,28 +69,34 @@ class Result:
 
 
 def plan_of(kills: int, rng: random.Random, targets: tuple[str, ...], signals: tuple[str, ...]) -> list[Shot]:
-    """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed."""
-    busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets]
+    """Targets, phases and signals of all kills: each busy phase of the targets alike, the rest at any moment; shuffled by the seed.
+
+    In a phase only by what hits there; where that is not wanted, all are at any moment.
+    """
+    hard = tuple(name for name in signals if name in HARD)
+    busy = [phase for phase in phases.PHASES if phases.ROLE_OF.get(phase) in targets and hard]
     share = max(1, math.ceil(kills * SHARE)) if busy else 0
     wanted = [phase for phase in busy for _ in range(share)][:kills]
     rng.shuffle(wanted)
     made = [(phases.ROLE_OF[phase], phase) for phase in wanted]
     made += [(targets[number % len(targets)], phases.IDLE) for number in range(kills - len(made))]
     rng.shuffle(made)
-    return [Shot(number, target, rng.choice(signals), phase) for number, (target, phase) in enumerate(made, 1)]
+    return [Shot(number, target, rng.choice(signals if phase == phases.IDLE else hard), phase) for number, (target, phase) in enumerate(made, 1)]
 
 
 class Storm:
     """Runs passes until every kill is done."""
 
     def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = l.ROLES, signals: tuple[str, ...] = SIGNALS,
-                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, simulated: bool = False, speed: float = SPEED,
+                 bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, market: str = BOTH, speed: float = SPEED,
                  keep: bool = False) -> None:
         """`say(text, kills done)` hears how it goes on. `keep`: passes that broke nothing stay in the folder, too."""
         self._folder, self._say, self._speed, self._keep = folder, say, speed, keep
         self._rng = random.Random(seed)
-        self._files = [] if simulated else recordings()
-        self.result = Result(seed, kills, bool(self._files), targets, signals, bound_s)
+        self._files = [] if market == SIMULATED else recordings()
+        #: kills that are left to the simulated market
+        self._simulated = kills // SIMULATED_SHARE if market == BOTH else 0
+        self.result = Result(seed, kills, targets, signals, bound_s)
         self._left = plan_of(kills, self._rng, targets, signals)[::-1]
         self._began = 0.0
 
@@ -93,15 +106,19 @@ class Storm:
         number = 0
         while self._left and not self.result.failure:
             number += 1
-            scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files)
             try:
-                self._one_pass(scene, number)
+                recorded = bool(self._files) and len(self._left) > self._simulated
+                scene = Pass(self._folder / f"pass-{number:03}", self._speed, self.result.seed + number, self._files if recorded else [])
+                try:
+                    self._one_pass(scene, number)
+                finally:
+                    surely(scene.end)
             except (RuntimeError, evidence.Unreadable) as error:
                 self.result.failure = f"pass {number}: {error}"
-            except KeyboardInterrupt:
-                self.result.failure = "interrupted"
-            finally:
-                scene.end()
+            except Ended as ended:
+                self.result.failure = f"pass {number}: {ended.text}"
+            except Exception:  # whatever it is, it is no verdict in favour
+                self.result.failure = f"pass {number}: {traceback.format_exc().rstrip()}"
         self.result.wall_s = time.monotonic() - self._began
         return self.result
 
@@ -113,7 +130,7 @@ class Storm:
         sight = Sight(scene.memory, scene.state_dir)
         done_before = len(self.result.shots)
         try:
-            self._shoot(scene, Aim(scene, sight, self._rng))
+            self._shoot(scene, Aim(scene, sight, self._rng), self._simulated if scene.files else 0)
             self._await_calm(scene)
             restarts = int(scene.memory.board.processes["restarts"][: len(l.ROLES)].sum())
         finally:
@@ -134,10 +151,12 @@ class Storm:
         if not findings and not self._keep:
             shutil.rmtree(scene.folder, ignore_errors=True)
 
-    def _shoot(self, scene: Pass, aim: Aim) -> None:
+    def _shoot(self, scene: Pass, aim: Aim, leave: int) -> None:
+        """One kill after the other, until the data end, or so many are left."""
         tries = 0
-        while self._left and not scene.stopping:
+        while len(self._left) > leave and not scene.stopping:
             shot = self._left[-1]
+            shot.market = REPLAY if scene.files else SIMULATED
             shot.moment_s = time.monotonic() - self._began
             try:
                 pid = aim.hit(shot)
@@ -160,7 +179,7 @@ class Storm:
         """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
         later = next((shot for shot in self._left if shot.wanted == phases.IDLE), None)
         if later is not None:
-            later.target, later.wanted = missed.target, missed.wanted
+            later.target, later.wanted, later.signal = missed.target, missed.wanted, missed.signal
 
     def _await_return(self, scene: Pass, shot: Shot, pid: int) -> None:
         """Until the role works again in a new process. Raises RuntimeError when it does not come back."""

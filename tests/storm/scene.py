@@ -1,15 +1,15 @@
 """What a storm runs over: real data where there are some, an instance of the product with a busy configuration, one pass after the other.
 
 A *pass* is one run of `trader-launch`. A recording has an end, and a paper instance cannot trade on recorded data, so a pass is a `replay` at a paced
-speed with a state of its own; where no real data are, it is a `paper` instance on the simulated market, which never ends. Replay and paper differ in
-two things: a replay does not fsync (power loss is not what a storm is about), and it begins with an empty account instead of resuming.
+speed with a state of its own; where no real data are, and for the last fifth of the kills, it is a `paper` instance on the simulated market, which
+never ends. Replay and paper differ in three things: a replay does not fsync, it has no safe mode, and it begins with an empty account instead of
+resuming.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.frame import Ended
+from benchmarks.paper import end_marked, marked, remove_all
 from ipc import bus, crash, segment
 from ipc import layout as l
 from tests.conftest import REAL_DATA
@@ -79,14 +81,19 @@ class Pass:
         config.write_text(_BUSY + "".join(f"hang_{role}_ms = {limit}\n" for role, limit in HANG_MS.items()))
         busy = Path(__file__).with_name("busy.py")
         mode = ["replay", *map(str, files)] if files else ["paper"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("trader-launch")), *mode, "--headless", "--instance", self.name, "--data-dir", str(folder),
-                 "--config", str(config), "--speed", str(speed), "--seed", str(seed), "--strategy",
-                 ",".join(f"{busy}:{name}" for name in STRATEGIES)],
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, MARK: self.name, "TRADER_CRASH_WORDS": str(self.words_file)})
         self.memory: Any = None
+        try:
+            with self.log.open("w") as log:
+                self.process = subprocess.Popen(
+                    [str(Path(sys.executable).with_name("trader-launch")), *mode, "--headless", "--instance", self.name, "--data-dir", str(folder),
+                     "--config", str(config), "--speed", str(speed), "--seed", str(seed), "--strategy",
+                     ",".join(f"{busy}:{name}" for name in STRATEGIES)],
+                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    env={**os.environ, MARK: self.name, "TRADER_CRASH_WORDS": str(self.words_file)})
+        except Ended:  # it may have been started all the same
+            end_marked(f"{MARK}={self.name}")
+            remove_all(self.name)
+            raise
 
     def wait_until_running(self, patience_s: float) -> None:
         """Until every process is ready and the first order is out. Raises RuntimeError with what the instance has said."""
@@ -154,29 +161,14 @@ class Pass:
     def end(self) -> None:
         """Whatever happened, nothing of it stays."""
         self.disarm()
-        for pid in processes_of(self.name) if self.running else []:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(10)
-        for pid in processes_of(self.name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        folder = segment.instance_dir(self.name)
-        for one in (folder, bus.socket_dir(self.name)):
-            shutil.rmtree(one, ignore_errors=True)
-        folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+        end_marked(f"{MARK}={self.name}")
+        self.process.wait(10)
+        remove_all(self.name)
 
 
 def processes_of(name: str) -> list[int]:
     """Every living process that stems from the start of an instance, whoever its parent is now."""
-    mark = f"{MARK}={name}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return found
+    return marked(f"{MARK}={name}")
 
 
 def left_behind(name: str, patience_s: float = 3.0) -> list[str]:
