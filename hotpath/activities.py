@@ -17,6 +17,8 @@ from ipc import layout as l
 from ipc import messages
 from ipc.process import Child
 
+#: how often rates are counted anew, since time alone changes them
+_COUNTED_NS = 60_000_000_000
 _BREAKER = ("state", "failures", "opens", "since_ns", "until_ns", "failed_ns", "asked_ns")
 
 
@@ -28,23 +30,27 @@ class Activities:
         first = child.role * l.MAX_ACTIVITIES
         self._rows = child.memory.board.activities[first: first + l.MAX_ACTIVITIES]
         self._row_of: dict[str, Any] = {}
+        self._adopted: list[ErrorManager] = []
+        self._counted_ns = time.monotonic_ns()
         self._line = RoleLine(Path(child.boot.socket_dir), "recorder")
         self._courier = Courier(self._line, child.log)
         self._tell = tell or self._courier.take
 
     def adopt(self, errors: ErrorManager, resume: bool = False) -> ErrorManager:
-        """Show an activity from now on; gives it. A predecessor's count of errors goes on, and with `resume` its breaker is as it was left."""
+        """Show an activity from now on; gives it. A predecessor's counts go on, and with `resume` its breaker is as it was left."""
         name = errors.activity.encode()[:40]
         at = next(k for k, row in enumerate(self._rows) if row["name"] in (name, b""))
         row = self._rows[at]
         if row["name"] == name:
             errors.total = int(row["errors"])
+            errors.resume(int(row["errors_per_h"]), int(row["recoveries_per_h"]), int(row["failed_ns"]))
             if resume:
                 for field in _BREAKER:
                     setattr(errors.breaker, field, int(row[field]))
         else:
             row["name"] = name
         self._row_of[errors.activity] = row
+        self._adopted.append(errors)
         self.show(errors)
         return errors
 
@@ -53,8 +59,9 @@ class Activities:
         row, last = self._row_of[errors.activity], errors.last
         for field in _BREAKER:
             row[field] = getattr(errors.breaker, field)
+        row["errors_per_h"], row["recoveries_per_h"] = errors.rates()
         if last is not None:
-            row["errors_per_h"], row["recoveries_per_h"], row["text"] = last.errors_per_h, last.recoveries_per_h, last.text.encode()[:192]
+            row["text"] = last.text.encode()[:192]
         row["errors"] += errors.total - int(row["errors"])
         row["wall_ns"] = time.time_ns()
 
@@ -88,9 +95,14 @@ class Activities:
         return self._courier.waiting
 
     def pump(self) -> None:
-        """Bring events on their way, as far as that goes without waiting."""
+        """Bring events on their way, as far as that goes without waiting; once a minute count rates anew, for activities on the monotonic clock."""
         if self._courier.waiting:
             self._courier.pump()
+        if (now_ns := time.monotonic_ns()) - self._counted_ns >= _COUNTED_NS:
+            self._counted_ns = now_ns
+            for errors in self._adopted:
+                errors.now_ns = now_ns
+                self.show(errors)
 
     def close(self, patience_s: float = 0.0) -> None:
         """Leave the bus; what waits gets so long to be taken."""

@@ -72,7 +72,8 @@ class Hotpath(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     instrument_capacity: Annotated[int, Meta(ge=4, le=16_384, description="instruments of a run")] = 64
     wait_strategy: Annotated[Literal["auto", "spin", "futex", "adaptive"],
                              _about("how processes wait: spin is fastest and takes a core each")] = "auto"
-    durable_before_entry: Annotated[bool, _about("an entry is sent only when the journal has it on disk")] = True
+    durable_before_entry: Annotated[bool, _about("an entry is sent only when the journal has it on disk; without, a loss of the "
+                                                 "whole machine may leave a condition with a fire too few counted, and it fires once more")] = True
     exit_retry_ms: Annotated[int, Meta(ge=1, le=60_000, description="event time between two attempts of a refused exit")] = 500
     exit_collar_bps: Annotated[int, Meta(ge=0, le=10_000, description="how much worse than the quote an exit may fill at its first try, doubled with "
                                          "each; the sixth, and all of them with 0, takes any price")] = 100
@@ -80,8 +81,9 @@ class Hotpath(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Recovery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When something that fails is left alone for a while. Times are event time for strategies."""
+    """When something that fails is left alone for a while: a strategy (in event time), the venue (by the clock). A database has pauses of its own."""
 
-    breaker_failures: Annotated[int, Meta(ge=1, le=1000, description="failures of one strategy in a row after which it is not asked for a "
-                                          "while; what it has armed stays until it expires")] = 3
-    breaker_cooldown_s: Annotated[int, Meta(ge=1, le=86_400, description="for how long; then it is asked once, and asked on if that works")] = 60
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000, description="failures in a row of one strategy, or of calls to the venue, after which "
+                                          "it is not asked for a while; conditions stay armed until they expire, exits are tried all the same")] = 3
+    breaker_cooldown_s: Annotated[int, Meta(ge=1, le=86_400, description="for how long, event time of a strategy, else the clock's; then it is "
+                                            "asked once, and asked on if that works")] = 60

@@ -58,7 +58,8 @@ def classify(error: BaseException) -> Kind:
 
 
 class Decision(NamedTuple):
-    """What was decided about a failure, or that it is over. `in_a_row` counts failures, the rates those of the last hour."""
+    """What was decided about a failure that happened so many times, or that it is over. `in_a_row` counts failures, the rates those of the last
+    hour."""
 
     activity: str
     kind: Kind
@@ -68,6 +69,7 @@ class Decision(NamedTuple):
     errors_per_h: int
     recoveries_per_h: int
     text: str
+    times: int = 1
 
     def words(self) -> str:
         """The decision for people."""
@@ -83,7 +85,7 @@ class Decision(NamedTuple):
     def data(self) -> dict[str, Any]:
         """The decision for the journal: what an event's data hold beside what else they tell."""
         return {"activity": self.activity, "class": str(self.kind), "decision": str(self.action), "pause_s": self.pause_s,
-                "in_a_row": self.in_a_row, "errors_per_h": self.errors_per_h, "recoveries_per_h": self.recoveries_per_h}
+                "in_a_row": self.in_a_row, "times": self.times, "errors_per_h": self.errors_per_h, "recoveries_per_h": self.recoveries_per_h}
 
 
 class Hourly:
@@ -112,14 +114,27 @@ class ErrorManager:
         self.errors, self.recoveries = Hourly(), Hourly()
         self.total = 0
         self.last: Decision | None = None
+        #: latest time of the activity's own clock that it was told
+        self.now_ns = 0
 
     @property
     def failing(self) -> bool:
         """The last try failed."""
         return self.breaker.failures > 0
 
+    def resume(self, errors_per_h: int, recoveries_per_h: int, last_ns: int) -> None:
+        """Go on with the rates that a predecessor left. When each was is not known any more: all of it counts as of its last failure."""
+        self.now_ns = last_ns
+        self.errors.add(last_ns, errors_per_h)
+        self.recoveries.add(last_ns, recoveries_per_h)
+
+    def rates(self) -> tuple[int, int]:
+        """(errors, recoveries) within the hour that ends at the latest time that it was told."""
+        return self.errors.count(self.now_ns), self.recoveries.count(self.now_ns)
+
     def permits(self, now_ns: int) -> bool:
         """Whether the activity may go on now; who asks, tries, and says what came of it."""
+        self.now_ns = max(self.now_ns, now_ns)
         return self.breaker.permits(now_ns)
 
     def failed(self, kind: Kind, text: str, now_ns: int, times: int = 1, pause_s: float = 0.0) -> Decision:
@@ -142,11 +157,11 @@ class ErrorManager:
     def _counted(self, kind: Kind, action: Action, text: str, now_ns: int, pause_s: float, times: int) -> Decision:
         self.total += times
         self.errors.add(now_ns, times)
-        return self._decided(kind, action, pause_s, self.breaker.failures, text, now_ns)
+        return self._decided(kind, action, pause_s, self.breaker.failures, text, now_ns, times)
 
     def succeeded(self, now_ns: int) -> Decision | None:
         """It worked; a Decision where it had failed before."""
-        failures = self.breaker.failures
+        failures, self.now_ns = self.breaker.failures, max(self.now_ns, now_ns)
         self.breaker.succeeded(now_ns)
         if not failures:
             return None
@@ -154,6 +169,7 @@ class ErrorManager:
         kind, text = (self.last.kind, self.last.text) if self.last else (Kind.GENERAL, "")
         return self._decided(kind, Action.RECOVERED, 0.0, failures, text, now_ns)
 
-    def _decided(self, kind: Kind, action: Action, pause_s: float, in_a_row: int, text: str, now_ns: int) -> Decision:
-        self.last = Decision(self.activity, kind, action, pause_s, in_a_row, self.errors.count(now_ns), self.recoveries.count(now_ns), text)
+    def _decided(self, kind: Kind, action: Action, pause_s: float, in_a_row: int, text: str, now_ns: int, times: int = 1) -> Decision:
+        self.now_ns = max(self.now_ns, now_ns)
+        self.last = Decision(self.activity, kind, action, pause_s, in_a_row, self.errors.count(now_ns), self.recoveries.count(now_ns), text, times)
         return self.last

@@ -511,6 +511,13 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], argument
     assert err
 
 
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "9000", "a day"])
+def test_hours_that_cannot_be_are_named_with_what_can(capsys: pytest.CaptureFixture[str], hours: str) -> None:
+    code, _, err = run(capsys, "errors", f"--hours={hours}")
+    assert code == ctl.EXIT_USAGE
+    assert f"argument --hours: '{hours}' is no number of hours above 0 and up to 8760" in err
+
+
 # ── configuration, and the program itself ────────────────────────────────────────────────────────────────────────────
 def test_the_template_is_printed_and_is_well(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = run(capsys, "config", "template")

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from control.serve.health import LATE_TICK_MS, health
+from control.serve.view import LATE_BEAT_MS
 from ipc import layout as l
 from tests.test_control_view import process, seen
 
 MS = 1_000_000
 NOW_NS = 10**15
+#: the wall time of `seen`
+WALL_NS = 10**18
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_what_each_process_does_is_in_its_metrics(board: Any) -> None:
     assert set(rows["strategist"]["metrics"]) == {"last_plan_ns", "plans", "plan_latency_ms", "plan_failures", "conditions"}
     assert rows["reflection"]["metrics"]["on_schedule"] is True
     assert data["databases"]["journal"] == {"writable": True, "free_mb": 0, "commit_us": 0}
-    assert data["adaptation"] == {"last_applied_ns": 0, "applied": 0, "errors": 0}
+    assert data["adaptation"] == {"last_trade_ns": 0, "applied": 0, "errors": 0}
 
 
 def test_a_feed_without_data_is_degraded_unless_its_data_have_ended(board: Any) -> None:
@@ -80,6 +83,16 @@ def test_a_feed_without_data_is_degraded_unless_its_data_have_ended(board: Any) 
     assert data["problems"] == ["feed: no tick for 6 s"]
     _, rows = of(board, processes=[process(role, state="finished" if role == "feed" else "healthy") for role in l.ROLES])
     assert (rows["feed"]["status"], rows["feed"]["metrics"]["connection"]) == ("healthy", "ended")
+
+
+@pytest.mark.parametrize(("state", "beat_ms", "tick_ms", "connection"), [
+    ("healthy", 5, 7, "connected"), ("healthy", LATE_BEAT_MS, LATE_TICK_MS, "connected"), ("healthy", LATE_BEAT_MS + 1, 7, "down"),
+    ("healthy", 5, LATE_TICK_MS + 1, "down"), ("restarting", None, 7, "down"), ("finished", 5, 60_000, "ended")])
+def test_a_feed_is_connected_as_long_as_its_heart_beats_and_its_ticks_come(state: str, beat_ms: int | None, tick_ms: int, connection: str,
+                                                                           board: Any) -> None:
+    board.ticks.slots[5]["publish_ns"] = NOW_NS - tick_ms * MS
+    _, rows = of(board, processes=[process(role, **({"state": state, "heartbeat_age_ms": beat_ms} if role == "feed" else {})) for role in l.ROLES])
+    assert rows["feed"]["metrics"]["connection"] == connection
 
 
 def test_a_silent_heart_a_silent_control_thread_and_late_learning_are_degraded(board: Any) -> None:
@@ -93,12 +106,20 @@ def test_a_silent_heart_a_silent_control_thread_and_late_learning_are_degraded(b
 @pytest.mark.parametrize(("state", "words"), [(l.BREAKER_CLOSED, ""), (l.BREAKER_OPEN, "; paused"), (l.BREAKER_HALF_OPEN, "; tried again"),
                                               (l.BREAKER_STOPPED, "; stopped")])
 def test_an_activity_that_fails_degrades_its_process_and_says_what_its_breaker_does(state: int, words: str, board: Any) -> None:
-    activity(board, l.STRATEGIST, "momentum", state=state, failures=3, opens=1, since_ns=77, errors=9, errors_per_h=4, text=b"momentum raised X")
+    activity(board, l.STRATEGIST, "momentum", state=state, failures=3, opens=1, since_ns=77, errors=9, errors_per_h=4, wall_ns=WALL_NS,
+             text=b"momentum raised X")
     _, rows = of(board)
     assert (rows["strategist"]["status"], rows["strategist"]["problem"]) == ("degraded", f"momentum: momentum raised X{words}")
     assert rows["strategist"]["activities"] == [{
         "name": "momentum", "breaker": l.BREAKER_STATES[state], "failures": 3, "opens": 1, "since_ns": 77, "errors": 9, "errors_per_h": 4,
         "recoveries_per_h": 0, "text": "momentum raised X"}]
+
+
+def test_rates_of_an_hour_ago_are_rates_no_more(board: Any) -> None:
+    for age_s, rates in ((0, (4, 2)), (3600, (4, 2)), (3601, (0, 0)), (86_400, (0, 0))):
+        activity(board, l.GATEWAY, "venue", errors=9, errors_per_h=4, recoveries_per_h=2, wall_ns=WALL_NS - age_s * 10**9)
+        found = of(board)[1]["gateway"]["activities"][0]
+        assert ((found["errors_per_h"], found["recoveries_per_h"]), found["errors"]) == (rates, 9)
 
 
 def test_an_activity_that_works_again_keeps_its_counts_and_degrades_nothing(board: Any) -> None:

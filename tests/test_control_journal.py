@@ -228,6 +228,26 @@ def test_a_repeated_plan_keeps_its_number_and_a_changed_one_does_not(tmp_path: P
     again.close()
 
 
+def test_rates_of_what_failed_are_counted_from_the_journal_whatever_each_life_knew(tmp_path: Path) -> None:
+    """Failures by the minute of the wall clock, each told by a process that had just begun; two activities, and one failure of five at once."""
+    hour, now = 3_600 * 10**9, time.time_ns()
+    told = [(-200, "venue", "continue", 1), (-90, "venue", "continue", 1), (-59, "venue", "pause", 5), (-58, "ledger", "pause", 1),
+            (-30, "venue", "recovered", 5), (-1, "venue", "continue", 1), (0, "venue", "recovered", 1)]
+    events = [messages.Event(source="gateway", kind="x", text=f"{minute} {activity}", wall_ns=now + minute * hour // 60, data={
+        "activity": activity, "class": "api", "decision": decision, "pause_s": 0.0, "in_a_row": 1, "times": times, "errors_per_h": 1,
+        "recoveries_per_h": 0}) for minute, activity, decision, times in told]
+    writer = JournalWriter(tmp_path, sync=False)
+    writer.begin_run("run", RUN_FACTS)
+    writer.append(events=[*events[:5], messages.Event(source="gateway", kind="note", text="nothing failed", wall_ns=now), *events[5:]])
+    expected = [("0 venue", 6, 2), ("-1 venue", 6, 1), ("-30 venue", 5, 1), ("-58 ledger", 1, 0), ("-59 venue", 6, 0), ("-90 venue", 1, 0),
+                ("-200 venue", 1, 0)]
+    for hours, limit in ((24.0, 50), (24.0, 3), (1.25, 50), (0.25, 50), (2.0, 1)):
+        rows = Queries(writer).errors(limit, now - int(hours * hour))
+        wanted = [one for one in expected if int(one[0].split()[0]) > -60 * hours][:limit]
+        assert [(row["text"], row["errors_per_h"], row["recoveries_per_h"]) for row in rows] == wanted
+    writer.close()
+
+
 def test_an_event_that_is_sent_twice_is_journaled_once(tmp_path: Path) -> None:
     writer = written(tmp_path)
     writer.append(events=[event(number=1), event(number=1)])

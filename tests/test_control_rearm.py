@@ -162,7 +162,26 @@ def test_a_plan_that_the_sniper_never_took_over_leaves_the_one_before_it_in_forc
     table, _ = restart(desk)
     assert set(table) == {old}
     assert Queries(desk.writer).in_force() == [{"strategy": "alpha", "plan_seq": old >> 20, "time_ns": desk.now - SECOND,
-                                                "next_ns": desk.now + 29 * SECOND}]
+                                                "next_ns": desk.now + 29 * SECOND, "changed": []}]
+
+
+def test_what_has_changed_since_a_plan_is_told_with_it_however_many_runs_made_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_under(config: dict[str, str] | None) -> list[str]:
+        monkeypatch.setitem(FACTS, "config", config)
+        restart(desk)
+        (row,) = Queries(desk.writer).in_force()
+        return list(row["changed"])
+
+    desk.plan("alpha", [condition()])
+    assert run_under({"run.symbols": "a", "run.speed": "1"}) == [], "the plan is of a run of which no configuration is kept"
+    desk.now += SECOND
+    desk.plan("alpha", [condition(level="102")])
+    assert run_under({"run.symbols": "a", "run.speed": "2"}) == ["run.speed"]
+    assert run_under({"run.symbols": "b", "run.speed": "1"}) == ["run.symbols"]
+    assert run_under({"run.symbols": "b", "run.speed": "1", "the file x.py": "0"}) == ["run.symbols", "the file x.py"], "of two runs ago"
+    desk.now += SECOND
+    desk.plan("alpha", [condition(level="103")])
+    assert run_under({"run.symbols": "b", "run.speed": "1", "the file x.py": "0"}) == []
 
 
 def test_a_group_of_which_one_fired_stays_spent_although_that_one_is_withdrawn(desk: Desk) -> None:

@@ -310,6 +310,49 @@ def test_events_and_plans_stand_in_the_day_that_they_belong_to(tmp_path: Path) -
     writer.close()
 
 
+def test_a_day_alone_and_its_end_restored_say_what_the_list_says_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer, respawns = JournalWriter(tmp_path / "journal", sync=False), (1, 0, 2)
+    for number, times in enumerate(respawns):
+        scene = Scene()
+        scene.deposit(5)
+        scene.swapped(number + 1)
+        scene.orders["event_ns"] += number * account.DAY_NS
+        scene.reports["event_ns"] += number * account.DAY_NS
+        writer.begin_run(f"run-{number}", {**RUN_FACTS, "run_id": f"run-{number}"})
+        writer.append(scene.orders, scene.reports, plans=[plan(due_ns=NOON_NS + number * account.DAY_NS)])
+        writer.append(events=[messages.Event(source="watchdog", kind="respawn", text=f"{k}", wall_ns=number) for k in range(times)])
+    past = Past(writer)
+    assert [figures.restarts for figures in past.figures()] == list(respawns)
+    assert [past.figures(upto)[-1].restarts for upto in range(1, past.timeline.last + 1)] == [1, 1, 0, 0, 2, 2], "none of a later day"
+    writer.close()
+    rows = json.loads(run(capsys, "list", "--run", tmp_path, "--json")[1])["rows"]
+    assert [row["restarts"] for row in rows] == list(respawns)
+    for row in rows:
+        agrees_with_the_list(row, tmp_path, capsys)
+
+
+def test_every_day_of_a_real_run_alone_is_what_the_list_says_of_it(folder: Path, past: Past, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(run(capsys, "list", "--run", folder / "days", "--json")[1])["rows"]
+    assert len(rows) == DAYS
+    for row in rows:
+        agrees_with_the_list(row, folder / "days", capsys)
+
+
+def agrees_with_the_list(row: dict[str, Any], where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`show` of a day and `restore` of its end, by date and by number."""
+    code, out, err = run(capsys, "show", row["date"], "--run", where, "--json")
+    assert code == 0, err
+    shown = json.loads(out)["data"]
+    assert {name: shown[name] for name in row} == row
+    for moment in (row["date"], row["last_seq"]):
+        code, out, err = run(capsys, "restore", moment, "--dry-run", "--run", where, "--json")
+        assert code == 0, out + err
+        then = json.loads(out)["data"]
+        assert (then["seq"], then["account"]["cash"], then["equity"], then["time_ns"]) == (
+            row["last_seq"], row["cash"], row["equity_end"], row["to_ns"])
+        assert sum(one["size"] != "0" for one in then["positions"]) == row["open_positions"]
+
+
 # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_day_is_shown_for_people_and_for_scripts(folder: Path, past: Past, capsys: pytest.CaptureFixture[str]) -> None:
     last = past.figures()[-1]
@@ -356,7 +399,10 @@ def test_a_dry_run_shows_the_book_of_then_and_what_has_changed(folder: Path, pas
     (["restore", "0", "--dry-run"], 2, "they go from 1 to"),
     (["restore", "99999999999999999999999999", "--dry-run"], 2, "there is no event"),
     (["restore", "-1", "--dry-run"], 2, ""),
-    (["restore", "², 3", "--dry-run"], 2, "is no date"),
+    (["restore", "², 3", "--dry-run"], 2, "is neither a date (YYYY-MM-DD) nor an event number"),
+    (["restore", "foo", "--dry-run"], 2, "DATE|SEQ: 'foo' is neither a date (YYYY-MM-DD) nor an event number"),
+    (["restore", "2023-13-01", "--dry-run"], 2, "is no date"),
+    (["restore", "2023-11-20", "--dry-run"], 2, "there are 2023-11-14, 2023-11-15, 2023-11-16"),
     (["show", "2023-11-20"], 2, "there are 2023-11-14, 2023-11-15, 2023-11-16"),
     (["show", "2023-13-01"], 2, "write it as 2025-05-04"),
     (["show", "yesterday"], 2, "is no date"),

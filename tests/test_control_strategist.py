@@ -581,6 +581,19 @@ def test_a_strategy_without_a_plan_gets_one_at_once_and_the_others_keep_theirs(w
     assert [(plan.strategy, (plan.due_ns - START) // SECOND) for plan in world.recorder.plans()] == [("Mine", 0), ("momentum", 30), ("Mine", 30)]
 
 
+@pytest.mark.parametrize(("changed", "at_once"), [
+    (["run.symbols"], True), (["strategy.interval_s"], True), (["instruments.BTC/USDT.tick_size"], True), (["the file mine.py"], True),
+    (["run.speed", "strategy.candle_s"], True), (["the file other.py", "run.speed", "limits.min_confidence", "run.strategies"], False), ([], False)])
+def test_a_strategy_whose_plan_was_made_under_another_configuration_plans_at_once(changed: list[str], at_once: bool, world: World) -> None:
+    """Also within the interval that the old plan was made for."""
+    world.in_force = [{"strategy": "Mine", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND, "changed": changed}]
+    strategist = world.strategist()
+    for second in (5, 10, 35):
+        world.tick(second)
+    settle(strategist)
+    assert [(plan.due_ns - START) // SECOND for plan in world.recorder.plans()] == ([0, 30] if at_once else [30])
+
+
 def test_in_lockstep_the_sniper_is_told_until_when_it_waits_for_no_plan(world: World) -> None:
     world.memory.board.run[0]["lockstep"] = 1
     world.in_force = [{"strategy": "Mine", "plan_seq": 9, "time_ns": START, "next_ns": START + 30 * SECOND}]

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from control.serve.grid import padded, with_aligned_prices
+from control.serve.health import health
 from control.serve.screen import Screen, page
 from control.serve.tables import print_answer
 from control.serve.view import latency, nearest_conditions, process_rows, span, stats, status, two_places, why_nothing
@@ -246,6 +247,55 @@ def test_a_table_leaves_columns_out_before_it_cuts_values(width: int, capsys: py
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= width
     assert ("too narrow" in out) == (width < 400)
+
+
+def printed(command: str, data: dict[str, Any], rows: list[dict[str, Any]], width: int, capsys: pytest.CaptureFixture[str],
+            monkeypatch: pytest.MonkeyPatch) -> str:
+    """An answer on a terminal of a width."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_answer(command, data, rows)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, out.splitlines())) <= width
+    assert "…" not in out
+    return out
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_health_says_what_each_process_does_in_words_on_every_terminal(width: int, memory: Any, capsys: pytest.CaptureFixture[str],
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {role: dict.fromkeys(l.METRICS[number], 0) for number, role in enumerate(l.ROLES)}
+    metrics["strategist"] |= {"last_plan_ns": DAY_NS, "last_plan_ms": 36}
+    metrics["reflection"] |= {"last_trade_ns": DAY_NS, "trades_applied": 3, "last_update_us": 4026}
+    metrics["recorder"] |= {"disk_free_mb": 66_029, "last_commit_us": 4818}
+    faults = {"role": "sniper", "state": "failed"}
+    data, rows = health(seen(trading="safe", trading_cause="the journal", processes=[
+        process(role, metrics=metrics[role], pid=12_345, restarts=7) | (faults if role == "sniper" else {}) for role in l.ROLES]), memory, 10**15)
+    out = printed("health", data, rows, width, capsys, monkeypatch)
+    words = " ".join(out.split())
+    for part in ("healthy no", "entries none: safe", "sniper: failed", "mode safe: the journal",
+                 "3 trades, the last of 1970-01-02 00:00:00 UTC, 0 errors", "last plan 1970-01-02 00:00:00 UTC"):
+        assert part in words, part
+    for name in ("journal", "ledger", "knowledge"):
+        assert re.search(rf"^{name} +(writable|cannot be written), 66,029 MB free, (last commit 4\.[08] ms|no commit yet)$", out, re.MULTILINE), name
+    assert str(DAY_NS) not in out
+    assert f"{DAY_NS:,}" not in out
+    assert {"process", "status", "errors", "restarts", "what it does"} <= set(re.split(r"  +", next(
+        line for line in out.splitlines() if line.startswith("process")).strip()))
+    for part in ("plan latency", "exits armed", "connection", "unknown"):
+        assert part in words
+    assert ("too narrow" in out) == (width < 100)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_what_failed_leaves_room_for_its_text_on_every_terminal(width: int, capsys: pytest.CaptureFixture[str],
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"wall_ns": DAY_NS, "process": "strategist", "kind": "strategy_error", "activity": "mean_reversion", "class": "general",
+           "decision": "pause", "pause_s": 60.0, "in_a_row": 20, "errors_per_h": 20, "recoveries_per_h": 0, "text": "because it would not " * 9}
+    out = printed("errors", {}, [row], width, capsys, monkeypatch)
+    assert "pause 1 min" in out
+    assert "because it would not because" in out, "a line of text is thirty characters at least"
+    assert ("errors/h" in out.splitlines()[0]) == (width > 100)
 
 
 @pytest.mark.parametrize("command", ["status", "health", "errors", "positions", "conditions", "orders", "trades", "stats"])

@@ -109,8 +109,8 @@ def test_a_failure_is_on_the_board_counted_and_told(memory: Any) -> None:
     one.succeeded(errors, 62 * S)
     assert [(event.source, event.kind, event.data["decision"]) for event in told] == [
         ("strategist", "strategy_error", "continue"), ("strategist", "strategy_error", "pause"), ("strategist", "recovered", "recovered")]
-    assert told[1].data == {"activity": "momentum", "class": "data", "decision": "pause", "pause_s": 60.0, "in_a_row": 2, "errors_per_h": 4,
-                            "recoveries_per_h": 0}
+    assert told[1].data == {"activity": "momentum", "class": "data", "decision": "pause", "pause_s": 60.0, "in_a_row": 2, "times": 3,
+                            "errors_per_h": 4, "recoveries_per_h": 0}
     assert not memory.board.activities[: l.STRATEGIST * l.MAX_ACTIVITIES]["name"].any(), "nobody else's rows"
 
 
@@ -126,6 +126,38 @@ def test_a_successor_goes_on_with_the_breaker_that_was_left(memory: Any) -> None
     assert again.permits(90 * S)
     fresh = Activities(child_of(memory), lambda event: None).adopt(ErrorManager("momentum", Breaker(3, 60 * S)))
     assert (fresh.breaker.state, fresh.total) == (l.BREAKER_CLOSED, 3)
+
+
+def test_a_successor_goes_on_with_the_rates_until_the_hour_of_the_last_failure_is_over(memory: Any) -> None:
+    first = Activities(child_of(memory), lambda event: None)
+    errors = first.adopt(ErrorManager("venue"))
+    first.failed(errors, "venue_error", Kind.API, "no", 10 * S, times=3)
+    first.succeeded(errors, 20 * S)
+    first.failed(errors, "venue_error", Kind.API, "no", 30 * S)
+    row = memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]
+    again = Activities(child_of(memory), lambda event: None)
+    successor = again.adopt(ErrorManager("venue"))
+    assert (int(row["errors_per_h"]), int(row["recoveries_per_h"])) == (4, 1)
+    assert again.failed(successor, "venue_error", Kind.API, "no", 40 * S).errors_per_h == 5
+    successor.permits(40 * S + H + 60 * S)
+    again.show(successor)
+    assert (int(row["errors_per_h"]), int(row["recoveries_per_h"]), int(row["errors"])) == (0, 0, 5)
+
+
+def test_rates_on_the_board_fall_while_nothing_happens(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"ns": 10**15}
+    monkeypatch.setattr("hotpath.activities.time.monotonic_ns", lambda: now["ns"])
+    monkeypatch.setattr("hotpath.activities.time.time_ns", lambda: 10**18 + now["ns"])
+    one = Activities(child_of(memory), lambda event: None)
+    errors, row = one.adopt(ErrorManager("frames")), memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]
+    one.failed(errors, "feed_error", Kind.DATA, "bad", now["ns"], times=4)
+    seen = []
+    for _ in range(63):
+        now["ns"] += 60 * S
+        one.pump()
+        seen.append(int(row["errors_per_h"]))
+    assert seen == [4] * 59 + [0] * 4
+    assert int(row["wall_ns"]) == 10**18 + now["ns"]
 
 
 def test_activities_of_one_process_have_rows_of_their_own(memory: Any) -> None:

@@ -12,10 +12,11 @@ from ipc import bus, messages
 from ipc import layout as l
 from tests.running import BUSY, Running, until
 
-#: the recorder's silence is told long before it is replaced
+#: a process's silence is told long before it is replaced
 PATIENT = BUSY + """
 [supervise]
 hang_recorder_ms = 8000
+hang_feed_ms = 8000
 """
 
 
@@ -45,6 +46,12 @@ def test_health_tells_what_stopped_and_hangs_and_errors_what_was_done_about_it(t
         _, rows = until(lambda: (now := health())[1]["recorder"]["status"] == "degraded" and now, 7, "the stopped recorder is told")
         assert rows["recorder"]["problem"].startswith("no heartbeat for ")
         until(lambda: health()[1]["recorder"]["pid"] not in (None, pid), 30, "it is replaced")
+        until(lambda: health()[0]["healthy"], 30, "all is well again")
+        pid = int(rows["feed"]["pid"])
+        os.kill(pid, signal.SIGSTOP)
+        _, rows = until(lambda: (now := health())[1]["feed"]["status"] == "degraded" and now, 7, "the stopped feed is told")
+        assert rows["feed"]["metrics"]["connection"] == "down"
+        until(lambda: (now := health()[1]["feed"])["pid"] not in (None, pid) and now["metrics"]["connection"] == "connected", 30, "the next one")
         until(lambda: health()[0]["healthy"], 30, "all is well again")
         running.kill("strategist")
         until(lambda: health()[1]["strategist"]["restarts"] == 1 and health()[0]["healthy"], 30, "the strategist is back")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from control.learn.knowledge import Knowledge
+from control.learn.quick_update import SCALES, CoinScore, status
 from ipc import layout as l
 from ipc.segment import Memory, instance_dir
 from tests.running import Running, until
@@ -115,23 +118,25 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
     start(instance, *flags)
     assert instance.status()["config_version"] == 1
     until(lambda: is_set(instance), 110, "positions, a working entry, a spent group, learned trades")
-    rows, status = armed(instance), instance.status()
+    rows, before = armed(instance), instance.status()
     assert rows["group down"]["group_spent"]
     assert (rows["later"]["fired"], rows["trailing"]["fired"]) == (0, 1)
     instance.kill_everything()
     assert not instance_dir(instance.name).exists()
 
-    kept, held, done, learned = last_snapshot(instance), len(instance.open_at_the_end()), fires(instance), learned_trades(instance)
+    kept, done, learned, trades = last_snapshot(instance), fires(instance), learned_so_far(instance), closed_trades(instance)
+    still_open = len(instance.open_at_the_end())
+    assert learned == learned_of(trades[:learned.count]), "the store is what its trades make of it"
     assert instance.newest_event_ns() < rows["later"]["valid_until_ns"] - (7 * 86_400 - 60) * 10**9, "the kill came before it may fire"
     start(instance, *flags)
-    assert f"resumed: {held} open position{'' if held == 1 else 's'}, " in instance.text()
+    assert f"resumed: {still_open} open position{'' if still_open == 1 else 's'}, " in instance.text()
     carried_over(instance, rows, done)
     positions_kept(instance, kept)
     after = instance.status()
     assert after["event_ns"] >= kept.event_ns, "time does not go back"
-    assert abs(Decimal(after["equity"]) - Decimal(status["equity"])) < Decimal("0.005") * Decimal(status["equity"])
-    assert after["learning"]["trades"] >= learned >= 1
-    assert (after["learning"]["coins"], after["learning"]["last_trade_ns"] >= status["learning"]["last_trade_ns"]) == (1, True)
+    assert abs(Decimal(after["equity"]) - Decimal(before["equity"])) < Decimal("0.005") * Decimal(before["equity"])
+    assert after["learning"]["trades"] >= learned.count >= 1
+    assert (after["learning"]["coins"], after["learning"]["last_trade_ns"] >= learned.last_trade_ns) == (1, True)
     assert after["config_version"] == 1
     assert [event.text for event in instance.events() if event.kind == "config"] == []
 
@@ -145,6 +150,8 @@ def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_a
     assert instance.stop() == 0
     assert instance.summary()["reconciled"] is True
     assert instance.faults() == []
+    assert closed_trades(instance)[:len(trades)] == trades
+    assert learned_so_far(instance) == learned_of(closed_trades(instance)), "each trade of all three runs once, to the quantum"
     never_too_often(instance, rows)
     assert "the book agrees with the venue's account" in gateway_log(instance)
 
@@ -177,6 +184,94 @@ def test_no_condition_fires_too_often_however_often_everything_dies(rounds: int,
     assert instance.summary()["reconciled"] is True
     assert instance.faults() == []
     kept_their_word(instance)
+
+
+#: several round trips a second at thirty times the pace, in few coins, so that each is soon known well enough to be sized by
+QUICK = MANY.replace("time_stop_s=3", "time_stop_s=2").replace("4), (\"down\", 2)", "400), (\"down\", 400)").replace("5 * times", "5").replace(
+    "group=f\"g{number}\" if number % 3 == 0 else None", "group=None").replace("enumerate(market.facts)", "enumerate(list(market.facts)[:2])")
+
+
+def test_what_was_learned_and_what_waits_to_be_comes_back_exactly(instance: Running) -> None:
+    """Trades close while nobody learns; then everything dies. LMDB alone says what has to be there, before anything is started again."""
+    instance.config.write_text(CONFIG + "[supervise]\nhang_reflection_ms = 600000\n")
+    (instance.folder / "many.py").write_text(QUICK)
+    instance.start("--strategy", f"{instance.folder / 'many.py'}:Many")
+    until(lambda: (now := instance.status()["learning"])["trades"] >= 12 and now["adapted"] >= 1, 60, "coins whose entries have another size")
+    instance.kill("reflection", signal.SIGSTOP)
+    closed = instance.status()["trades_closed"]
+    until(lambda: (now := instance.status())["trades_closed"] >= closed + 3 and now["learning"]["waiting"] >= 2, 30, "trades that nobody learns")
+    instance.kill_everything()
+    kept, trades = learned_so_far(instance), closed_trades(instance)
+    assert kept == learned_of(trades[:kept.count]), "the store is what its trades make of it"
+    waiting = len(trades) - kept.count
+    assert waiting >= 1
+
+    # so slow that nothing happens any more, but for what is told of round trips whose end was not: learned is what waited, once
+    instance.start("--strategy", f"{instance.folder / 'many.py'}:Many", speed="0.001")
+    until(lambda: instance.status()["trading"] == "running", 20, "book and account agree")
+    all_trades = until(lambda: (now := closed_trades(instance)) and instance.status()["learning"]["trades"] == len(now) and now, 20, "all is learned")
+    assert all_trades[:len(trades)] == trades
+    expected, learning = learned_of(all_trades), instance.status()["learning"]
+    assert learning["waiting"] == 0
+    assert (learning["trades"], learning["last_trade_ns"], learning["coins"]) == (len(all_trades), expected.last_trade_ns, len(expected.coins))
+    now_ns = max(expected.last_trade_ns, int(instance.row("strategist")["last_event_ns"]))
+    assert learning["adapted"] == sum(SCALES[status(CoinScore(**score), now_ns)] != 1 for score in expected.coins.values()) >= 1
+    instance.kill_everything()
+    assert learned_so_far(instance) == expected == learned_of(closed_trades(instance))
+
+
+class Known(NamedTuple):
+    """What is learned: how many trades, when the last of them closed, the position behind which the next waits, each coin's score."""
+
+    count: int
+    last_trade_ns: int
+    applied: tuple[int, int]
+    coins: dict[str, dict[str, int]]
+
+
+def learned_so_far(running: Running) -> Known:
+    """By the knowledge store alone."""
+    store = Knowledge(running.state / "knowledge")
+    try:
+        learned, applied = store.learned(), store.applied()
+        return Known(learned.trades, learned.last_trade_ns, (applied.incarnation, applied.seq),
+                     {symbol: msgspec.to_builtins(score) for symbol, score in store.coins().items()})
+    finally:
+        store.close()
+
+
+class Closed(NamedTuple):
+    """A closed trade of the journal."""
+
+    position: tuple[int, int]
+    symbol: str
+    pnl: int
+    fees: int
+    event_ns: int
+
+
+def closed_trades(running: Running) -> list[Closed]:
+    """By the journal alone, oldest first."""
+    journal = running.journal()
+    try:
+        facts = journal.instruments()
+        return [Closed((one.incarnation, one.seq), facts[one.incarnation][int(one.row["instrument"])].symbol, int(one.row["pnl"]),
+                       int(one.row["fees"]), one.event_ns) for one in journal.trades()]
+    finally:
+        journal.close()
+
+
+def learned_of(trades: list[Closed]) -> Known:
+    """What these trades, and nothing else, have to have taught: written out plainly, apart from the code that learns."""
+    coins: dict[str, dict[str, int]] = {}
+    for symbol in {one.symbol for one in trades}:
+        own, streak = [one for one in trades if one.symbol == symbol], 0
+        for one in own:
+            streak = (streak + 1 if streak > 0 else 1) if one.pnl > 0 else (streak - 1 if streak < 0 else -1)
+        coins[symbol] = {"trades": len(own), "wins": sum(one.pnl > 0 for one in own), "pnl": sum(one.pnl for one in own),
+                         "fees": sum(one.fees for one in own), "streak": streak, "best": max(0, *(one.pnl for one in own)),
+                         "worst": min(0, *(one.pnl for one in own)), "last_ns": max(one.event_ns for one in own)}
+    return Known(len(trades), max((one.event_ns for one in trades), default=0), trades[-1].position if trades else (0, 0), coins)
 
 
 def kept_their_word(running: Running) -> None:
@@ -230,16 +325,6 @@ def positions_kept(running: Running, kept: Any) -> None:
     assert {int(row["trail_distance_bps"]) for row in rows.values()} >= {800, 0}
     (order,) = [row for row in running.ctl("orders")[1]["rows"] if row["symbol"] == "XRP/USDT"]
     assert order["state"] == "cancelled", "nobody waits for an entry of the run that is gone"
-
-
-def learned_trades(running: Running) -> int:
-    store = Knowledge(running.state / "knowledge")
-    try:
-        learned = store.learned()
-        assert learned.trades == sum(score.trades for score in store.coins().values())
-        return learned.trades
-    finally:
-        store.close()
 
 
 def never_too_often(running: Running, rows: dict[str, dict[str, Any]]) -> None:

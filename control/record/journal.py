@@ -189,6 +189,11 @@ class Journal:
         value = self._get("plans", number_key(number)) if number > 0 else None
         return None if value is None else decode(value).payload
 
+    def plan_incarnation(self, number: int) -> int:
+        """The incarnation that made the plan of a number; 0 for one that is not there."""
+        value = self._get("plans", number_key(number))
+        return 0 if value is None else decode(value).incarnation
+
     def events(self, after: int = 0) -> Iterator[tuple[int, messages.Event]]:
         """(incarnation, event) in order of their numbers."""
         return ((record.incarnation, decode_event(record.payload)) for record in self._walk("events", number_key(after)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ class Past:
         """Every day, oldest first; up to the record of a number, the last day is only that part of it."""
         days = [day if upto is None or day.last <= upto else day._replace(last=upto)
                 for day in self.timeline.days() if upto is None or day.first <= upto]
-        restarts = self._restarts(days)
+        restarts = self._restarts(upto)
         found: list[Figures] = []
         before = Close()
         for day, close, rows in zip(days, self._closes([day.last for day in days]), self._rows(days), strict=True):
@@ -92,7 +93,7 @@ class Past:
                 day, [str(self.starts[one].data.get("run_id", one)) for one in incarnations if one in self.starts],
                 list(dict.fromkeys(config_of(self.starts[one]) for one in incarnations if one in self.starts)),
                 int((orders["kind"] == l.NEW).sum()), len(fills), len(trades), int((trades["pnl"] > 0).sum()), int(fills["fee"].sum()),
-                int(trades["pnl"].sum()), deposits, before.equity + deposits, close, restarts[day]))
+                int(trades["pnl"].sum()), deposits, before.equity + deposits, close, restarts[day.date]))
             before = close
         return found
 
@@ -113,13 +114,15 @@ class Past:
             of = np.concatenate([self.timeline.orders.incarnations[orders], self.timeline.reports.incarnations[reports]])
             yield self.timeline.orders.rows[orders], self.timeline.reports.rows[reports], np.unique(of).tolist()
 
-    def _restarts(self, days: list[Day]) -> dict[Day, int]:
-        """Processes that were started again, by the event time of what was stored before."""
-        counts = dict.fromkeys(days, 0)
+    def _restarts(self, upto: int | None) -> dict[date, int]:
+        """Processes that were started again, by the day of what was stored before; up to a record within a day, none of behind its event time."""
+        days = self.timeline.days()
+        counts = dict.fromkeys((day.date for day in days), 0)
+        end_ns = None if upto is None or any(day.last == upto for day in days) else self.timeline.event_ns(upto)
         starts = np.array([self.timeline.event_ns(day.first) for day in days], np.int64)
         for record, event in self.journal.event_records():
-            if event.kind == _RESTART and days:
-                counts[days[max(0, int(np.searchsorted(starts, record.event_ns, side="right")) - 1)]] += 1
+            if event.kind == _RESTART and days and (end_ns is None or record.event_ns <= end_ns):
+                counts[days[max(0, int(np.searchsorted(starts, record.event_ns, side="right")) - 1)].date] += 1
         return counts
 
     def _closes(self, numbers: list[int]) -> Iterator[Close]:

@@ -5,6 +5,7 @@ A query reads the newest rows backwards through an index and costs what it shows
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import time
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from control.record.journal import Journal, decode_event, decode_plan, facts_of
 from control.record.records import InstrumentFact, Record, decode, ring_key, ring_key_of
+from control.record.run_start import changed_keys
 from ipc import layout as l
 from ipc import messages
 from ipc.messages import Answer, Message, Query, Refused
@@ -27,6 +29,7 @@ _STATES: Final = {l.ACCEPTED: l.ORD_ACCEPTED, l.CANCELLED: l.ORD_CANCELLED, l.RE
                   l.UNKNOWN: l.ORD_UNKNOWN, l.LOST: l.ORD_LOST, l.ADOPTED: l.ORD_ACCEPTED}
 #: longest that the recorder works on one answer, and records that it reads in one transaction
 LONGEST_S: Final = 0.2
+_HOUR_NS: Final = 3_600_000_000_000
 PIECE: Final = 32
 #: bits of an earlier order's key below its incarnation
 _KEY_BITS: Final = 40
@@ -185,9 +188,16 @@ class Queries:
         return rows
 
     def in_force(self) -> list[dict[str, Any]]:
-        """Of each strategy the newest plan that the hot loop has taken over."""
-        return [{"strategy": name, "plan_seq": plans.plans[-1].number, "time_ns": plans.plans[-1].due_ns, "next_ns": plans.plans[-1].next_due_ns}
-                for name, plans in self.journal.in_force().items() if plans.plans]
+        """Of each strategy the newest plan that the hot loop has taken over, and what of the configuration has changed since the run that made it."""
+        configs = {incarnation: event.data.get("config") or {} for incarnation, event in self.journal.run_starts().items()}
+        now, rows = configs.get(self.journal.cursors().incarnation, {}), []
+        for name, plans in self.journal.in_force().items():
+            if plans.plans:
+                newest = plans.plans[-1]
+                changed = changed_keys(configs.get(self.journal.plan_incarnation(newest.number), {}), now)
+                rows.append({"strategy": name, "plan_seq": newest.number, "time_ns": newest.due_ns, "next_ns": newest.next_due_ns,
+                             "changed": changed})
+        return rows
 
     def events(self, limit: int, kind: str = "") -> list[dict[str, Any]]:
         """Newest events first; `kind` selects."""
@@ -202,17 +212,25 @@ class Queries:
         return rows
 
     def errors(self, limit: int, since_wall_ns: int) -> list[dict[str, Any]]:
-        """Newest decisions about failures first, and what works again: events whose data hold a decision."""
+        """Newest decisions about failures first, and what works again: events whose data hold a decision.
+
+        Rates are counted here, by the wall clock: the process that decided may have begun a moment before, and known of nothing earlier.
+        """
         rows: list[dict[str, Any]] = []
+        earlier: dict[tuple[str, str], list[messages.Event]] = {}
         for record in self._newest("events"):
             event = decode_event(record.payload)
-            if event.wall_ns < since_wall_ns:
+            shown = event.wall_ns >= since_wall_ns and len(rows) < limit
+            if not shown and event.wall_ns <= (rows[-1]["wall_ns"] if rows else since_wall_ns) - _HOUR_NS:
                 break
             if "decision" in event.data:
-                rows.append({"wall_ns": event.wall_ns, "process": event.data.get("role", event.source), "kind": event.kind,
-                             **{name: event.data.get(name, "") for name in DECISION}, "text": event.text})
-                if len(rows) == limit:
-                    break
+                process = event.data.get("role", event.source)
+                earlier.setdefault((process, event.data.get("activity", "")), []).append(event)
+                if shown:
+                    rows.append({"wall_ns": event.wall_ns, "process": process, "kind": event.kind,
+                                 **{name: event.data.get(name, "") for name in DECISION}, "text": event.text})
+        for (process, activity), events in earlier.items():
+            _count_rates([row for row in rows if (row["process"], row["activity"]) == (process, activity)], events)
         return rows
 
     def _answer_errors(self, query: Query) -> Message:
@@ -270,6 +288,17 @@ class Queries:
         self._facts(incarnation)
         names = self._strategies.get(incarnation, [])
         return names[strategy] if strategy < len(names) else str(strategy)
+
+
+def _count_rates(rows: list[dict[str, Any]], events: list[messages.Event]) -> None:
+    """Failures and recoveries of one activity within the hour up to each row."""
+    events = sorted(events, key=lambda event: event.wall_ns)
+    times = [0 if event.data["decision"] == "recovered" else int(event.data.get("times", 1)) for event in events]
+    errors, recoveries = ([0, *itertools.accumulate(counts)] for counts in (times, [int(not one) for one in times]))
+    walls = [event.wall_ns for event in events]
+    for row in rows:
+        first, last = bisect.bisect_right(walls, row["wall_ns"] - _HOUR_NS), bisect.bisect_right(walls, row["wall_ns"])
+        row["errors_per_h"], row["recoveries_per_h"] = errors[last] - errors[first], recoveries[last] - recoveries[first]
 
 
 def _name(names: tuple[str, ...], code: int) -> str:

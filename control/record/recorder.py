@@ -148,6 +148,7 @@ class Recorder:
     def turn(self) -> bool:
         """One transaction, if there is something for it; True when there may be more at once."""
         failing = self._errors.failing
+        self._activities.pump()
         if not self._errors.permits(time.monotonic_ns()):
             self._refuse_waiting()
             return False

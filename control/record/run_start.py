@@ -65,5 +65,10 @@ def version_after(last: Mapping[str, Any] | None, now: Mapping[str, str]) -> tup
     version, before = int(last.get("config_version", 1)), last.get("config")
     if before is None:  # from before versions were counted: what has changed since then is not known
         return version + 1, []
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = changed_keys(before, now)
     return version + bool(changed), changed
+
+
+def changed_keys(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Paths whose fingerprints differ; where one side has none at all (from before they were kept) nothing is known, and nothing named."""
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)) if before and now else []

@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("conditions", "orders", "trades", "errors"):
             one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
         if name == "errors":
-            one.add_argument("--hours", type=float, default=24.0, metavar="H", help="how far back, by the wall clock (24)")
+            one.add_argument("--hours", type=_hours, default=24.0, metavar="H", help="how far back, by the wall clock, up to 8760 (24)")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
         elif name == "backtest":
@@ -131,6 +131,16 @@ def _rows_at_most(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 10_000:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 10000")
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = float("nan")
+    if 0 < hours <= 8760:
+        return hours
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of hours above 0 and up to 8760")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,8 @@ _PRICES = ("entry_price", "exit_price", "mark_price", "average_price", "stop_pri
 _MONEY = ("unrealised_pnl", "pnl", "fees")
 _SIGNED = ("unrealised_pnl", "pnl")
 #: colours of process states
-_STATES = {"healthy": "green", "finished": "cyan", "failed": "bold red", "stopped": "dim", "starting": "yellow", "restarting": "bold yellow"}
+_STATES = {"healthy": "green", "finished": "cyan", "failed": "bold red", "stopped": "dim", "starting": "yellow", "restarting": "bold yellow",
+           "degraded": "bold yellow"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def cell(key: str, value: Any) -> Text:
     if key in _MONEY:
         text = cents(str(value))
         return signed(text) if key in _SIGNED else Text(text)
-    if key == "state":
+    if key in ("state", "status"):
         return Text(str(value).replace("_", " "), _STATES.get(value, ""))
     if key == "heartbeat_age_ms":
         return Text(f"{value} ms")

@@ -15,12 +15,14 @@ from ipc import layout as l
 STATUSES = {"starting": "starting", "restarting": "starting", "healthy": "healthy", "finished": "healthy", "failed": "failed"}
 #: without a tick for so long, or so long behind the closed trades, something is wrong
 LATE_TICK_MS, LATE_REFLECTION_S = 5_000, 5.0
+#: what was counted in an hour is no rate any more when it is older
+_HOUR_NS = 3_600_000_000_000
 
 
 def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """({healthy, problems, databases, adaptation…}, a row for each process); `now_ns` is monotonic."""
     rows, problems = [], []
-    all_activities, error_counts = activities_of(memory), memory.board.processes["error_count"].tolist()
+    all_activities, error_counts = activities_of(memory, seen["wall_ns"]), memory.board.processes["error_count"].tolist()
     for process in seen["processes"]:
         number = l.ROLES.index(process["role"])
         activities = all_activities[number]
@@ -48,12 +50,17 @@ def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, An
     return data, rows
 
 
-def activities_of(memory: Any) -> list[list[dict[str, Any]]]:
-    """By role, what a process does that may fail: the state of its breaker, its errors. `text` is its last failure while that lasts."""
+def activities_of(memory: Any, wall_ns: int) -> list[list[dict[str, Any]]]:
+    """By role, what a process does that may fail: the state of its breaker, its errors. `text` is its last failure while that lasts.
+
+    A process that lives counts its rates anew each minute; those of one that does not are over after an hour.
+    """
     found: list[list[dict[str, Any]]] = [[] for _ in l.ROLES]
     for at, row in enumerate(memory.board.activities[: len(l.ROLES) * l.MAX_ACTIVITIES].tolist()):  # in one go: a tenth of the time of a field each
-        name, state, failures, opens, since_ns, _, _, _, errors, errors_per_h, recoveries_per_h, _, text = row
+        name, state, failures, opens, since_ns, _, _, _, errors, errors_per_h, recoveries_per_h, shown_ns, text = row
         if name:
+            if wall_ns - shown_ns > _HOUR_NS:
+                errors_per_h = recoveries_per_h = 0
             found[at // l.MAX_ACTIVITIES].append({
                 "name": name.decode(errors="replace"), "breaker": l.BREAKER_STATES[state % len(l.BREAKER_STATES)], "failures": failures,
                 "opens": opens, "since_ns": since_ns, "errors": errors, "errors_per_h": errors_per_h, "recoveries_per_h": recoveries_per_h,
@@ -74,9 +81,9 @@ def databases_of(rows: list[dict[str, Any]], memory: Any) -> dict[str, dict[str,
 
 
 def _adaptation(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was learned last of closed trades, and how often that failed."""
+    """What was learned of closed trades, event time at which the last of them closed, and how often that failed."""
     reflection = next(row for row in rows if row["role"] == "reflection")
-    return {"last_applied_ns": reflection["metrics"]["last_applied_ns"], "applied": reflection["metrics"]["trades_applied"],
+    return {"last_trade_ns": reflection["metrics"]["last_trade_ns"], "applied": reflection["metrics"]["trades_applied"],
             "errors": reflection["error_count"]}
 
 
@@ -128,15 +135,17 @@ def _feed(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: in
     ticks, counted = memory.ticks, process["metrics"]
     head = int(ticks.ring[0]["head"])
     published_ns = int(ticks.slots[head % len(ticks.slots)]["publish_ns"]) if head else now_ns
-    connection = {"healthy": "connected", "finished": "ended"}.get(process["state"], "down")
-    return {"ticks": head, "last_tick_age_ms": max(0, now_ns - published_ns) // 1_000_000, "connection": connection, "source": seen["market"],
+    age_ms = max(0, now_ns - published_ns) // 1_000_000
+    silent = (process["heartbeat_age_ms"] or 0) > LATE_BEAT_MS or age_ms > LATE_TICK_MS
+    connection = "ended" if process["state"] == "finished" else "connected" if process["state"] == "healthy" and not silent else "down"
+    return {"ticks": head, "last_tick_age_ms": age_ms, "connection": connection, "source": seen["market"],
             "frames_bad": counted["frames_bad"]}
 
 
 def _reflection(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:
     counted = process["metrics"]
     return {"on_schedule": seen["reflection_behind_s"] <= LATE_REFLECTION_S, "trades_applied": counted["trades_applied"],
-            "last_applied_ns": counted["last_trade_ns"], "commit_us": counted["last_update_us"]}
+            "last_trade_ns": counted["last_trade_ns"], "commit_us": counted["last_update_us"]}
 
 
 def _strategist(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:

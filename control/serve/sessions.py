@@ -181,6 +181,9 @@ def _days(days: list[Any]) -> str:
 def _number(past: Any, text: str) -> int:
     """The event sequence that is meant."""
     if not text.isascii() or not text.isdigit():
+        if not _DATE.fullmatch(text):
+            raise _Refused(f"DATE|SEQ: {text!r} is neither a date (YYYY-MM-DD) nor an event number",
+                           "trader-ctl session list has the days, session show the numbers")
         return int(_day(past, text).last)
     number, last = int(text[:20]), past.timeline.last
     if not 1 <= number <= last:

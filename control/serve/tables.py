@@ -17,12 +17,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "status": (Column("role", "process"), Column("state", "state"), Column("pid", "pid", right=True),
                Column("restarts", "restarts", right=True), Column("heartbeat_age_ms", "heartbeat", right=True),
                Column("last_event_ns", "event time (UTC)", 1), Column("last_death", "last death", text=True)),
-    "health": (Column("role", "process"), Column("status", "status"), Column("pid", "pid", right=True),
-               Column("heartbeat_age_ms", "heartbeat", right=True), Column("error_count", "errors", right=True),
-               Column("restarts", "restarts", right=True), Column("metrics", "metrics", 1, text=True), Column("problem", "problem", text=True)),
-    "errors": (Column("wall_ns", "time (UTC)"), Column("process", "process"), Column("activity", "activity"), Column("class", "class"),
-               Column("decision", "decision"), Column("pause_s", "pause", right=True), Column("in_a_row", "in a row", 2, right=True),
-               Column("errors_per_h", "errors/h", 2, right=True), Column("recoveries_per_h", "recovered/h", 3, right=True),
+    "health": (Column("role", "process"), Column("status", "status"), Column("pid", "pid", 2, right=True),
+               Column("heartbeat_age_ms", "heartbeat", 1, right=True), Column("error_count", "errors", right=True),
+               Column("restarts", "restarts", right=True), Column("metrics", "what it does", text=True)),
+    "errors": (Column("wall_ns", "time (UTC)"), Column("process", "process", 1), Column("activity", "activity"), Column("class", "class", 3),
+               Column("decision", "decision"), Column("in_a_row", "in a row", 4, right=True),
+               Column("errors_per_h", "errors/h", 2, right=True), Column("recoveries_per_h", "recovered/h", 5, right=True),
                Column("text", "text", text=True)),
     "positions": (Column("id", "id"), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
                   Column("size", "size", right=True), Column("entry_price", "entry", 1, right=True), Column("mark_price", "now", 1, right=True),
@@ -53,12 +53,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "session working": (Column("order", "order"), Column("symbol", "symbol"), Column("purpose", "for"), Column("side", "side"),
                         Column("size", "size", right=True), Column("filled", "filled", right=True), Column("limit_price", "limit", right=True),
                         Column("strategy", "strategy", 5)),
-    "session positions": (Column("id", "id"), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
+    "session positions": (Column("id", "id", 3), Column("symbol", "symbol"), Column("side", "side"), Column("state", "state", 4),
                           Column("size", "size", right=True), Column("entry_price", "entry", 1, right=True),
                           Column("mark_price", "last known", 1, right=True), Column("unrealised_pnl", "P&L USDT", right=True),
                           Column("stop_price", "stop", 2, right=True), Column("target_price", "target", 2, right=True),
-                          Column("protection", "and", 3, text=True), Column("strategy", "strategy", 5), Column("opened_ns", "opened (UTC)", 6)),
-    "session differs": (Column("what", "what"), Column("id", "id"), Column("symbol", "symbol"), Column("then", "then"),
+                          Column("protection", "and", 4, text=True), Column("strategy", "strategy", 5), Column("opened_ns", "opened (UTC)", 6)),
+    "session differs": (Column("what", "what"), Column("id", "id", 1), Column("symbol", "symbol"), Column("then", "then"),
                         Column("now", "now", text=True)),
 }
 #: what an answer without rows says
@@ -98,8 +98,10 @@ def _print_rows(console: Console, command: str, rows: list[dict[str, Any]], widt
         rows = [{**row, "side": _TRADE_SIDES.get(row.get("side", ""), row.get("side"))} for row in rows]
     if command == "conditions":
         rows = [{**row, "last_refusal": "" if row.get("last_refusal") == "none" else row.get("last_refusal")} for row in rows]
+    if command == "errors":
+        rows = [{**row, "decision": f"pause {span(row['pause_s'])}"} if row.get("pause_s") else row for row in rows]
     if command == "health":
-        rows = [{**row, "metrics": _words(row.get("metrics") or {}).replace("_", " ")} for row in rows]
+        rows = [{**row, "metrics": _metrics(row.get("metrics") or {})} for row in rows]
     columns = COLUMNS.get(command) or tuple(Column(key, key) for key in rows[0])
     table, missing = grid(columns, rows, width)
     console.print(table)
@@ -113,7 +115,7 @@ def _facts(command: str, data: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     try:
-        facts = {"status": _status, "stats": _stats}.get(command, _plainly)(data)
+        facts = {"status": _status, "health": _health, "stats": _stats}.get(command, _plainly)(data)
     except (KeyError, TypeError, ValueError):  # another version's answer: shown as it is
         facts = _plainly(data)
     for name, fact in facts.items():
@@ -156,6 +158,41 @@ def _account(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _health(data: dict[str, Any]) -> dict[str, Any]:
+    learned = data["adaptation"]
+    last = f", the last of {moment(learned['last_trade_ns'])} UTC" if learned["applied"] else ""
+    facts = {
+        "healthy": "yes" if data["healthy"] else "no",
+        "instance": data["phase"],
+        "entries": "allowed" if data["trading"] == "running" else f"none: {data['trading'].replace('_', ' ')}",
+        "problems": "\n".join(data["problems"]) or "none",
+    }
+    for name, one in data["databases"].items():
+        commit = f"last commit {latency(1000 * one['commit_us'])}" if one["commit_us"] else "no commit yet"
+        facts[name] = f"{'writable' if one['writable'] else 'cannot be written'}, {one['free_mb']:,} MB free, {commit}"
+    return facts | {"learned": f"{learned['applied']} trades{last}, {learned['errors']} errors"}
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    """What a process does: numbers with the unit that their name ends in, moments in UTC."""
+    return ", ".join(_metric(*one) for one in metrics.items())
+
+
+def _metric(name: str, value: Any) -> str:
+    stem, _, unit = name.rpartition("_")
+    if isinstance(value, int) and not isinstance(value, bool):
+        match unit:
+            case "ns":
+                return f"{stem.replace('_', ' ')} {moment(value)}" + (" UTC" if value > 0 else "")
+            case "us" | "ms":
+                size = 1000 if unit == "us" else 1_000_000
+                return f"{stem.replace('_', ' ')} {latency(value * size) if value else '0 s'}"
+            case "mb":
+                return f"{stem.replace('_', ' ')} {value:,} MB"
+        return f"{name.replace('_', ' ')} {value:,}"
+    return f"{name.replace('_', ' ')} {_words(value)}"
+
+
 def _stats(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "uptime": span(data["uptime_s"]), "event time": f"{moment(data['event_ns'])} UTC", **_account(data),
@@ -163,8 +200,7 @@ def _stats(data: dict[str, Any]) -> dict[str, Any]:
         "refused entries": ", ".join(f"{count} × {code}" for code, count in data["refusals"].items()) or "none",
         "decision": _latencies(data["decision_ns"], "tick read → intent published"),
         "tick to intent": _latencies(data["tick_to_intent_ns"], "published by the feed → intent readable"),
-        **{role: ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in metrics.items())
-           for role, metrics in data["metrics"].items()},
+        **{role: _metrics(metrics) for role, metrics in data["metrics"].items()},
     }
 
 

@@ -93,7 +93,7 @@ class Watchdog:
         if death is not None:
             self._mourn(role, death, now)
         elif role.state is State.READY and role.deaths.calm(now) and (over := self._errors[role.name].succeeded(int(now * 1e9))):
-            self._chronicle.note("recovered", f"{role.name}: {over.words()}", **over.data())
+            self._chronicle.note("recovered", f"{role.name}: {over.words()}", role=role.name, **over.data())
         if why := role.hang():
             self._chronicle.note("hang", f"{role.name} (pid {role.handle.pid}) hangs: {why}; replacing it", logging.WARNING,
                                  role=role.name, why=why)

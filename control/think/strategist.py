@@ -99,7 +99,8 @@ class Strategist:
                 self._journal_failures()
 
     def _go_on(self) -> None:
-        """The run begins: what an earlier one planned last is armed again by the recorder, and the next plan comes when it was due.
+        """The run begins: what an earlier one planned last is armed again by the recorder, and the next plan comes when it was due, or at once where
+        it would be another one by now.
 
         Without the recorder nothing can be planned, so its answer is waited for.
         """
@@ -113,11 +114,15 @@ class Strategist:
                 return
             self.breathe()
             time.sleep(0.1)
-        planned = {row["strategy"]: row["time_ns"] for row in answer.rows}
-        for planner in self.planners:
-            planner.planned_ns = planned.get(planner.name, 0)
+        planned = {row["strategy"]: row for row in answer.rows}
+        for planner, spec in zip(self.planners, self._boot.strategies, strict=True):
+            row = planned.get(planner.name, {})
+            changed = _other_plan(row.get("changed", []), spec)
+            if changed:
+                self._child.log.info("%s plans at once: %s changed since its last plan", planner.name, ", ".join(changed))
+            planner.planned_ns = 0 if changed else row.get("time_ns", 0)
         if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
-            return  # what has no plan gets one at once; the others are not asked twice for one instant
+            return  # what has no plan, or an outdated one, gets one at once; the others are not asked twice for one instant
         last_ns = max(planner.planned_ns for planner in self.planners)
         self.next_due_ns = (last_ns // self.interval_ns + 1) * self.interval_ns
         self._keep(self.planning.keep(self.planners[-1], self.next_due_ns - self.interval_ns, "goes on"))
@@ -313,6 +318,12 @@ class Strategist:
         self._server.close()
         self._recorder.close()
         self._sniper.close()
+
+
+def _other_plan(changed: list[str], spec: str) -> list[str]:
+    """Of what has changed in the configuration, that by which a strategy may plan something else: symbols and their facts, settings, its own file."""
+    file = f"the file {Path(spec.rpartition(':')[0]).name}"
+    return [key for key in changed if key in ("run.symbols", file) or key.startswith(("strategy.", "instruments."))]
 
 
 def main(child: Child) -> int:
