@@ -178,6 +178,8 @@ class Publisher:
         self.ticks = np.zeros(BATCH, l.TICK)
         self.marks = np.zeros((BATCH, 2), np.int64)
         self.row = self.made = 0
+        #: row of the tick that says what was not seen; −1: there is none, or it is published
+        self._gap = -1
         self.finished = False
         self._beat_ns = self._looked_ns = 0
         self.activities = Activities(child)
@@ -230,7 +232,7 @@ class Publisher:
         if not passed:
             return
         self.row += int(clocks[0])
-        tick = self.ticks[self.row]
+        self._gap, tick = self.row, self.ticks[self.row]
         tick["flags"], tick["price"], tick["lots"] = l.FLAG_GAP, int(tick["event_ns"]) - before_ns, passed
         self.child.log.warning("away for %.3f s: %d ticks, %.3f s of the market's time, are passed over", away_ns / 1e9, passed, tick["price"] / 1e9)
 
@@ -244,6 +246,10 @@ class Publisher:
                 return
         self.row = publish.publish_batch(self.arrays, self.ticks, self.marks, self.row, self.made, self.child.boot.speed,
                                          time.monotonic_ns() + _SLICE_NS)
+        if 0 <= self._gap < self.row:
+            self.child.metric("gaps")
+            self.child.metric("gap_ticks", int(self.ticks[self._gap]["lots"]))
+            self._gap = -1
         self.count()
 
     def count(self) -> None:

@@ -93,7 +93,8 @@ METRICS: Final[dict[int, tuple[str, ...]]] = {
     RECORDER: ("orders_recorded", "reports_recorded", "commits", "last_commit_us", "plans", "events", "disk_free_mb"),
     GATEWAY: ("intents", "orders_sent", "fills", "rejects", "unknown", "ticks_matched", "last_commit_us"),
     SNIPER: ("ticks", "intents", "lost", "plans_armed", "plans_refused", "commands"),
-    FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back"),
+    FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back",
+           "gaps", "gap_ticks"),
     REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted"),
     STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms", "last_plan_ns"),
 }

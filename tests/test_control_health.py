@@ -69,7 +69,8 @@ def test_what_each_process_does_is_in_its_metrics(board: Any) -> None:
     sniper.account[0]["open_positions"], sniper.account[0]["working_orders"] = 3, 2
     data, rows = of(board)
     assert rows["sniper"]["metrics"] == {"ticks": 5, "positions": 3, "exits_armed": 2, "working_orders": 2, "ticks_lost": 0, "control_age_ms": 1}
-    assert rows["feed"]["metrics"] == {"ticks": 5, "last_tick_age_ms": 7, "connection": "connected", "source": "simulated", "frames_bad": 0}
+    assert rows["feed"]["metrics"] == {"ticks": 5, "last_tick_age_ms": 7, "connection": "connected", "source": "simulated", "frames_bad": 0,
+                                       "gaps": 0, "gap_ticks": 0}
     assert set(rows["strategist"]["metrics"]) == {"last_plan_ns", "plans", "plan_latency_ms", "plan_failures", "conditions"}
     assert rows["reflection"]["metrics"]["on_schedule"] is True
     assert data["databases"]["journal"] == {"writable": True, "free_mb": 0, "commit_us": 0}

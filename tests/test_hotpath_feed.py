@@ -322,6 +322,7 @@ def test_what_a_paced_market_does_while_its_feed_is_dead_is_passed_over_and_told
     assert (ticks[head + 1:][CONTENT[1:]] == expected[begin + 1: begin + len(ticks) - head][CONTENT[1:]]).all(), "it is the same market, later"
     assert int(expected[begin]["event_ns"]) == int(gap["event_ns"])
     assert "are passed over" in one.log.read_text()
+    assert (one.metrics()["gaps"], one.metrics()["gap_ticks"]) == (1, int(gap["lots"]))
 
 
 def test_death_between_line_and_publish_is_made_good(bench: Any, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _feed(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: in
     silent = (process["heartbeat_age_ms"] or 0) > LATE_BEAT_MS or age_ms > LATE_TICK_MS
     connection = "ended" if process["state"] == "finished" else "connected" if process["state"] == "healthy" and not silent else "down"
     return {"ticks": head, "last_tick_age_ms": age_ms, "connection": connection, "source": seen["market"],
-            "frames_bad": counted["frames_bad"]}
+            "frames_bad": counted["frames_bad"], "gaps": counted["gaps"], "gap_ticks": counted["gap_ticks"]}
 
 
 def _reflection(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:
