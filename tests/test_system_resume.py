@@ -55,6 +55,49 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: R
     instance.leaves_nothing()
 
 
+#: one plan a day, of one condition that is far away
+DAILY = """
+from control.think.strategy import Condition, Strategy, equity_bps
+
+class Daily(Strategy):
+    interval_s = 86400
+
+    def plan(self, market, portfolio, knowledge):
+        return [Condition(symbol=symbol, side="buy", direction="up", size=equity_bps(100), confidence=0.9, why="WHY", stop_bps=50,
+                          level=facts.price_text(market.candles(symbol, 1).close[-1] * 2), valid_for_s=7 * 86400)
+                for symbol, facts in market.facts.items()]
+"""
+
+
+def test_a_strategy_that_has_changed_since_the_last_run_plans_at_once_and_no_other(instance: Running) -> None:
+    file = instance.folder / "daily.py"
+
+    def armed_by(word: str, symbols: tuple[str, ...], *arguments: str) -> int:
+        """Starts with the strategy in this wording; gives how many plans there are once the conditions of `word` are armed, and no others."""
+        instance.start("--strategy", f"{file}:Daily", *arguments)
+        until(lambda: (rows := instance.ctl("conditions")[1]["rows"]) and {(row["symbol"], row["why"]) for row in rows} == {
+            (symbol, word) for symbol in symbols}, 30, f"what is armed is {word} of {symbols}")
+        ticks = instance.status()["ticks"]
+        until(lambda: instance.row("strategist")["progress"] > ticks + 200, 20, "the strategist has gone on")
+        instance.kill_everything()
+        journal = instance.journal()
+        try:
+            return len(list(journal.plans()))
+        finally:
+            journal.close()
+
+    two, three = ("BTC/USDT", "ETH/USDT"), ("BTC/USDT", "ETH/USDT", "SOL/USDT")
+    instance.config.write_text(f"[run]\nsymbols = {list(two)!r}\n")
+    file.write_text(DAILY.replace("WHY", "first"))
+    plans = armed_by("first", two)
+    assert armed_by("first", two) == plans, "nothing has changed"
+    file.write_text(DAILY.replace("WHY", "second"))
+    assert armed_by("second", two) == plans + 1
+    assert armed_by("second", two, "--for", "1h") == plans + 1, "nothing that it plans by has changed"
+    instance.config.write_text(f"[run]\nsymbols = {list(three)!r}\n")
+    assert armed_by("second", three) == plans + 2
+
+
 def test_an_ordered_stop_and_a_new_start_keep_the_equity_and_the_path_of_the_prices(instance: Running) -> None:
     instance.start()
     until(instance.last_fill_ns, 20, "a first fill")
