@@ -52,7 +52,7 @@ def test_what_a_mutant_changes_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_storm_breaks_on_a_mutant(name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     sources = tmp_path_factory.getbasetemp() / "mutant"  # one folder for all: kernels that do not change are compiled once
-    for folder in ("ipc", "hotpath", "control", "tests"):
+    for folder in ("ipc", "hotpath", "control", "benchmarks", "tests"):
         shutil.copytree(ROOT / folder, sources / folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     shutil.copy(ROOT / "pyproject.toml", sources)
     file, text = mutated(name)
