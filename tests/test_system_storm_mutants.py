@@ -30,6 +30,9 @@ MUTANTS = {
         "if order.state == l.ORD_SENDING or gateway.venue.find(", "gateway", "terminal"),
     "the uncommitted step is not undone": (
         "hotpath/kernel/commit.py", "            s.tx[s.undo_at[k]] = s.undo_lines[k]\n", "            pass\n", "sniper", "book"),
+    "an exit without effect is not tried again": (
+        "hotpath/kernel/exits.py", "    elif now_ns < position.retry_ns and forced == l.EXIT_NONE:\n",
+        "    elif position.attempt > 0 and forced == l.EXIT_NONE:\n", "reflection", "protection"),
     "the committed outbox is not copied": ("hotpath/kernel/commit.py", "    copy_outbox(s)\n    return applied", "    return applied", "sniper", ""),
 }
 
