@@ -89,6 +89,8 @@ class Courier:
         self._number = 0
         self._sent_at: float | None = None
         self.dropped = 0
+        #: events that were ever taken
+        self.taken = 0
 
     def take(self, event: messages.Event) -> None:
         """To be journaled as soon as the recorder takes it."""
@@ -97,6 +99,7 @@ class Courier:
             self._sent_at = None
             self.dropped += 1
         self._waiting.append(messages.encode(event))
+        self.taken += 1
 
     def pump(self) -> None:
         """Send what waits, as far as it goes without waiting."""

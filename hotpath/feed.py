@@ -213,7 +213,7 @@ class Publisher:
         publish.take_over(self.arrays, self.ticks, self.row)
         self.row += 1
         self.child.log.info("goes on behind tick %d, event time %d", head, int(line["event_ns"]))
-        if self.child.boot.market == "simulated" and self.child.boot.speed:
+        if self.child.boot.market == "simulated" and self.child.boot.speed and not self.child.boot.lockstep:
             self._catch_up(self.ticks[self.row - 1], head)
 
     def _catch_up(self, last: Any, head: int) -> None:
@@ -228,6 +228,7 @@ class Publisher:
                 break
             passed += len(ticks)
             self.row, self.made = 0, self.source.fill(self.ticks, self.marks)
+            self.pulse()
         passed += int(clocks[0])
         if not passed:
             return

@@ -26,8 +26,8 @@ from ipc.process import Boot, Child
 
 #: longest wait for working orders to end at an ordered stop
 _DRAIN_NS = 3_000_000_000
-#: time without a tick after which the market's clock is taken to go on without the feed; no less than so many CLOCK ticks
-_SILENCE_NS, _SILENT_CLOCKS = 250_000_000, 4
+#: time without a tick after which the market is taken to go on without its feed; no less than so many CLOCK ticks
+_SILENCE_NS, _SILENT_CLOCKS = 1_000_000_000, 4
 
 
 def silence_ns(boot: Boot) -> int:

@@ -27,6 +27,12 @@ def beat(processes: Any, role: int, progress: int, event_ns: int) -> None:
 
 
 @kernel
+def beat_ns(processes: Any, role: int) -> int:
+    """When a role last was alive (monotonic)."""
+    return load_relaxed(processes, role, _BEAT)
+
+
+@kernel
 def stop_word(processes: Any, role: int) -> int:
     """What the watchdog tells this role: STOP_NONE, STOP_DRAIN, STOP_NOW."""
     return load_relaxed(processes, role, _STOP)

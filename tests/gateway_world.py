@@ -157,12 +157,12 @@ class World:
 
     # ── what feed, sniper and recorder do ─────────────────────────────────────────────────────────────────────────────
     def tick(self, kind: int = l.TICK_CLOCK, instrument: int = l.NO_INSTRUMENT, price: int = 0, lots: int = 0, ask: int = 0,
-             ask_lots: int = 0, after: int = MS) -> int:
+             ask_lots: int = 0, after: int = MS, flags: int = 0) -> int:
         """Publish a tick; gives its sequence."""
         self.now += after
         row = self.tick_row[0]
         row["event_ns"], row["kind"], row["instrument"], row["price"], row["lots"] = self.now, kind, instrument, price, lots
-        row["ask_price"], row["ask_lots"] = ask, ask_lots
+        row["ask_price"], row["ask_lots"], row["flags"] = ask, ask_lots, flags
         t = self.memory.ticks
         self.until(lambda: ring.free_slots(t.ring, t.readers) > 0)
         self.seq = int(ring.publish(t.ring, t.slots, self.tick_row, 0))

@@ -55,8 +55,14 @@ class Watchdog:
     def stop(self, cause: str) -> None:
         self.stopped.append(cause)
 
-    def unjournaled(self) -> int:
-        return self.unwritten
+    def noted(self) -> int:
+        return len(self.notes)
+
+    def journaled(self) -> int:
+        return len(self.notes) - self.unwritten
+
+    def stopping(self) -> bool:
+        return bool(self.stopped)
 
     def make_safe(self, text: str) -> None:
         self.causes["operator"] = text
@@ -219,6 +225,26 @@ def test_a_word_that_lasts_is_answered_when_the_journal_has_it_and_else_says_tha
     watchdog.unwritten = 1
     assert "not in the journal yet" in ask(folder, messages.Safe()).text
     assert int(memory.board.modes[l.MODE_OF_OPERATOR]["mode"]) == l.MODE_REDUCE_ONLY, "it holds meanwhile"
+
+
+def test_a_word_that_lasts_does_not_wait_for_what_is_noted_behind_it(watchdog: Watchdog, folder: Path) -> None:
+    began = time.monotonic()
+    threading.Timer(0.1, lambda: watchdog.notes.append("later")).start()
+    watchdog.unwritten = 1
+    assert "not in the journal" not in ask(folder, messages.Pause()).text
+    assert time.monotonic() - began < 0.8
+
+
+def test_flatten_too_is_answered_when_its_pause_would_outlive_the_instance(watchdog: Watchdog, folder: Path, sniper: Any) -> None:
+    watchdog.unwritten = 1
+    assert "not in the journal yet" in ask(folder, messages.Flatten()).text
+
+
+def test_safe_mode_is_not_promised_where_the_instance_is_stopping(watchdog: Watchdog, folder: Path) -> None:
+    watchdog.stopped.append("trader-ctl stop")
+    reply = ask(folder, messages.Safe())
+    assert (reply.code, watchdog.causes) == ("stopping", {})
+    assert "trader-ctl pause" in reply.remedy
 
 
 def test_resume_ends_safe_mode_and_says_which_causes_stand(watchdog: Watchdog, folder: Path, memory: Any) -> None:

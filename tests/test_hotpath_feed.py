@@ -325,6 +325,22 @@ def test_what_a_paced_market_does_while_its_feed_is_dead_is_passed_over_and_told
     assert (one.metrics()["gaps"], one.metrics()["gap_ticks"]) == (1, int(gap["lots"]))
 
 
+def test_where_processes_take_turns_the_market_waits_for_its_feed(bench: Any) -> None:
+    one = simulate(bench, speed=50.0, lockstep=True)
+    one.start()
+    one.read_until(500)
+    one.kill()
+    one.row["state"] = l.PROC_ABSENT
+    one.read()
+    head = one.next - 1
+    time.sleep(0.3)
+    one.start()
+    one.read_until(head + 200)
+    ticks = one.ticks()
+    assert not (ticks["flags"] & l.FLAG_GAP).any()
+    assert np.diff(ticks["event_ns"].astype(np.int64)).max() < 10**9, "no time is missing"
+
+
 def test_death_between_line_and_publish_is_made_good(bench: Any, tmp_path: Path) -> None:
     """The line of the tick that was never published is the other one; a half-written quote is written again."""
     one = replay(bench, big_recording(tmp_path, 3000))

@@ -349,6 +349,22 @@ def test_events_that_were_published_and_never_journaled_are_published_again(worl
     assert {int(record["spare"]) for record in world.records[:-1]} == {1 << 40 | seq}
 
 
+def test_behind_a_feeds_gap_nothing_is_filled_at_a_price_from_before_it(world: World) -> None:
+    world.start()
+    world.quote(6_000_000, 6_000_100)
+    entry = world.intent(lots=10)
+    world.journal()
+    world.until(lambda: world.kinds(entry))
+    world.tick(after=600_000_000_000, flags=l.FLAG_GAP)
+    world.tick()
+    world.matched()
+    assert l.FILL not in world.kinds(entry)
+    world.quote(5_900_000, 5_900_100)
+    world.until(lambda: l.FILL in world.kinds(entry))
+    prices = {int(record["last_price"]) for record in world.collect() if record["kind"] == l.FILL}
+    assert all(5_899_000 < price < 5_902_000 for price in prices), prices
+
+
 def test_orders_of_an_earlier_incarnation_end_and_are_told_apart(world: World) -> None:
     world.start()
     world.quote(6_000_000, 6_000_100)

@@ -54,16 +54,27 @@ def test_a_time_stop_is_kept_without_ticks_and_the_journal_hears_by_which_clock(
     assert len(exits(world)) == 1, "one exit is under way"
 
 
-def test_an_exit_without_effect_is_tried_again_without_ticks(world: World) -> None:
-    deadline = int(opened(world)["deadline_ns"])
-    step_by_clock(world.s, deadline)
-    world.report(kind=l.REJECTED, order_seq=exits(world)[0]["seq"])
-    retry = int(world.s.positions[0]["retry_ns"])
-    step_by_clock(world.s, retry - 1)
-    assert len(exits(world)) == 1
-    step_by_clock(world.s, max(retry, deadline))
-    assert [int(row["attempt"]) for row in exits(world)] == [0, 1]
-    assert len(world.orders(l.TIMER)) == 2
+def test_an_exit_without_effect_is_tried_again_after_its_pause_by_the_same_clock(world: World) -> None:
+    clock = int(opened(world)["deadline_ns"])
+    pause = int(world.s.params[int(world.line["params_epoch"]) & 1]["exit_retry_ns"])
+    step_by_clock(world.s, clock)
+    for tries in range(1, 6):
+        world.report(kind=l.REJECTED, order_seq=exits(world)[-1]["seq"])
+        step_by_clock(world.s, clock + 1)
+        assert len(exits(world)) == tries
+        clock += pause << min(tries - 1, 4)
+        step_by_clock(world.s, clock - 1)
+        assert len(exits(world)) == tries, "a venue that refuses has a reason that may last"
+        step_by_clock(world.s, clock)
+        assert len(exits(world)) == tries + 1
+    assert len(world.orders(l.TIMER)) == 6
+
+
+def test_where_nothing_is_due_nothing_is_committed(world: World) -> None:
+    opened(world)
+    before = int(world.s.commit[0]["number"])
+    step_by_clock(world.s, world.now + SECOND)
+    assert int(world.s.commit[0]["number"]) == before
 
 
 def test_no_level_is_tested_against_a_price_that_may_be_old(world: World) -> None:
@@ -95,25 +106,33 @@ def test_a_working_entry_does_not_outlive_its_condition_without_ticks(world: Wor
     assert len(world.orders(l.CANCEL)) == 1
 
 
-@pytest.mark.parametrize(("silence", "speed", "due"), [(20_000_000, 1000.0, True), (0, 1000.0, False), (60 * SECOND, 1000.0, False),
-                                                       (20_000_000, 1.0, False)])
-def test_the_loop_lets_time_pass_after_so_long_without_a_tick_at_the_speed_of_the_market(silence: int, speed: float, due: bool, world: World) -> None:
+@pytest.mark.parametrize(("silence", "speed", "beats", "due"), [
+    (20_000_000, 1000.0, False, True), (0, 1000.0, False, False), (60 * SECOND, 1000.0, False, False), (20_000_000, 1.0, False, False),
+    (20_000_000, 1000.0, True, False)])
+def test_time_passes_after_so_long_without_a_tick_and_a_feed_at_the_speed_of_the_market(silence: int, speed: float, beats: bool, due: bool,
+                                                                                        world: World) -> None:
     opened(world)
+    last = world.memory.ticks.slots[int(world.line["tick_seq"])]
+    last["publish_ns"] = time.monotonic_ns()
     world.successor()  # when the last tick came it knows from the ring, and from nobody else
-    slots = world.memory.ticks.slots
-    slots[int(world.line["tick_seq"])]["publish_ns"] = time.monotonic_ns()
-    loop.start(world.s)
     world.s.own[0]["stop"] = l.STOP_NONE
+    own, feed = world.memory.board.processes[l.SNIPER], world.memory.board.processes[l.FEED]
     worker = threading.Thread(target=loop.run, args=(world.s, 0, 1, silence, speed))
     worker.start()
-    time.sleep(0.6)  # 60 s of the market's time have passed at a thousand times the speed
+    # 100 s of the market's time at a thousand times the speed, as the loop itself has seen them pass
+    enough_ns = last["publish_ns"] + 100_000_000
+    end = time.monotonic() + 120  # the first call may compile the loop
+    while (int(own["beat_ns"]) < enough_ns or (due and not exits(world))) and time.monotonic() < end:
+        feed["beat_ns"] = time.monotonic_ns() if beats else 0
+        time.sleep(0.001)
     world.s.own[0]["stop"] = l.STOP_DRAIN
     worker.join(120)
+    assert int(own["beat_ns"]) >= enough_ns
     assert len(exits(world)) == (1 if due else 0)
 
 
 @pytest.mark.parametrize(("market", "lockstep", "speed", "ns"), [
-    ("simulated", False, 1.0, 400_000_000), ("simulated", False, 30.0, 250_000_000), ("simulated", False, 0.1, 4_000_000_000),
+    ("simulated", False, 1.0, SECOND), ("simulated", False, 30.0, SECOND), ("simulated", False, 0.1, 4 * SECOND),
     ("simulated", False, 0.0, 0), ("simulated", True, 1.0, 0), ("replay", False, 1.0, 0)])
 def test_time_goes_on_by_itself_where_a_market_would_and_never_in_a_recording(market: str, lockstep: bool, speed: float, ns: int) -> None:
     assert silence_ns(SimpleNamespace(market=market, lockstep=lockstep, speed=speed)) == ns  # type: ignore[arg-type]

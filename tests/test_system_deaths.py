@@ -129,7 +129,7 @@ def test_without_a_feed_nothing_is_opened_and_everything_goes_on_when_it_is_back
 def test_without_a_feed_a_position_is_left_when_its_time_is_over(instance: Running) -> None:
     until(lambda: monitored(instance), 40, "an open position")
     with standing_still(instance, "feed"):
-        time.sleep(0.2)  # what was published has been taken
+        time.sleep(0.5)  # what was published has been taken, and journaled; time goes on after a second
         mark, event_ns = instance.last_order(), instance.status()["event_ns"]
         held = monitored(instance)
         last_ns = max((row["deadline_ns"] for row in held), default=event_ns)

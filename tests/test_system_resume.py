@@ -55,12 +55,12 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: R
     instance.leaves_nothing()
 
 
-#: one plan a day, of one condition that is far away
+#: a plan in three years, of one condition that is far away
 DAILY = """
 from control.think.strategy import Condition, Strategy, equity_bps
 
 class Daily(Strategy):
-    interval_s = 86400
+    interval_s = 86400 * 1000
 
     def plan(self, market, portfolio, knowledge):
         return [Condition(symbol=symbol, side="buy", direction="up", size=equity_bps(100), confidence=0.9, why="WHY", stop_bps=50,

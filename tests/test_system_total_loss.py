@@ -179,7 +179,9 @@ def test_no_condition_fires_too_often_however_often_everything_dies(rounds: int,
         before = sum(fires(instance).values())
         until(lambda before=before, number=number: sum(fires(instance).values()) > before + number % 4, 60, "new fires")  # type: ignore[misc]
         instance.kill_everything()
+    before = sum(fires(instance).values())
     instance.start("--strategy", f"{instance.folder / 'many.py'}:Many")
+    until(lambda: sum(fires(instance).values()) > before, 60, "new fires behind the last death")
     assert instance.stop() == 0, instance.text()
     assert instance.summary()["reconciled"] is True
     assert instance.faults() == []

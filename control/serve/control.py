@@ -67,8 +67,14 @@ class Facade(Protocol):
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""
 
-    def unjournaled(self) -> int:
-        """Events that the journal does not have yet."""
+    def noted(self) -> int:
+        """Events of the watchdog so far."""
+
+    def journaled(self) -> int:
+        """How many of them, the oldest first, the journal has."""
+
+    def stopping(self) -> bool:
+        """The ordered end has begun."""
 
     def make_safe(self, text: str) -> None:
         """Safe mode until `resume`."""
@@ -90,11 +96,12 @@ class _Question:
 
 @dataclass
 class _Word:
-    """What an operator has said and is to outlive the run: he hears `text` when the journal has it."""
+    """What an operator has said and is to outlive the run: he gets `reply` when the journal has everything up to event `number`."""
 
     asker: tuple[bytes, bytes]
-    text: str
+    reply: messages.Done
     deadline: float
+    number: int = 0
 
 
 class ControlSocket:
@@ -160,7 +167,7 @@ class ControlSocket:
             self._server.answer(question.asker, messages.Unavailable(role=question.role, text="the instance has stopped"))
         self._pending.clear()
         for word in self._words:
-            self._server.answer(word.asker, messages.Done(text=word.text))
+            self._server.answer(word.asker, word.reply)
         self._words.clear()
         self._server.close()
         self._context.term()
@@ -193,13 +200,16 @@ class ControlSocket:
             case messages.Errors():
                 return self._ask("recorder", messages.Query(what="errors", limit=request.limit, argument=f"{request.hours:g}"))
             case messages.Pause():
-                return self._lasting(self._pause("paused: no new entries until resume; exits go on"))
+                return self._lasting(messages.Done(text=self._pause("paused: no new entries until resume; exits go on")))
             case messages.Resume():
                 return self._ask("gateway", messages.Operate(action="compare"), self._resumed)
             case messages.Safe():
+                if facade.stopping():
+                    return messages.Refused(code="stopping", text="the instance is stopping, so nothing is opened any more",
+                                            remedy="trader-ctl safe when it has started again; trader-ctl pause is kept over a stop")
                 facade.make_safe("by the operator; trader-ctl resume ends it")
                 facade.note("operator", "safe mode")
-                return self._lasting("safe mode: no entries, working entries are cancelled; trader-ctl resume ends it")
+                return self._lasting(messages.Done(text="safe mode: no entries, working entries are cancelled; trader-ctl resume ends it"))
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
                 return self._ask("sniper", messages.Operate(action="close", position=request.id), _closing)
@@ -212,7 +222,7 @@ class ControlSocket:
                 return self._ask("sniper", messages.Operate(action="release", strategy=request.strategy))
             case messages.Flatten():
                 self._pause("flatten: paused, working entries are cancelled, all positions closed")
-                return self._ask("sniper", messages.Operate(action="flatten"), _flattened)
+                return self._ask("sniper", messages.Operate(action="flatten"), self._flattened)
             case messages.Stop():
                 facade.note("operator", "stop")
                 facade.stop("trader-ctl stop")
@@ -224,16 +234,25 @@ class ControlSocket:
         self._facade.note("pause", text)
         return text
 
-    def _lasting(self, text: str) -> None:
+    def _lasting(self, reply: messages.Done) -> None:
         """It holds now; the operator hears so when it would outlive the instance, too."""
-        self._words.append(_Word(self._asker, text, self._deadline))
+        self._words.append(_Word(self._asker, reply, self._deadline))
 
     def _confirm(self) -> None:
-        if self._words and (not self._facade.unjournaled() or self._clock() >= self._words[0].deadline):
-            late = " (not in the journal yet, which does not answer: it holds as long as this instance runs)" if self._facade.unjournaled() else ""
-            for word in self._words:
-                self._server.answer(word.asker, messages.Done(text=word.text + late))
-            self._words.clear()
+        words, self._words = self._words, []
+        for word in words:
+            word.number = word.number or self._facade.noted()  # the loop has taken a turn since then, and noted what follows from it
+            if self._facade.journaled() >= word.number:
+                self._server.answer(word.asker, word.reply)
+            elif self._clock() >= word.deadline:
+                late = " (not in the journal yet: until it is, this holds as long as this instance runs)"
+                self._server.answer(word.asker, messages.Done(text=word.reply.text + late, data=word.reply.data))
+            else:
+                self._words.append(word)
+
+    def _flattened(self, reply: Any) -> Any:
+        told = _flattened(reply)
+        return self._lasting(told) if isinstance(told, messages.Done) else told
 
     def _resumed(self, _: Any) -> messages.Done:
         """After the gateway was asked to compare anew; where it could not be asked, its own word stands."""

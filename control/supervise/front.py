@@ -58,9 +58,17 @@ class Front:
         """Begin the ordered end."""
         self.session.stop(cause)
 
-    def unjournaled(self) -> int:
-        """Events that the journal does not have yet."""
-        return self.session.chronicle.waiting
+    def noted(self) -> int:
+        """Events of the watchdog so far."""
+        return self.session.chronicle.taken
+
+    def journaled(self) -> int:
+        """How many of them, the oldest first, the journal has."""
+        return self.session.chronicle.taken - self.session.chronicle.waiting
+
+    def stopping(self) -> bool:
+        """The ordered end has begun."""
+        return self.session.watchdog.phase not in (Phase.STARTING, Phase.RUNNING)
 
     def make_safe(self, text: str) -> None:
         """Safe mode until `resume`."""

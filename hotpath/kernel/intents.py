@@ -185,7 +185,8 @@ def emit_timer(s: Any, ahead_ns: int, event_ns: int) -> None:
 
 @kernel
 def emit_missed(s: Any, code: int, instrument: int, ticks: int, time_ns: int, event_ns: int) -> None:
-    """MISSED: so many ticks were not seen, in so much event time where that is known, and why; levels among them are not chased."""
+    """MISSED: so many ticks (`value`) were not seen, in so much event time (`lots`, in ns) where that is known, and why; levels among them are not
+    chased."""
     row = claim(s, l.MISSED, event_ns)
     s.outbox[row].lots = time_ns
     s.outbox[row].code = code

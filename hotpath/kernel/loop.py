@@ -108,10 +108,14 @@ def stop_word(s: Any) -> int:
 
 @kernel
 def time_passes(s: Any, silence_ns: int, speed: float) -> bool:
-    """No tick has come for `silence_ns` (0: time is what ticks say): deadlines by the monotonic clock, that much late. Gives whether any was due."""
+    """No tick has come for `silence_ns` (0: time is what ticks say), and no heartbeat of the feed: deadlines by the monotonic clock, that much
+    late. A living feed that is silent is held back, and so is its market. Gives whether anything was due.
+    """
     own, now = s.own[0], monotonic_ns()
     silent = now - own.taken_ns
     if silence_ns == 0 or own.taken_ns == 0 or silent < silence_ns or now - own.timed_ns < _TIMER_NS:
+        return False
+    if now - heartbeat.beat_ns(s.processes, l.FEED) < silence_ns:
         return False
     own.timed_ns = now
     return step_by_clock(s, s.line[0].event_ns + int((silent - silence_ns) * speed)) > 0

@@ -57,7 +57,12 @@ def worsen(price: int, side: int, bps: int, max_price: int) -> int:
 
 @kernel
 def observe(quotes: Any, tick: Any) -> None:
-    """The tick into the venue's own quotes; doing it twice changes nothing."""
+    """The tick into the venue's own quotes; doing it twice changes nothing. Behind a feed's gap no price is known until one is seen."""
+    if tick.kind == l.TICK_CLOCK and tick.flags & l.FLAG_GAP:
+        for number in range(quotes.shape[0]):
+            quote = quotes[number]
+            quote.bid = quote.bid_lots = quote.ask = quote.ask_lots = quote.last = quote.last_lots = 0
+        return
     if tick.kind > l.TICK_QUOTE or tick.flags & l.FLAG_NOT_MARKET:
         return
     quote = quotes[tick.instrument]

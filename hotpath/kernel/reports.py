@@ -125,7 +125,7 @@ def _finish_order(s: Any, working_row: int, instrument_id: int, event_ns: int, e
                 position.attempt += 1 if order.cum_lots >= order.lots else 0  # its entry has gone on filling: another attempt closes the rest
         if order.cum_lots < order.lots:
             position.attempt += 1
-            position.retry_ns = event_ns + exit_retry_ns
+            position.retry_ns = event_ns + s.own[0].ahead_ns + exit_retry_ns
     order.order_seq = 0
 
 

@@ -172,6 +172,7 @@ def substep(s: Any) -> bool:
         if not apply_reports(s, params.exit_retry_ns):
             return False
         line.event_ns = tick.event_ns
+        s.own[0].ahead_ns = 0
         apply_commands(s, tick.event_ns)
         new_day(s, tick.event_ns)
         if tick.kind <= l.TICK_QUOTE:
@@ -286,10 +287,13 @@ def step_by_clock(s: Any, now_ns: int) -> int:
     if s.line[0].resume_index != 0 or tx.ring_room(s) < 1:
         return 0
     params, event_ns = s.params[s.line[0].params_epoch & 1], s.line[0].event_ns
+    s.own[0].ahead_ns = now_ns - event_ns  # what is told meanwhile is told at that time: a pause begins there
     emit_timer(s, now_ns - event_ns, event_ns)
     if exits_everywhere(s, event_ns, now_ns, l.EXIT_NONE):
         cancel_overdue(s, event_ns, now_ns, params.max_quote_age_ns >= 0 and now_ns - event_ns > params.max_quote_age_ns)
     if s.line[0].outbox_len == 1:  # nothing was due: nothing to tell
+        if s.undo[0].count == 0:
+            return 0  # nor to commit
         s.line[0].outbox_len = 0
         s.line[0].intent_seq -= 1
     return finish(s)
