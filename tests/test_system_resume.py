@@ -55,12 +55,12 @@ def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: R
     instance.leaves_nothing()
 
 
-#: a plan in three years, of one condition that is far away
+#: one plan a day, of one condition that is far away
 DAILY = """
 from control.think.strategy import Condition, Strategy, equity_bps
 
 class Daily(Strategy):
-    interval_s = 86400 * 1000
+    interval_s = 86400
 
     def plan(self, market, portfolio, knowledge):
         return [Condition(symbol=symbol, side="buy", direction="up", size=equity_bps(100), confidence=0.9, why="WHY", stop_bps=50,
@@ -74,7 +74,7 @@ def test_a_strategy_that_has_changed_since_the_last_run_plans_at_once_and_no_oth
 
     def armed_by(word: str, symbols: tuple[str, ...], *arguments: str) -> int:
         """Starts with the strategy in this wording; gives how many plans there are once the conditions of `word` are armed, and no others."""
-        instance.start("--strategy", f"{file}:Daily", *arguments)
+        instance.start("--strategy", f"{file}:Daily", *arguments, speed="2")  # so that midnight is seldom met
         until(lambda: (rows := instance.ctl("conditions")[1]["rows"]) and {(row["symbol"], row["why"]) for row in rows} == {
             (symbol, word) for symbol in symbols}, 30, f"what is armed is {word} of {symbols}")
         ticks = instance.status()["ticks"]
