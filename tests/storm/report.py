@@ -39,10 +39,10 @@ def short_of(result: Result) -> list[str]:
         short.append(f"{len(result.shots)} of {result.kills} kills were done")
     met = Counter(shot.phase for shot in hit)
     for phase, role in phases.ROLE_OF.items():
-        if role in result.targets and met[phase] < BUSY_SHARE * result.kills:
+        if role in result.targets and met[phase] < BUSY_SHARE * len(result.shots):
             short.append(f"{met[phase]} kills in {phase} are less than {BUSY_SHARE:.0%}")
     flying = sum(1 for shot in hit if shot.in_flight)
-    if flying < IN_FLIGHT_SHARE * result.kills:
+    if flying < IN_FLIGHT_SHARE * len(result.shots):
         short.append(f"{flying} kills with an order in flight are less than {IN_FLIGHT_SHARE:.0%}")
     if strange := not_seen(result):
         short.append(f"at {len(strange)} points memory shows another phase ({'; '.join(sorted(set(strange)))})")
