@@ -58,7 +58,7 @@ def test_a_hundred_seeds_hold_and_reach_what_they_are_about(stage: Stage) -> Non
         passed |= set(result.passed)
     dying = {f"died at {point}" for point in (*(f"sniper.{phase}" for phase in SNIPER_POINTS), *RECORDER_POINTS, *GATEWAY_POINTS)}
     assert len(passed & dying) > len(dying) // 2
-    assert {"trades", "entries", "exits", "venue.find", "venue.cancel"} <= passed
+    assert {"trades", "entries", "exits", "venue.find", "venue.cancel", "due by the clock"} <= passed
 
 
 @pytest.mark.parametrize("seed", [3, 18, 77])

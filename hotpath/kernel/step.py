@@ -279,21 +279,27 @@ def step_without_tick(s: Any) -> int:
 
 @kernel
 def step_by_clock(s: Any, now_ns: int) -> int:
+    """`substep_by_clock`, committed where it changed anything; gives the number of order-ring records made."""
+    return finish(s) if substep_by_clock(s, now_ns) else 0
+
+
+@kernel
+def substep_by_clock(s: Any, now_ns: int) -> bool:
     """No tick tells the time, which is `now_ns` by the monotonic clock: deadlines and retries of exits, and what entries are not to outlive.
 
     Records bear the last tick's time, so that event time never goes back when ticks come again; a TIMER record says how far ahead of it this was.
+    Gives whether there is anything to commit.
     """
     open_step(s)
     if s.line[0].resume_index != 0 or tx.ring_room(s) < 1:
-        return 0
+        return False
     params, event_ns = s.params[s.line[0].params_epoch & 1], s.line[0].event_ns
     s.own[0].ahead_ns = now_ns - event_ns  # what is told meanwhile is told at that time: a pause begins there
     emit_timer(s, now_ns - event_ns, event_ns)
     if exits_everywhere(s, event_ns, now_ns, l.EXIT_NONE):
         cancel_overdue(s, event_ns, now_ns, params.max_quote_age_ns >= 0 and now_ns - event_ns > params.max_quote_age_ns)
     if s.line[0].outbox_len == 1:  # nothing was due: nothing to tell
-        if s.undo[0].count == 0:
-            return 0  # nor to commit
         s.line[0].outbox_len = 0
         s.line[0].intent_seq -= 1
-    return finish(s)
+        return s.undo[0].count > 0
+    return True

@@ -210,7 +210,7 @@ class Witness:
             if tick["kind"] == l.TICK_QUOTE and not tick["flags"] & l.FLAG_NOT_MARKET:
                 self._protected(int(tick["instrument"]), int(tick["price"]), int(tick["ask_price"]), int(tick["event_ns"]))
             elif tick["kind"] == l.TICK_CLOCK:
-                self._in_time(int(tick["event_ns"]))
+                self.in_time(int(tick["event_ns"]))
         book = b"".join((memory.sniper.account.tobytes(), memory.sniper.positions.tobytes(), memory.sniper.working.tobytes()))
         if book != self._book:
             self._book = book
@@ -317,7 +317,8 @@ class Witness:
                 self._fail("unprotected", f"position {instrument}/{strategy} ({side * int(p['lots'])} lots) at {price} is beyond its stop {stop}")
             self._sent(p, event_ns)
 
-    def _in_time(self, event_ns: int) -> None:
+    def in_time(self, event_ns: int) -> None:
+        """Nothing is held beyond its deadline, and exits that are due work, at a time that the sniper has heard of."""
         positions = self.world.memory.sniper.positions
         for row in np.flatnonzero(positions["state"] != l.POS_FLAT):
             p = positions[row]

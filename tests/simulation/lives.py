@@ -17,7 +17,7 @@ from hotpath.gateway import Gateway
 from hotpath.kernel import commit as tx
 from hotpath.kernel.loop import between_ticks, drain, start
 from hotpath.kernel.state import sniper_arrays
-from hotpath.kernel.step import skip, step, step_without_tick, substep
+from hotpath.kernel.step import skip, step, step_by_clock, step_without_tick, substep, substep_by_clock
 from hotpath.sniper import Control, write_params
 from ipc import layout as l
 from ipc import messages
@@ -63,8 +63,8 @@ class SniperLife:
         self.control._crash = world.crash  # type: ignore[assignment]
         child.ready()
 
-    def run(self, most: int) -> None:
-        """At most so many ticks; without one, what has come between ticks."""
+    def run(self, most: int, silent: bool = False) -> None:
+        """At most so many ticks; without one, what has come between ticks. `silent`: none has come for long, so it lets time pass by the clock."""
         s, ring = self.s, self.world.memory.ticks.ring
         for _ in range(most):
             seq = int(self._line[_TICK]) + 1
@@ -74,6 +74,7 @@ class SniperLife:
             self.world.witness.before_step()
             if self.world.cut:
                 cut, self.world.cut = self.world.cut, ""
+                substep(s)
                 self._die_in_step(cut, self.world.cut_at)
             if seq != int(s.own[0]["deadly_tick"]):
                 step(s)
@@ -85,6 +86,19 @@ class SniperLife:
             self.world.witness.before_step()
             step_without_tick(s)
             self.world.witness.stepped(0)
+        if silent and int(ring[0]["head"]) == int(self._line[_TICK]) > 0:
+            self._by_clock(self.world.clock.event_ns)
+
+    def _by_clock(self, now_ns: int) -> None:
+        self.world.witness.before_step()
+        if self.world.cut:
+            cut, self.world.cut = self.world.cut, ""
+            if substep_by_clock(self.s, now_ns):
+                self._die_in_step(cut, self.world.cut_at)
+        elif step_by_clock(self.s, now_ns):
+            self.world.crash.passed["due by the clock"] += 1
+        self.world.witness.stepped(0)
+        self.world.witness.in_time(now_ns)
 
     def news(self) -> None:
         """What has come, without any tick."""
@@ -95,7 +109,6 @@ class SniperLife:
         """The memory as a death leaves it: behind `at` (modulo) saved lines, before or behind the commit, among the copies, before the cursors."""
         s = self.s
         ring, slots = s.order_ring[0], s.order_slots
-        substep(s)
         if phase == "undo":
             count = int(s.undo[0]["count"])
             kept = at % (count + 1)

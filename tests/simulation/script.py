@@ -139,6 +139,10 @@ def draw(seed: int) -> Script:
             actions.append(("plan", rng.randrange(2), rng.random() < 0.5, tuple(market.condition() for _ in range(rng.randint(0, 8)))))
         else:
             actions += _work(rng, market)
+    silent = random.Random(~seed)
+    for _ in range(silent.choice((0, 1, 3))):
+        at = silent.randrange(12, len(actions) + 1)
+        actions[at:at] = _silence(silent)
     if seed % 5 == 0:
         actions += _doubt(random.Random(-seed), market)
     return Script(seed, settings, tuple(actions))
@@ -158,6 +162,17 @@ def _work(rng: random.Random, market: _Market) -> list[Action]:
     if chance < 0.97:
         return [("watchdog",)]
     return [("wait", rng.choice((5, 30, 100, 500, 1100)))]
+
+
+def _silence(rng: random.Random) -> list[Action]:
+    """A feed that is away, while the others go on; mostly it comes back with a gap."""
+    turns = (("gateway",), ("gateway",), ("recorder",), ("watchdog",), ("operate", "close", rng.choice(SYMBOLS), "0", False))
+    made: list[Action] = []
+    for _ in range(rng.randint(1, 6)):
+        if rng.random() < 0.2:
+            made.append(("cut", rng.choice(SNIPER_POINTS), rng.randrange(1000)))
+        made += [("silence", rng.choice((60, 300, 1100, 6_000))), *(rng.choice(turns) for _ in range(rng.randint(0, 3)))]
+    return made + [("gap", rng.choice((50, 2_000)))] * (rng.random() < 0.8)
 
 
 def _doubt(rng: random.Random, market: _Market) -> list[Action]:
@@ -219,3 +234,11 @@ def in_words(action: Action) -> str:
     if action[0] == "tick":
         return f"tick {('', 'trade', 'quote', 'clock', 'session')[action[2]]} of {action[3]}: {action[4]} × {action[5]}, {action[6]} × {action[7]}"
     return " ".join(map(str, action))
+
+
+def fold(trace: list[str], began: int, quiet: int) -> int:
+    """A round of the end of which nothing is told but its turns: it and those before it become one line. Gives their number."""
+    if any(line.startswith("    ") for line in trace[began:]):
+        return 0
+    trace[began - (quiet > 0):] = [f"{quiet + 1} rounds in which nothing happens"]
+    return quiet + 1

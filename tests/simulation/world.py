@@ -43,14 +43,14 @@ from tests.simulation.lives import (
     ToRecorder,
     ToSniper,
 )
-from tests.simulation.script import STRATEGIES, SYMBOLS, Script, in_words
+from tests.simulation.script import STRATEGIES, SYMBOLS, Script, fold, in_words
 from tests.simulation.stage import TICKS, Stage
 
 ROLES = {"recorder": l.RECORDER, "sniper": l.SNIPER, "gateway": l.GATEWAY}
 _LIVES = {"recorder": RecorderLife, "sniper": SniperLife, "gateway": GatewayLife}
 _MODE_WORDS, _READER_WORDS = l.MODE.itemsize // 8, l.READER.itemsize // 8
-#: rounds at the end, without faults, in which everything that is undecided has to be decided
-_ROUNDS = 240
+#: rounds of a tenth of a second at the end, without faults, in which everything undecided has to be decided: a breaker rests for a minute
+_ROUNDS = 800
 #: actions that change nothing that is looked at
 _SILENT = frozenset(("tick", "wait", "fault", "disk", "clock", "crash", "cut", "away"))
 
@@ -109,8 +109,7 @@ class World:
     def start(self) -> None:
         """As trader-launch does, over fresh segments: supervision, and every role asked for."""
         self._runs += 1
-        rows, handles = self.memory.board.processes, {name: SimHandle(self, name) for name in ROLES}
-        policy = RestartPolicy()
+        rows, handles, policy = self.memory.board.processes, {name: SimHandle(self, name) for name in ROLES}, RestartPolicy()
         self.roles = {name: Supervised(name, handles[name], rows[number], Deaths(policy, lambda: 0.5), 0.25 if name == "sniper" else 5.0, 1e9)
                       for name, number in ROLES.items()}
         chronicle = Chronicle(ToRecorder(self), self.log, self.clock.monotonic)
@@ -228,13 +227,26 @@ class World:
 
     def _tick(self, after_ms: int, kind: int, instrument: int, price: int, lots: int, ask: int, ask_lots: int) -> None:
         self.clock.now_ns += after_ms * MS
+        if kind == l.TICK_QUOTE:
+            self._quotes[instrument] = (price, ask)
+        self._put(kind, instrument, price, lots, ask, ask_lots)
+
+    def _put(self, kind: int, instrument: int, price: int, lots: int, ask: int, ask_lots: int, flags: int = 0) -> None:
         seq = int(self._tick_head[0]) + 1
         if seq - int(min(self._tick_readers[_READER_WORDS * l.SNIPER], self._tick_readers[_READER_WORDS * l.GATEWAY])) >= TICKS:
             return
-        if kind == l.TICK_QUOTE:
-            self._quotes[instrument] = (price, ask)
-        self._tick_words[seq & (TICKS - 1)] = (seq, self.clock.event_ns, 0, instrument | kind << 16, price, lots, ask, ask_lots)
+        self._tick_words[seq & (TICKS - 1)] = (seq, self.clock.event_ns, 0, instrument | kind << 16 | flags << 24, price, lots, ask, ask_lots)
         self._tick_head[0] = seq
+
+    def _silence(self, for_ms: int) -> None:
+        """The market has no feed, and goes on."""
+        self.clock.now_ns += for_ms * MS
+        self.turn_of("sniper", TICKS, True)
+
+    def _gap(self, away_ms: int) -> None:
+        """The feed is back: it says for how long it was away."""
+        self.clock.now_ns += away_ms * MS
+        self._put(l.TICK_CLOCK, l.NO_INSTRUMENT, away_ms * MS, 1, 0, 0, l.FLAG_GAP)
 
     def _sniper(self, most: int) -> None:
         self.turn_of("sniper", most)
@@ -354,17 +366,10 @@ class World:
             self.act(("tick", 100, l.TICK_CLOCK, l.NO_INSTRUMENT, 0, 0, 0, 0))
             for action in (("sniper", 8), ("gateway",), ("sniper", 8), ("recorder",), ("gateway",), ("watchdog",), ("recorder",)):
                 self.act(action)
-            quiet = self._fold(began, quiet)
+            quiet = fold(self.trace, began, quiet) if self.tracing else 0
             if not (undecided := verdict.undecided(self)):
                 return
         raise Violation("undecided", "; ".join(undecided))
-
-    def _fold(self, began: int, quiet: int) -> int:
-        """A round of the end of which nothing is told but its turns: it and those before it are one line. Gives their number."""
-        if not self.tracing or any(line.startswith("    ") for line in self.trace[began:]):
-            return 0
-        self.trace[began - (quiet > 0):] = [f"{quiet + 1} rounds in which nothing happens"]
-        return quiet + 1
 
     def end(self) -> None:
         """An ordered stop: drain in order, a last snapshot; then the accounts are compared."""
