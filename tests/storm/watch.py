@@ -27,6 +27,8 @@ STALL_S, STILL_S = 20 * LOOK_S, 0.1
 CLOCK_NS = 100_000_000
 #: a zombie must be reaped within so many seconds
 ZOMBIE_PATIENCE_S = 5.0
+#: share of a pass that need not have been looked at: every look that comes late leaves out what it did not see
+MOST_UNSEEN = 0.5
 LEVEL, DEADLINE, UNSENT, ENDLESS = OVERDUE = (
     "a stop, target or trailing stop was passed, and no exit was due", "its time was over, and no exit was due",
     "an exit was due, and less than the position worked", "an exit worked without coming to its end")
@@ -53,6 +55,8 @@ class Watch(threading.Thread):
         #: wall time of which this thread saw all; of it, what the market went on in; until when it goes on without another tick
         self._wall = self._market = self._moves_until = 0.0
         self._silent_since = self._looked_at = 0.0
+        #: wall time in all, and that of it in which this thread did not get to look
+        self._all = self._unseen = 0.0
         self._since: dict[tuple[str, int, int], float] = {}
 
     @property
@@ -82,6 +86,8 @@ class Watch(threading.Thread):
         """What lasted longer than the bound."""
         lasted = {"no sniper watched an open position": self.unwatched_s, **self.overdue}
         blind = [Finding("protection", f"nobody looked to the end: {self.failure}")] if self.failure else []
+        if self._unseen > MOST_UNSEEN * self._all:
+            blind.append(Finding("protection", f"of {self._all:.1f} s only {self._all - self._unseen:.1f} s were looked at: the machine is too busy"))
         return blind + [Finding("protection", f"{what} for {seconds:.2f} s; the bound is {bound_s:g} s")
                         for what, seconds in lasted.items() if seconds > bound_s]
 
@@ -94,6 +100,9 @@ class Watch(threading.Thread):
         self.looks_at_open += bool(open_rows)
         gap, self._looked_at = now - self._looked_at, now
         self._wall += gap if gap <= STALL_S else LOOK_S
+        if self.looks > 1:
+            self._all += gap
+            self._unseen += gap - LOOK_S if gap > STALL_S else 0.0
         if (head := int(ticks.ring[0]["head"])) != self._head:
             self._head, self._moves_until = head, self._wall + STILL_S
         if self._wall < self._moves_until:
