@@ -107,8 +107,10 @@ class Rescue:
                                        strategy, seq)
 
     def _send_announced(self) -> bool:
-        """What the others have been told of goes out, whatever the word says by now: their books have it."""
-        ready = [seq for seq in self._announced if seq in self.reporting.orders and self._is_durable(seq)]
+        """What the others have been told of goes out, whatever the word says by now: their books have it. Like any order it waits for the doubts of
+        its symbol, which may be younger: of an exit that the sniper has sent meanwhile."""
+        ready = [seq for seq, (instrument, *_) in self._announced.items()
+                 if seq in self.reporting.orders and self._is_durable(seq) and not self.gateway.doubts.closes(instrument)]
         for seq in ready:
             self._told.pop(seq, None)
             instrument, side, lots, strategy = self._announced.pop(seq)

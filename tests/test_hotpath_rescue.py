@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import hotpath.rescue
 from hotpath.orders import OWN_ORDERS
 from hotpath.venues import paper_ledger
 from ipc import layout as l
@@ -159,6 +161,35 @@ def test_nothing_is_closed_while_an_order_of_its_symbol_is_in_doubt(world: World
         go_on(world)
         world.matched()
     assert own(world) == []
+    fail(world)
+    flat(world, 1)
+    statement = world.stop()
+    assert held(statement) == {}
+    never_crossed(statement, {})
+
+
+def test_what_is_announced_waits_for_a_doubt_that_came_after_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sniper is back between announcement and sending, and its exit of another strategy in that symbol is in doubt at once."""
+    monkeypatch.setattr(hotpath.rescue, "EXIT_PATIENCE_NS", 1_000_000_000)
+    world.venue = flaky(tmp_path)
+    world.start()
+    prices(world)
+    for strategy in (0, 1):
+        hold(world, strategy=strategy)
+    rescue(world, l.RESCUE_FLATTEN)
+    world.until(lambda: own(world))
+    fail(world, submit="after", find="silent", history="silent", news="lost")
+    rescue(world, l.RESCUE_NONE)
+    other = 1 - int(own(world)[0]["code"])
+    doubtful = world.intent(lots=100, side=l.SELL, purpose=l.EXIT, strategy=other)
+    world.memory.board.cursors[0]["durable_orders"] = doubtful  # and no report, so that the announced order waits its second
+    world.bell()
+    world.until(lambda: world.kinds(doubtful) == [l.UNKNOWN])
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        go_on(world)
+        world.matched()
+    assert [int(record["kind"]) for record in own(world)] == [l.ANNOUNCED]
     fail(world)
     flat(world, 1)
     statement = world.stop()
