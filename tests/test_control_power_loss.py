@@ -178,6 +178,7 @@ def test_a_paper_run_syncs_every_commit_and_a_replay_none(name: str, tmp_path: P
         environment.close()
 
 
+@pytest.mark.slow
 def test_a_file_without_fsync_may_have_lost_everything(tmp_path: Path) -> None:
     """Why only what can be made again is written so: the meta page may be on the disk before what it names."""
     commits = _commits(ROOMS["journal"], tmp_path / "env", sync=False)

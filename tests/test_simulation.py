@@ -110,6 +110,7 @@ def test_fewer_seeds_than_one_are_refused(seeds: str, capsys: pytest.CaptureFixt
     assert f"--seeds: {seeds} is below 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_failing_seed_as_a_short_trace_and_the_seed_alone_prints_it_again(capsys: pytest.CaptureFixture[str]) -> None:
     with mutated("an order in doubt is forgotten"):  # seen when the end comes, after hundreds of rounds
         assert main(["--seeds", "100"]) == 1

@@ -178,6 +178,7 @@ def test_a_part_of_the_data_by_time_is_what_the_whole_has_there(files: list[Path
     assert fills["event_ns"].max() < first + (120 + 62) * 10**9  # the end of the data closes what is open a minute behind it
 
 
+@pytest.mark.slow
 def test_candles_are_one_path_in_both(real_data: Path, tmp_path: Path) -> None:
     import polars as pl
 

@@ -76,7 +76,7 @@ def test_sniper_gateway_and_recorder_killed_at_one_instant_go_on_where_they_were
     assert instance.faults() == []
 
 
-@pytest.mark.parametrize("role", ["sniper", "gateway"])
+@pytest.mark.parametrize("role", ["sniper", pytest.param("gateway", marks=pytest.mark.slow)])
 def test_a_process_that_is_stopped_is_taken_for_dead_and_replaced(role: str, instance: Running) -> None:
     instance.start()
     until(instance.last_fill_ns, 20, "a first fill")

@@ -129,6 +129,7 @@ def faultless(summary: dict[str, Any], expected: Expected) -> None:
 
 
 # ── every frame once ─────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_all_eight_files_are_processed_frame_by_frame_and_traded_with_the_defaults(folder: Path, running: Running) -> None:
     paths = sorted(folder.glob("*.gz"))
     expected = expected_of(paths)

@@ -121,8 +121,9 @@ def test_an_ordered_stop_and_a_new_start_keep_the_equity_and_the_path_of_the_pri
 
 def ticks_so_far(running: Running) -> Any:
     """Every tick of the run so far, from shared memory, while its feed stands still."""
-    pid = running.kill("feed", signal.SIGSTOP)
     memory = segment.Memory(running.name, writable=False)
+    until(lambda: int(memory.ticks.ring[0]["head"]) > 1500, 20, "enough of them")
+    pid = running.kill("feed", signal.SIGSTOP)
     head = int(memory.ticks.ring[0]["head"])
     ticks = memory.ticks.slots[np.arange(1, head) & (len(memory.ticks.slots) - 1)].copy()
     assert running.row("feed")["pid"] == pid

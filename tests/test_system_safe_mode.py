@@ -81,6 +81,7 @@ def test_a_sniper_that_dies_again_and_again_leaves_its_positions_to_the_gateway_
     running.leaves_nothing()
 
 
+@pytest.mark.slow
 def test_protected_positions_are_closed_by_the_gateway_when_nobody_has_watched_them_for_too_long(make: Any) -> None:
     running = make(BUSY + SHORT + "[safety]\nunprotected_s = 5\ncooldown_s = 1\n")
     until(lambda: open_positions(running), 40, "an open position")
