@@ -75,6 +75,10 @@ class RoleLine:
             self._socket.close(0)
             self._socket = None
 
+    def descriptors(self) -> list[int]:
+        """What becomes readable when a reply may have come, for the caller's sleep."""
+        return [] if self._socket is None else [int(self._socket.getsockopt(zmq.FD))]
+
     def close(self) -> None:
         """Leave the bus."""
         self.reset()

@@ -24,3 +24,4 @@ class Chronicle(Courier):
         self._log.log(level, "%s", text)
         self.newest.append(text)
         self.take(messages.Event(source="watchdog", kind=kind, text=text, wall_ns=time.time_ns(), data=data))
+        self.pump()  # now, not with the next turn: an operator may be waiting until it is journaled

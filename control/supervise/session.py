@@ -105,7 +105,7 @@ class Session:
         #: called in each turn; what they raise ends the run: the control socket
         self.each_turn: list[Callable[[], object]] = []
         #: descriptors whose readiness ends the sleep between two turns
-        self.wakers: list[Callable[[], Sequence[int]]] = []
+        self.wakers: list[Callable[[], Sequence[int]]] = [self.line.descriptors]
 
     # ── making ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _create(self) -> Memory:
