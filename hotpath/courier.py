@@ -20,8 +20,9 @@ from ipc import bus, messages
 
 #: events that wait at most; beyond, the oldest is dropped and counted
 MOST_WAITING = 10_000
-#: seconds until an unanswered event is sent again
+#: seconds until an unanswered event is sent again, and one that the recorder could not take
 PATIENCE_S = 1.0
+AGAIN_S = 0.1
 
 
 class Line(Protocol):
@@ -92,6 +93,7 @@ class Courier:
         self._waiting: deque[bytes] = deque()
         self._number = 0
         self._sent_at: float | None = None
+        self._not_before = 0.0
         self.dropped = 0
         #: events that were ever taken
         self.taken = 0
@@ -107,18 +109,20 @@ class Courier:
 
     def pump(self) -> None:
         """Send what waits, as far as it goes without waiting."""
+        now = self._clock()
         while (reply := self._line.receive()) is not None:
             number, payload = reply
             if self._sent_at is None or number != self._number.to_bytes(8, "big") or not self._waiting:
                 continue  # late answer to an earlier attempt
             if self._accepted(payload):
                 self._waiting.popleft()
+            else:
+                self._not_before = now + AGAIN_S
             self._sent_at = None
-        now = self._clock()
         if self._sent_at is not None and now - self._sent_at >= PATIENCE_S:
             self._line.reset()
             self._sent_at = None
-        if self._sent_at is None and self._waiting:
+        if self._sent_at is None and self._waiting and now >= self._not_before:
             self._number += 1
             if self._line.send(self._number.to_bytes(8, "big"), self._waiting[0]):
                 self._sent_at = now

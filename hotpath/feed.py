@@ -202,6 +202,7 @@ class Publisher:
 
     def resume(self) -> None:
         """Behind a predecessor's head, if there is one; its tables are brought up. Raises SourceError."""
+        publish.finish(self.arrays, self.ticks)
         head = self.head
         if not head:
             return
@@ -371,4 +372,5 @@ def warm_up(memory: Memory) -> None:
     made = clock.weave(records, 0, 1, state, 60_000_000_000, ticks, marks)[1]
     clock.weave_end(state, 60_000_000_000, ticks, marks)
     publish.publish_batch(arrays, ticks, marks, 0, made, 0.0, 0)
+    publish.finish(arrays, ticks)
     publish.take_over(arrays, ticks, 0)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hotpath.gateway import Gateway
 
 
-
 def take_over(gateway: Gateway) -> bool:
     """Bring rows, ledger and rings together; then publish what is missing and stand at the next tick. False: told to stop before it was done; then
     nothing else is to be done with it, as it does not know yet what was handled before."""

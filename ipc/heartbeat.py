@@ -1,4 +1,4 @@
-"""Heartbeats, stop words and modes on the board, from kernels; ipc/board.py has the same from plain Python."""
+"""Heartbeats, stop words and modes on the board, from kernels; ipc/board.py has what Python needs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 from ipc import layout as l
 from ipc.atomics import load_relaxed, monotonic_ns, store_relaxed
-from ipc.board import announce as announce
-from ipc.board import set_mode as set_mode
 from ipc.jit import kernel
 
 _BEAT = l.offset(l.PROCESS, "beat_ns")

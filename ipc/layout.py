@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 7
+LAYOUT_VERSION: Final = 8
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -81,8 +81,8 @@ PROCESS = _record(
     ("pid", "<i8"), ("state", "<i8"), ("beat_ns", "<i8"), ("control_beat_ns", "<i8"), ("progress", "<i8"), ("started_ns", "<i8"),
     ("error_count", "<i8"), ("last_event_ns", "<i8"),
     # line 1: the watchdog
-    # (hung: 1 where the last life was ended because it hung; rescue: RESCUE_*, to the gateway)
-    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("hung", "<i8"), ("rescue", "<i8"), ("_watchdog", "S24"),
+    # (fault: 1 where the last life hung or crashed by itself; rescue: RESCUE_*, to the gateway)
+    ("stop", "<i8"), ("restarts", "<i8"), ("incarnation", "<i8"), ("fault", "<i8"), ("rescue", "<i8"), ("_watchdog", "S24"),
     # line 2: doorbell; the process sets 1 before it sleeps, whoever rings it sets 0 and wakes the futex
     ("bell", "<i4"), ("_bell", "S60"),
     # lines 3–4: what the role counts, see METRICS
@@ -96,7 +96,8 @@ METRICS: Final[dict[int, tuple[str, ...]]] = {
     FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back",
            "gaps", "gap_ticks"),
     REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted"),
-    STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms", "last_plan_ns"),
+    STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms", "last_plan_ns",
+                 "ticks_lost"),
 }
 #: something that a process does and that may fail: its errors and its breaker; writer: the process, row = role × MAX_ACTIVITIES + k. "" = free.
 #: Times are of the activity's own clock (event time in the strategist, monotonic elsewhere); `text` says what its last failure was
@@ -141,7 +142,7 @@ STRATEGY = _record(("name", "S64"))
 #: a ring's header; writer: the ring's writer. `head` is the last published sequence.
 RING = _record(("head", "<i8"), ("capacity", "<i8"), ("gated", "<i8"), ("_pad", "S40"))
 #: a ring's reader, row = role; writer: that reader. cursor = last sequence it has finished with.
-READER = _record(("cursor", "<i8"), ("active", "<i8"), ("lost", "<i8"), ("_pad", "S40"))
+READER = _record(("cursor", "<i8"), ("active", "<i8"), ("_pad", "S48"))
 #: a tick; writer: feed. QUOTE: price, lots are the bid and its size. exchange_ns = event_ns + 1000 × exchange_offset_us.
 TICK = _record(
     ("seq", "<i8"), ("event_ns", "<i8"), ("publish_ns", "<i8"), ("instrument", "<u2"), ("kind", "u1"), ("flags", "u1"),
@@ -185,9 +186,10 @@ FEED_LINE = _record(("seq", "<i8"), ("event_ns", "<i8"), ("position", "<i8"), ("
 # ── sniper ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 #: selector of the commit lines; line = number & 1; the release store of `number` is the commit
 COMMIT = _record(("number", "<i8"), ("_pad", "S56"))
+#: `ticks`: how many were stepped, each counted in the step itself; with those that MISSED records tell of as lapped or deadly they are `tick_seq`
 COMMIT_LINE = _record(
     ("tick_seq", "<i8"), ("report_seq", "<i8"), ("command_seq", "<i8"), ("intent_seq", "<i8"), ("event_ns", "<i8"),
-    ("generation", "<i4"), ("params_epoch", "<i4"), ("outbox_len", "<i4"), ("resume_index", "<i4"), ("spare", "<i8"),
+    ("generation", "<i4"), ("params_epoch", "<i4"), ("outbox_len", "<i4"), ("resume_index", "<i4"), ("ticks", "<i8"),
 )
 #: undo log header: lines saved in the step that began on commit `number`; a log of an older number is void. `tick_seq` is the tick under way,
 #: 0 while reports and commands are applied; the step that killed the sniper last is the one on commit `died_on`, and it did so `deaths` times

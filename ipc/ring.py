@@ -1,8 +1,7 @@
 """Single-writer rings in shared memory. Vocabulary: claim, publish, poll, sequence, gap.
 
-Two kinds share one layout. The *broadcast* tick ring may lap a reader, which then counts exactly what it lost. The *gated* rings (orders,
-reports; ticks too while a recording is replayed) are lossless: the writer asks `free_slots` first and never passes the slowest active reader.
-`readers[role]` is written by that role alone; an inactive row does not hold the writer back.
+The writer of a *gated* ring asks `free_slots` first and never passes its slowest active reader: nothing is lost for those. A *broadcast* ring may lap
+a reader, as any ring may one that is not active; that reader counts exactly what it lost.
 """
 
 from __future__ import annotations
@@ -89,6 +88,17 @@ def poll(ring: Any, slots: Any, seq: int, target: Any, row: int) -> int:
 
 
 @kernel
+def finish_publish(ring: Any, slots: Any, target: Any, row: int) -> bool:
+    """A predecessor of the writer died between a slot and the head: a reader may have the record already, so it counts as published. It is then in
+    `target[row]`."""
+    seq = load_acquire(ring, 0, _HEAD) + 1
+    if poll(ring, slots, seq, target, row) != OK:
+        return False
+    store_release(ring, 0, _HEAD, seq)
+    return True
+
+
+@kernel
 def oldest(ring: Any) -> int:
     """Oldest sequence that a broadcast reader can still hope to read; the slot behind it may be in the writer's hands."""
     return max(1, load_acquire(ring, 0, _HEAD) - ring[0].capacity + 2)
@@ -99,14 +109,3 @@ def advance(readers: Any, role: int, seq: int) -> None:
     """A reader has finished with everything up to `seq`."""
     store_release(readers, role, _CURSOR, seq)
 
-
-@kernel
-def activate(readers: Any, role: int) -> None:
-    """From now on the gated writer waits for this reader; its cursor must be set before."""
-    store_release(readers, role, _ACTIVE, 1)
-
-
-@kernel
-def deactivate(readers: Any, role: int) -> None:
-    """The gated writer no longer waits for this reader."""
-    store_release(readers, role, _ACTIVE, 0)

@@ -131,7 +131,7 @@ def write_ticks(ticks: Any, slots: Any, readers: Any, source: Any, way: int, pau
 def read_ticks(ticks: Any, slots: Any, readers: Any, target: Any, way: int, pauses: int, wanted: int, found: Any, deadline_ns: int) -> None:
     """Read until `wanted` records are accepted, some are torn, or the time is over; then drain. `found`: accepted, lost, torn, times lapped."""
     seq = 1
-    ring.activate(readers, l.SNIPER)
+    store_release(readers, l.SNIPER, _ACTIVE, 1)
     while True:
         if way == POLLED:
             result = ring.poll(ticks, slots, seq, target, 0)
@@ -154,7 +154,7 @@ def read_ticks(ticks: Any, slots: Any, readers: Any, target: Any, way: int, paus
             pause()
         if load_relaxed(readers, l.SNIPER, _ACTIVE) != 0:
             if found[0] >= wanted or found[2] >= _ENOUGH_TORN or monotonic_ns() >= deadline_ns:
-                ring.deactivate(readers, l.SNIPER)
+                store_release(readers, l.SNIPER, _ACTIVE, 0)
         elif (load_acquire(readers, l.FEED, _ACTIVE) != 0 and ring.head(ticks) < seq) or monotonic_ns() >= deadline_ns + 1_000_000_000:
             return
 

@@ -71,7 +71,7 @@ def test_what_each_process_does_is_in_its_metrics(board: Any) -> None:
     assert rows["sniper"]["metrics"] == {"ticks": 5, "positions": 3, "exits_armed": 2, "working_orders": 2, "ticks_lost": 0, "control_age_ms": 1}
     assert rows["feed"]["metrics"] == {"ticks": 5, "last_tick_age_ms": 7, "connection": "connected", "source": "simulated", "frames_bad": 0,
                                        "gaps": 0, "gap_ticks": 0}
-    assert set(rows["strategist"]["metrics"]) == {"last_plan_ns", "plans", "plan_latency_ms", "plan_failures", "conditions"}
+    assert set(rows["strategist"]["metrics"]) == {"last_plan_ns", "plans", "plan_latency_ms", "plan_failures", "conditions", "ticks_lost"}
     assert rows["reflection"]["metrics"]["on_schedule"] is True
     assert data["databases"]["journal"] == {"writable": True, "free_mb": 0, "commit_us": 0}
     assert data["adaptation"] == {"last_trade_ns": 0, "applied": 0, "errors": 0}
@@ -139,12 +139,18 @@ def test_a_database_that_refuses_is_named(role: int, name: str, database: str, b
 
 def test_health_names_every_problem_of_the_whole(board: Any) -> None:
     board.board.cursors[0]["journal_ok"] = 0
-    data, rows = of(board, trading="safe", trading_cause="crash loop", ticks_lost=3,
+    data, rows = of(board, trading="safe", trading_cause="crash loop",
                     processes=[process(role, state="failed" if role == "sniper" else "healthy") for role in l.ROLES])
     assert not data["healthy"]
     assert [problem.split(":")[0] for problem in data["problems"]] == [
-        "sniper", "mode safe", "the journal cannot be written", "3 ticks lost"]
+        "sniper", "mode safe", "the journal cannot be written"]
     assert rows["sniper"]["status"] == "failed"
+
+
+def test_ticks_that_the_sniper_never_saw_are_a_fault(board: Any) -> None:
+    data, rows = of(board, processes=[process(role) for role in l.ROLES if role != "sniper"]
+                    + [process("sniper", metrics={"ticks": 5, "lost": 3})])
+    assert (rows["sniper"]["status"], data["problems"]) == ("degraded", ["sniper: 3 ticks lost"])
 
 
 def test_pausing_is_healthy(board: Any) -> None:

@@ -228,7 +228,7 @@ def test_a_repeated_plan_keeps_its_number_and_a_changed_one_does_not(tmp_path: P
     again.close()
 
 
-def test_rates_of_what_failed_are_counted_from_the_journal_whatever_each_life_knew(tmp_path: Path) -> None:
+def test_rates_of_what_failed_are_counted_from_the_journal_whatever_each_life_knew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures by the minute of the wall clock, each told by a process that had just begun; two activities, and one failure of five at once."""
     hour, now = 3_600 * 10**9, time.time_ns()
     told = [(-200, "venue", "continue", 1), (-90, "venue", "continue", 1), (-59, "venue", "pause", 5), (-58, "ledger", "pause", 1),
@@ -245,6 +245,11 @@ def test_rates_of_what_failed_are_counted_from_the_journal_whatever_each_life_kn
         rows = Queries(writer).errors(limit, now - int(hours * hour))
         wanted = [one for one in expected if int(one[0].split()[0]) > -60 * hours][:limit]
         assert [(row["text"], row["errors_per_h"], row["recoveries_per_h"]) for row in rows] == wanted
+    cut_off, looks = Queries(writer), iter(range(100))
+    monkeypatch.setattr(cut_off, "_late", lambda: next(looks) > 3)
+    rows = cut_off.errors(50, now - 24 * hour)
+    assert [(row["text"], row["errors_per_h"], row["recoveries_per_h"]) for row in rows] == [
+        ("0 venue", 1, 0), ("-1 venue", 1, 0), ("-30 venue", 1, 0)], "cut off before its hour was read: what its own process knew"
     writer.close()
 
 

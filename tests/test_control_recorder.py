@@ -236,6 +236,25 @@ def test_a_snapshot_undoes_what_a_running_step_has_written(stage: Stage) -> None
     assert (taken.positions[0].lots, taken.account.cash) == (99, -1)
 
 
+def test_no_snapshot_is_taken_of_a_sniper_that_is_undoing_its_predecessors_step(stage: Stage) -> None:
+    """Between the undone lines and the empty log a copy would hold half of both, under the same commit and pid."""
+    book(stage, 3, intent_seq=0, report_seq=0)
+    row = stage.memory.board.processes[l.SNIPER]
+    row["state"] = l.PROC_STARTING
+    assert snapshots.Reader(stage.memory).take() is None
+    row["state"] = l.PROC_READY
+    reader, copy = snapshots.Reader(stage.memory), []
+
+    def restarted(*arguments: object) -> int:
+        copy.append(int(reader_copies(*arguments)))
+        row["state"] = l.PROC_STARTING if len(copy) == 1 else l.PROC_READY
+        return copy[-1]
+
+    reader_copies, reader._copy_book = reader._copy_book, restarted
+    assert reader.take() is not None
+    assert len(copy) == 3, "neither while it starts nor across its start"
+
+
 def test_snapshots_under_a_committing_sniper_are_always_of_one_commit(stage: Stage) -> None:
     """cash + lots is 1000 at every commit and at no moment in between."""
     book(stage, 0, intent_seq=0, report_seq=0)

@@ -250,12 +250,12 @@ def test_a_successor_goes_on_with_the_breaker_in_event_time(world: World) -> Non
         ring.advance(world.memory.ticks.readers, l.SNIPER, seq)
         settle(strategist)
     assert breaker(world) == ("open", 3, 1)
-    world.memory.board.processes[l.STRATEGIST]["hung"] = 0
+    world.memory.board.processes[l.STRATEGIST]["fault"] = 0
     again = world.strategist()
     assert vars(again.planners[0].errors.breaker) == vars(strategist.planners[0].errors.breaker)
 
 
-def test_a_strategy_that_hung_is_blamed_by_the_next_life_and_after_three_times_left_alone(world: World) -> None:
+def test_a_strategy_that_hung_or_crashed_is_blamed_by_the_next_life_and_after_three_times_left_alone(world: World) -> None:
     strategist = world.strategist()
     world.tick(0)
     world.tick(30)
@@ -263,12 +263,12 @@ def test_a_strategy_that_hung_is_blamed_by_the_next_life_and_after_three_times_l
     row = world.memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]
     for number in range(3):
         row["asked_ns"] = START + (60 + number) * SECOND  # its plan was asked for, and the process was ended while it waited
-        world.memory.board.processes[l.STRATEGIST]["hung"] = 1
+        world.memory.board.processes[l.STRATEGIST]["fault"] = 1
         strategist = world.strategist(restarts=number + 1)
     assert breaker(world) == ("open", 3, 1)
-    assert [event.text for event in world.recorder.events()] == ["Mine hung in plan until it was ended"] * 3
+    assert [event.text for event in world.recorder.events()] == ["Mine hung or crashed in plan"] * 3
     row["asked_ns"] = 0
-    world.memory.board.processes[l.STRATEGIST]["hung"] = 0
+    world.memory.board.processes[l.STRATEGIST]["fault"] = 0
     assert breaker(world) == ("open", 3, 1)
 
 

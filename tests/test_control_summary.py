@@ -61,7 +61,7 @@ def make_state(folder: Path, memory: Memory, spoil_cash: int = 0) -> None:
     memory.board.processes[l.FEED]["restarts"] = 2
     sniper = memory.sniper
     sniper.commit[0]["number"] = 7
-    sniper.commit_lines[1]["tick_seq"] = 499
+    sniper.commit_lines[1]["tick_seq"], sniper.commit_lines[1]["ticks"] = 499, 496
     sniper.refusals[l.REF_CONFIDENCE] = 4
     sniper.account[0]["cash"], sniper.account[0]["max_drawdown_e6"] = 900 * 10**8, 12_345
     for instrument, side, lots, cost, bid, ask in ((0, 1, 250, 0, 6_000_000, 6_000_100), (1, -1, 7, 2_093_000_000, 298_000, 298_100)):

@@ -14,7 +14,7 @@ from control.supervise.chronicle import Chronicle
 from control.supervise.policy import PERMANENT_FAILURE, Deaths, RestartPolicy
 from control.supervise.role import STALL_S, State, Supervised
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
-from hotpath.courier import PATIENCE_S
+from hotpath.courier import AGAIN_S, PATIENCE_S
 from ipc import layout as l
 from ipc import messages
 from ipc.process import Boot
@@ -85,6 +85,7 @@ class FakeLine:
     def __init__(self) -> None:
         self.up = True
         self.answers = True
+        self.answer: messages.Reply = messages.Done()
         self.taken: list[messages.Event] = []
         self.replies: list[tuple[bytes, bytes]] = []
         self.resets = 0
@@ -96,7 +97,7 @@ class FakeLine:
         assert isinstance(event, messages.Event)
         self.taken.append(event)
         if self.answers:
-            self.replies.append((number, messages.encode(messages.Done())))
+            self.replies.append((number, messages.encode(self.answer)))
         return True
 
     def receive(self) -> tuple[bytes, bytes] | None:
@@ -315,11 +316,15 @@ def test_a_permanent_failure_is_a_stop_and_a_hang_is_left_for_the_next_life_to_k
     running.for_s(3.0)
     decided = {event.data["role"]: (event.data["class"], event.data["decision"]) for event in running.line.taken if "decision" in event.data}
     assert decided == {"reflection": ("fatal", "stop"), "strategist": ("general", "continue")}
-    assert [int(row["hung"]) for row in running.rows[: len(l.ROLES)]] == [int(name == "strategist") for name in l.ROLES]
+    assert [int(row["fault"]) for row in running.rows[: len(l.ROLES)]] == [int(name == "strategist") for name in l.ROLES]
     running.silent.clear()
     running.children["strategist"].die(-9)
     running.turn()
-    assert not running.rows["hung"].any(), "the last life was killed, and had not hung"
+    assert not running.rows["fault"].any(), "the last life was killed, and had not hung"
+    running.for_s(3.0)
+    running.children["strategist"].die(-11)
+    running.turn()
+    assert running.rows["fault"].any(), "nobody but itself is to blame for a segmentation fault"
 
 
 def test_the_loop_wakes_when_a_pause_before_a_restart_is_over(running: World) -> None:
@@ -563,6 +568,20 @@ def test_events_wait_while_the_recorder_is_down_and_come_in_order(running: World
     running.line.up = True
     running.turn(10)
     assert [text.split()[0] for text in running.events("respawn")] == ["feed", "sniper", "gateway"]
+    assert running.chronicle.waiting == 0
+
+
+def test_a_recorder_that_cannot_write_is_not_asked_again_at_once(running: World) -> None:
+    """Its answer wakes the loop: asked again with each, both would be at nothing else."""
+    running.line.answer = messages.Unavailable(role="recorder", text="the journal cannot be written")
+    running.chronicle.note("test", "hello")
+    for _ in range(50):
+        running.chronicle.pump()
+    assert len(running.events("test")) == 1
+    running.for_s(AGAIN_S * 3)
+    assert 2 <= len(running.events("test")) <= 4
+    running.line.answer = messages.Done()
+    running.for_s(AGAIN_S * 1.5)
     assert running.chronicle.waiting == 0
 
 

@@ -367,6 +367,23 @@ def test_death_between_line_and_publish_is_made_good(bench: Any, tmp_path: Path)
     assert quote["bid"] == newest["price"]
 
 
+def test_a_tick_that_readers_may_have_taken_counts_as_published_whoever_died_before_the_head_moved(bench: Any, tmp_path: Path) -> None:
+    """Else another one went out under its number, such as the one that tells of a gap, and those that were quick would never see it."""
+    one = replay(bench, big_recording(tmp_path, 3000))
+    first = feed.Publisher(Child(one.boot, l.FEED, one.memory, logging.getLogger("feed")))
+    first.turn()
+    one.read()
+    head = first.head
+    one.memory.ticks.ring[0]["head"] = head - 1
+    second = feed.Publisher(Child(one.boot, l.FEED, one.memory, logging.getLogger("feed")))
+    second.resume()
+    assert second.head == head
+    while second.row < second.made:
+        second.turn()
+        one.read()
+    assert one.ticks()["seq"].tolist() == list(range(1, second.head + 1))
+
+
 def test_file_that_changed_during_the_run_is_a_permanent_fault(bench: Any, tmp_path: Path) -> None:
     source = big_recording(tmp_path, 3000)
     one = replay(bench, source)

@@ -129,6 +129,7 @@ def test_time_passes_after_so_long_without_a_tick_and_a_feed_at_the_speed_of_the
     worker.join(120)
     assert int(own["beat_ns"]) >= enough_ns
     assert len(exits(world)) == (1 if due else 0)
+    assert int(own["metrics"][l.METRICS[l.SNIPER].index("intents")]) == len(exits(world)), "an order counts, whichever clock it was due by"
 
 
 @pytest.mark.parametrize(("market", "lockstep", "speed", "ns"), [

@@ -55,10 +55,9 @@ def test_counting_adds_to_one_metric_of_one_role(processes: Any) -> None:
     assert changed(before, processes) == {(l.FEED, "metrics")}
 
 
-@pytest.mark.parametrize("announce", [heartbeat.announce, board.announce])
-def test_announcing_a_start_says_who_and_since_when(processes: Any, announce: Any) -> None:
+def test_announcing_a_start_says_who_and_since_when(processes: Any) -> None:
     began = time.monotonic_ns()
-    announce(processes, l.RECORDER, l.PROC_STARTING)
+    board.announce(processes, l.RECORDER, l.PROC_STARTING)
     row = processes[l.RECORDER]
     assert (row["pid"], row["state"]) == (os.getpid(), l.PROC_STARTING)
     assert began <= row["started_ns"] <= row["beat_ns"] <= time.monotonic_ns()

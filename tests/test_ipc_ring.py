@@ -183,7 +183,7 @@ def test_a_source_row_carries_no_sequence_that_a_reader_could_accept_while_it_is
 # ── the gate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_publish_is_refused_room_when_the_slowest_reader_is_a_whole_ring_behind(one: Ring) -> None:
     for role in (l.SNIPER, l.GATEWAY):
-        ring.activate(one.readers, role)
+        one.readers["active"][role] = 1
     for _ in range(CAPACITY):
         one.publish()
     ring.advance(one.readers, l.SNIPER, CAPACITY)
@@ -197,18 +197,18 @@ def test_publish_is_refused_room_when_the_slowest_reader_is_a_whole_ring_behind(
 
 
 def test_a_reader_that_is_not_active_holds_nobody_back(one: Ring) -> None:
-    ring.activate(one.readers, l.GATEWAY)
+    one.readers["active"][l.GATEWAY] = 1
     for _ in range(CAPACITY):
         one.publish()
     assert one.free() == 0
-    ring.deactivate(one.readers, l.GATEWAY)
+    one.readers["active"][l.GATEWAY] = 0
     assert one.free() == CAPACITY
-    ring.activate(one.readers, l.GATEWAY)
+    one.readers["active"][l.GATEWAY] = 1
     assert one.free() == 0
 
 
 def test_a_reader_that_is_ahead_of_a_reborn_writer_gives_no_more_room_than_there_is(one: Ring) -> None:
-    ring.activate(one.readers, l.SNIPER)
+    one.readers["active"][l.SNIPER] = 1
     one.publish()
     ring.advance(one.readers, l.SNIPER, 5)
     assert ring.slowest(one.ring, one.readers) == 1
@@ -218,7 +218,7 @@ def test_a_reader_that_is_ahead_of_a_reborn_writer_gives_no_more_room_than_there
 def test_every_row_of_the_reader_table_can_gate(one: Ring) -> None:
     one.publish()
     for role in range(l.MAX_ROLES):
-        ring.activate(one.readers, role)
+        one.readers["active"][role] = 1
         assert one.free() == CAPACITY - 1
         ring.advance(one.readers, role, 1)
         assert ring.cursor(one.readers, role) == 1
@@ -287,10 +287,10 @@ class RingHistory(RuleBasedStateMachine):
     def switch(self, role: int, active: bool) -> None:
         """A reader comes or goes."""
         if active:
-            ring.activate(self.one.readers, role)
+            self.one.readers["active"][role] = 1
             self.cursors[role] = self.positions[role]
         else:
-            ring.deactivate(self.one.readers, role)
+            self.one.readers["active"][role] = 0
             self.cursors.pop(role, None)
 
     @invariant()

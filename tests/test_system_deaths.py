@@ -92,7 +92,8 @@ def test_without_a_recorder_ticks_and_exits_go_on_and_nothing_is_opened(instance
 
 
 def test_without_a_recorder_and_without_waiting_for_it_entries_stop_at_the_rings_reserve_and_exits_go_on(tmp_path: Path) -> None:
-    instance = Running(tmp_path, BUSY + PATIENT + "[hotpath]\ndurable_before_entry = false\n")
+    # what is armed when nothing more can be planned does not expire before it fires
+    instance = Running(tmp_path, BUSY + "valid_for_s = 7200\n" + PATIENT + "[hotpath]\ndurable_before_entry = false\n")
     try:
         instance.start()
         until(lambda: monitored(instance), 40, "an open position")
@@ -187,13 +188,27 @@ def test_without_a_gateway_intents_wait_and_go_out_once_when_it_is_back(instance
     sound(instance)
 
 
-def test_without_strategist_and_reflection_what_is_armed_trades_on(instance: Running) -> None:
-    until(instance.last_fill_ns, 40, "a first fill")
-    plans = instance.status()["conditions"]
-    assert plans
-    with standing_still(instance, "strategist", "reflection"):
-        closed = instance.status()["trades_closed"]
-        until(lambda: instance.status()["trades_closed"] > closed, 40, "positions are closed by their own protection")
-        assert instance.status()["trading"] == "running"
-    until(lambda: instance.ctl("health")[1]["data"]["healthy"], 20, "both are well again")
-    sound(instance)
+def test_without_strategist_and_reflection_what_is_armed_trades_on_for_longer_than_the_ring_lasts(tmp_path: Path) -> None:
+    instance = Running(tmp_path, BUSY + PATIENT + "[hotpath]\ntick_slots = 1024\n")
+    try:
+        instance.start()
+        until(instance.last_fill_ns, 40, "a first fill")
+        assert instance.status()["conditions"]
+        with standing_still(instance, "strategist", "reflection"):
+            before = instance.status()
+            until(lambda: instance.status()["ticks"] > before["ticks"] + 4 * 1024, 40, "the market waits for nobody who plans")
+            until(lambda: instance.status()["trades_closed"] > before["trades_closed"], 40, "positions are closed by their own protection")
+            assert instance.status()["trading"] == "running"
+            plans = strategist(instance)["plans"]
+        until(lambda: instance.ctl("health")[1]["data"]["healthy"], 20, "both are well again")
+        until(lambda: strategist(instance)["plans"] > plans, 20, "it plans again")
+        assert strategist(instance)["ticks_lost"] >= 3 * 1024
+        sound(instance)
+    finally:
+        instance.end()
+
+
+def strategist(instance: Running) -> dict[str, Any]:
+    """Its metrics."""
+    found: dict[str, Any] = next(row["metrics"] for row in instance.ctl("health")[1]["rows"] if row["role"] == "strategist")
+    return found

@@ -214,12 +214,15 @@ class Queries:
     def errors(self, limit: int, since_wall_ns: int) -> list[dict[str, Any]]:
         """Newest decisions about failures first, and what works again: events whose data hold a decision.
 
-        Rates are counted here, by the wall clock: the process that decided may have begun a moment before, and known of nothing earlier.
+        Rates are counted here, by the wall clock: the process that decided may have begun a moment before, and known of nothing earlier. Its own word
+        stands where the answer is cut off before a row's hour was read.
         """
         rows: list[dict[str, Any]] = []
         earlier: dict[tuple[str, str], list[messages.Event]] = {}
+        read_ns = 0
         for record in self._newest("events"):
             event = decode_event(record.payload)
+            read_ns = event.wall_ns
             shown = event.wall_ns >= since_wall_ns and len(rows) < limit
             if not shown and event.wall_ns <= (rows[-1]["wall_ns"] if rows else since_wall_ns) - _HOUR_NS:
                 break
@@ -230,7 +233,8 @@ class Queries:
                     rows.append({"wall_ns": event.wall_ns, "process": process, "kind": event.kind,
                                  **{name: event.data.get(name, "") for name in DECISION}, "text": event.text})
         for (process, activity), events in earlier.items():
-            _count_rates([row for row in rows if (row["process"], row["activity"]) == (process, activity)], events)
+            _count_rates([row for row in rows if (row["process"], row["activity"]) == (process, activity)
+                          and not (self._late() and row["wall_ns"] - _HOUR_NS < read_ns)], events)
         return rows
 
     def _answer_errors(self, query: Query) -> Message:

@@ -157,11 +157,12 @@ class Reader:
         s = self._memory.sniper
         sniper = self._memory.board.processes[l.SNIPER]
         for _ in range(TRIES):
-            life = int(sniper["pid"])
+            life = int(sniper["pid"]), int(sniper["state"])
             number = self._copy_book(s.commit, s.commit_lines, s.undo, s.undo_at, s.undo_lines, self._tx, self._copy, self._line)
             if number == 0:
                 return None
-            if number > 0 and int(sniper["pid"]) == life:  # a successor empties the undo log without a commit
+            # a successor that starts undoes a step, and empties the undo log without a commit
+            if number > 0 and life[1] != l.PROC_STARTING and (int(sniper["pid"]), int(sniper["state"])) == life:
                 return self._decode(number)
         return None
 

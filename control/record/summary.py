@@ -29,9 +29,9 @@ FILL: Final = np.dtype([("symbol", "S32"), ("order_id", "S16"), ("event_ns", "<i
 SIMULATED_NOTICE: Final = "SIMULATED MARKET: results mean nothing"
 #: quantiles of a latency, by name
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
-#: records that ask the gateway for something
 #: bits of a key `incarnation << 40 | sequence` that are the sequence
 _SEQUENCE = (1 << 40) - 1
+#: records that ask the gateway for something
 _INTENTS = (l.NEW, l.CANCEL, l.AMEND, l.CANCEL_ALL)
 #: report kinds that say an order never came to the venue
 _NEVER_SENT = (l.UNKNOWN, l.LOST)
@@ -168,7 +168,7 @@ def _summary(facts: RunFacts, memory: Memory, journal: Journal, incarnation: int
         mode=facts.mode, market=facts.market,
         started_at=datetime.datetime.fromtimestamp(facts.started_wall_ns / 1e9, datetime.UTC).isoformat(timespec="milliseconds"),
         duration_s=round(facts.duration_s, 3), wait_strategy=l.WAIT_STRATEGIES[int(run["wait_strategy"])],
-        ticks_published=int(memory.ticks.ring[0]["head"]), ticks_processed=max(0, int(line["tick_seq"]) - lost), ticks_lost=lost,
+        ticks_published=int(memory.ticks.ring[0]["head"]), ticks_processed=int(line["ticks"]), ticks_lost=lost,
         conditions_armed=_conditions_armed(journal, incarnation, swapped),
         intents=int(np.isin(orders["kind"], _INTENTS).sum()), orders=len(np.unique(sent["order_seq"])), fills=len(fills),
         trades_closed=len(trades), exit_reasons=dict(reasons),

@@ -43,8 +43,6 @@ def health(seen: dict[str, Any], memory: Any, now_ns: int) -> tuple[dict[str, An
     databases = databases_of(rows, memory)
     if not databases["journal"]["writable"] and seen["phase"] == "running":
         problems.append("the journal cannot be written: no entries until it can; free space on its disk, see logs/recorder.log")
-    if seen["ticks_lost"]:
-        problems.append(f"{seen['ticks_lost']} ticks lost")
     data = {"healthy": not problems, "phase": seen["phase"], "trading": seen["trading"], "problems": problems, "databases": databases,
             "adaptation": _adaptation(rows)}
     return data, rows
@@ -96,6 +94,8 @@ def _faults(process: dict[str, Any], seen: dict[str, Any], activities: list[dict
         faults.append(f"its control thread is silent for {metrics['control_age_ms']} ms")
     if process["role"] == "feed" and process["state"] == "healthy" and seen["phase"] == "running" and metrics["last_tick_age_ms"] > LATE_TICK_MS:
         faults.append(f"no tick for {metrics['last_tick_age_ms'] / 1000:.0f} s")
+    if process["role"] == "sniper" and metrics["ticks_lost"]:
+        faults.append(f"{metrics['ticks_lost']} ticks lost")
     if process["role"] == "reflection" and not metrics["on_schedule"]:
         faults.append(f"closed trades wait for {seen['reflection_behind_s']:.0f} s")
     for one in activities:
@@ -151,7 +151,7 @@ def _reflection(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_
 def _strategist(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:
     counted = process["metrics"]
     return {"last_plan_ns": counted["last_plan_ns"], "plans": counted["plans"], "plan_latency_ms": counted["last_plan_ms"],
-            "plan_failures": counted["strategy_errors"], "conditions": counted["conditions"]}
+            "plan_failures": counted["strategy_errors"], "conditions": counted["conditions"], "ticks_lost": counted["ticks_lost"]}
 
 
 _METRICS = {"recorder": _recorder, "gateway": _gateway, "sniper": _sniper, "feed": _feed, "reflection": _reflection, "strategist": _strategist}

@@ -20,6 +20,8 @@ STALL_S = 15.0
 #: a silent child that wants a CPU is starved, not hung, until it has had so much of one as this share of half its limit: in that time a sound one
 #: beats many times, however few others leave it. Up to so much silence, or four times its limit
 STARVED_SHARE, STARVED_S = 0.25, 1.0
+#: signals of a process that crashed by itself
+FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 #: what a start may take before the forkserver itself is suspected; the first one may have to compile all kernels
 BIRTH_S, FIRST_BIRTH_S = 10.0, 900.0
 
@@ -111,7 +113,7 @@ class Supervised:
         if self.state is State.STOPPING and code == 0:
             self.state = State.GONE
             return None
-        self.row["hung"] = int(bool(self._hang))  # for the next life: what it was at is to blame
+        self.row["fault"] = int(bool(self._hang) or (code is not None and -code in FAULTS))  # for the next life: what it was at is to blame
         told = self.state is State.STOPPING
         decision = self.deaths.decide(now, code)
         cause = self._hang or self.handle.start_error or describe_exit(code)

@@ -118,6 +118,8 @@ class Session:
             initial_cash=round(plan.config.paper.initial_balance * 10**8))
         if plan.mode == "paper":
             instance.name_state(self.places)
+            # a market at its own pace waits for whoever watches stops and for the venue, not for who plans: that one may have missed ticks
+            memory.ticks.readers["active"][l.STRATEGIST] = int(not plan.speed)
         return memory
 
     def _config_version(self) -> tuple[int, list[str]]:

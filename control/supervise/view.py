@@ -56,7 +56,7 @@ class View:
                 self._learned, self._behind_at = learned, now
             behind_s = now - self._behind_at
         return {"phase": session.watchdog.phase.value, "market": session.plan.market, "trading": l.MODES[mode], "trading_cause": cause,
-                "processes": self.processes(), "ticks_lost": int(self._memory.ticks.readers[l.SNIPER]["lost"]),
+                "processes": self.processes(),
                 "reflection_behind_s": behind_s, "wall_ns": time.time_ns()}
 
     def _ticks(self) -> int:
@@ -72,7 +72,7 @@ class View:
             "simulated": plan.market == "simulated", "speed": plan.speed, "lockstep": plan.lockstep, "phase": session.watchdog.phase.value,
             "trading": l.MODES[mode], "trading_cause": cause, "uptime_s": time.monotonic() - self._began, "pid": session.pid,
             "event_ns": int(account["event_ns"]), "processes": self.processes(), "preparing": session.preparing(),
-            "ticks": ticks, "ticks_per_s": self._rate(ticks), "ticks_lost": int(memory.ticks.readers[l.SNIPER]["lost"]),
+            "ticks": ticks, "ticks_per_s": self._rate(ticks), "ticks_lost": self._metric(l.SNIPER, "lost"),
             **{name: money(int(account[name])) for name in ("equity", "cash", "realised_pnl", "fees")},
             "trades_closed": int(account["trades_closed"]), "wins": int(account["wins"]),
             "max_drawdown_pct": int(account["max_drawdown_e6"]) / 10_000, "entries_today": int(account["entries_today"]),

@@ -64,7 +64,7 @@ class Strategist:
         self.activities = Activities(child, self._failures.append)
         for planner in self.planners:
             self.activities.adopt(planner.errors, resume=True)
-        self.next_due_ns = 0
+        self.next_due_ns = self._lost = 0
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def recover(self) -> None:
@@ -79,8 +79,9 @@ class Strategist:
                 break
             self.breathe()
         horizon = int(barriers.word(self._memory.board.cursors, 0, barriers.PLAN_HORIZON))
-        if cursor:
-            self.next_due_ns = (int(state["event_ns"]) // self.interval_ns + 1) * self.interval_ns
+        if cursor:  # without a tick that both had, the oldest one that is left tells the time
+            seen_ns = int(state["event_ns"]) or self._first_event_ns(int(state["next"]))
+            self.next_due_ns = (seen_ns // self.interval_ns + 1) * self.interval_ns
         if self.lockstep and horizon > 1:
             self.next_due_ns = horizon  # what the sniper waits for is what nobody has planned yet
         if not cursor and self._boot.mode == "paper":
@@ -91,11 +92,11 @@ class Strategist:
             self._blame()
 
     def _blame(self) -> None:
-        """The strategy in whose plan a predecessor hung has failed there."""
+        """The strategy in whose plan a predecessor hung or crashed has failed there."""
         for planner in self.planners:
-            if int(self._child.processes[l.STRATEGIST]["hung"]) and (asked_ns := planner.errors.breaker.asked_ns):
+            if int(self._child.processes[l.STRATEGIST]["fault"]) and (asked_ns := planner.errors.breaker.asked_ns):
                 at_ns = max(asked_ns, planner.errors.breaker.failed_ns + 1)  # asked at one instant again and again, each hang is one
-                self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung in plan until it was ended", at_ns)
+                self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung or crashed in plan", at_ns)
                 self._journal_failures()
 
     def _go_on(self) -> None:
@@ -166,6 +167,8 @@ class Strategist:
     def turn(self, sleep_ns: int = _SLEEP_NS) -> int:
         """One kernel call, and a plan if one is due."""
         found = int(candles.run(self.fold, self.next_due_ns, _BATCH, sleep_ns))
+        if int(self.fold.state[0]["lost"]) != self._lost:
+            self._tell_lost()
         self.breathe()
         if found == candles.DUE:
             state = self.fold.state[0]
@@ -175,6 +178,12 @@ class Strategist:
                     self.plan(due_ns)
                 self.next_due_ns = due_ns + self.interval_ns
         return found
+
+    def _tell_lost(self) -> None:
+        """The market has gone on without this process, which took longer for something than the tick ring lasts."""
+        lost, self._lost = int(self.fold.state[0]["lost"]) - self._lost, int(self.fold.state[0]["lost"])
+        self._child.metric("ticks_lost", lost)
+        self._child.log.warning("%d ticks were not seen: the market went on meanwhile; candles are without them", lost)
 
     def _late(self, due_ns: int) -> bool:
         """The sniper is an interval ahead: the next plan is due already, and this one would only delay it. Never in lockstep."""

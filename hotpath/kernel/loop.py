@@ -132,6 +132,9 @@ def run(s: Any, lockstep: int, spins: int, silence_ns: int, speed: float) -> int
     have = False
     own = s.own[0]
     while True:
+        if own.orders_told != own.orders_made:
+            heartbeat.count(s.processes, l.SNIPER, _METRIC_INTENTS, own.orders_made - own.orders_told)
+            own.orders_told = own.orders_made
         stop = stop_word(s)
         if stop != l.STOP_NONE:
             return stop
@@ -154,7 +157,6 @@ def run(s: Any, lockstep: int, spins: int, silence_ns: int, speed: float) -> int
                 now = monotonic_ns()
                 record(s.decision_hist, now - own.taken_ns)
                 record(s.tick_to_intent_hist, now - s.tick[0].publish_ns)
-                heartbeat.count(s.processes, l.SNIPER, _METRIC_INTENTS, own.orders_made - orders)
             if made:
                 wait.ring_bells(s.processes, _READERS_OF_ORDERS)
             if lockstep:

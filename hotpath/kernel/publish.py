@@ -179,7 +179,13 @@ def publish_batch(f: Feed, ticks: Any, marks: Any, first: int, count: int, speed
 
 
 @kernel
+def finish(f: Feed, ticks: Any) -> bool:
+    """A successor's first act: the tick in whose publication its predecessor died, which readers may have taken; `ticks[0]` is overwritten."""
+    return ring.finish_publish(f.ring, f.slots, ticks, 0)
+
+
+@kernel
 def take_over(f: Feed, ticks: Any, row: int) -> None:
-    """A successor's first act: the tables behind the head tick (`ticks[row]`, its sequence set), if its predecessor died in between."""
+    """A successor's next act: the tables behind the head tick (`ticks[row]`, its sequence set), if its predecessor died in between."""
     update_tables(f, ticks[row], ring.cursor(f.readers, l.SNIPER))
     f.pace[_PREVIOUS] = ticks[row].event_ns

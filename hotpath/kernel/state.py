@@ -12,12 +12,12 @@ from ipc.crash import WORDS
 from ipc.segment import Memory
 
 #: what the process keeps for itself: when the running tick was taken and when time last passed without one (monotonic), how far ahead of the last
-#: tick's time the market's clock is then, order-ring slots free in this step (−1: not known), its own stop word, orders made so far, the tick that is
-#: to be skipped because two predecessors died of it, the state that a report's position was in, what of the running step the undo log has (account
-#: or not, instrument of the state saved last or −1), and the last survey of money.py
+#: tick's time the market's clock is then, order-ring slots free in this step (−1: not known), its own stop word, orders made so far and how many of
+#: them the metric has, the tick that is to be skipped because two predecessors died of it, the state that a report's position was in, what of the
+#: running step the undo log has (account or not, instrument of the state saved last or −1), and the last survey of money.py
 OWN = np.dtype([("taken_ns", "<i8"), ("timed_ns", "<i8"), ("ahead_ns", "<i8"), ("ring_room", "<i8"), ("stop", "<i8"), ("orders_made", "<i8"),
-                ("deadly_tick", "<i8"), ("state_before", "<i8"), ("account_saved", "<i8"), ("state_saved", "<i8"), ("equity", "<i8"),
-                ("unmarked", "<i8"), ("margin", "<i8"), ("gross", "<i8")])
+                ("orders_told", "<i8"), ("deadly_tick", "<i8"), ("state_before", "<i8"), ("account_saved", "<i8"), ("state_saved", "<i8"),
+                ("equity", "<i8"), ("unmarked", "<i8"), ("margin", "<i8"), ("gross", "<i8")])
 
 
 #: values between which nothing of an (instrument, trigger) can fire, as of a generation; found again whenever it is not known. `below` and `above`
@@ -32,10 +32,12 @@ def _aligned(count: int, dtype: Any) -> np.ndarray[Any, Any]:
     first = -room.ctypes.data % l.CACHE_LINE
     return room[first: first + size].view(dtype)
 
+
 def _no_bounds(instruments: int) -> np.ndarray[Any, Any]:
     bounds = _aligned(instruments * (len(l.PRICE_KINDS) + l.TRIGGERS), BOUND)
     bounds["generation"] = bounds["below"] = bounds["above"] = -1
     return bounds
+
 
 def sniper_arrays(memory: Memory, crash: np.ndarray[Any, Any] | None = None) -> Bundle:
     """The kernel's arrays over an instance's shared memory; see ipc/layout.py for each dtype. `crash`: the words of ipc/crash.py."""

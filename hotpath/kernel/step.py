@@ -220,6 +220,7 @@ def substep(s: Any) -> bool:
             emit_missed(s, l.MISSED_FEED, l.NO_INSTRUMENT, tick.lots, tick.price, tick.event_ns)
         mark_account(s, tick.event_ns)
     line.tick_seq = tick.seq
+    line.ticks += 1
     line.resume_index = 0
     return True
 

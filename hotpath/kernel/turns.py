@@ -29,7 +29,6 @@ _BATCH: Final = 64
 _TICK_SEQ = l.offset(l.GATEWAY_HEADER, "tick_seq")
 _DURABLE = l.offset(l.CURSORS, "durable_orders")
 _VERSION = l.offset(l.QUOTE, "version")
-_HEAD = l.offset(l.RING, "head")
 _STATE = l.offset(l.GATEWAY_ORDER, "state")
 _STOP_OF_SNIPER = l.offset(l.PROCESS, "stop")
 _METRIC_MATCHED = l.METRICS[l.GATEWAY].index("ticks_matched")
@@ -242,12 +241,8 @@ def publish_report(g: Any) -> int:
 
 @kernel
 def finish_publish(g: Any) -> bool:
-    """A predecessor died between a report's slot and the head: a reader may have it already, so it counts as published."""
-    seq = ring.head(g.report_ring) + 1
-    if ring.poll(g.report_ring, g.report_slots, seq, g.report, 0) != ring.OK:
-        return False
-    store_release(g.report_ring, 0, _HEAD, seq)
-    return True
+    """A predecessor's last report, where it died in the middle of publishing that."""
+    return ring.finish_publish(g.report_ring, g.report_slots, g.report, 0)
 
 
 @kernel
