@@ -208,6 +208,26 @@ def test_without_strategist_and_reflection_what_is_armed_trades_on_for_longer_th
         instance.end()
 
 
+def test_a_strategist_that_is_given_up_holds_back_no_market_even_at_full_speed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("class Mine:\n    def plan(self, market, portfolio, knowledge): return []\n")
+    instance = Running(tmp_path, BUSY + "[hotpath]\ntick_slots = 1024\n")
+    try:
+        instance.start("--strategy", f"momentum,{mine}:Mine", speed="max")
+        until(lambda: instance.status()["trades_closed"], 40, "it trades")
+        mine.write_text("class Mine:\n")
+        instance.kill("strategist")
+        until(lambda: instance.row("strategist")["state"] == "failed", 20, "its successor cannot read the strategy, and is the last one")
+        before = instance.status()["ticks"]
+        until(lambda: instance.status()["ticks"] > before + 100_000, 40, "the market goes on without it")
+        until(lambda: not instance.ctl("positions")[1].get("rows"), 40, "every position comes to its time stop")
+        assert instance.stop() == 5
+        assert instance.summary()["reconciled"] is True
+        instance.leaves_nothing()
+    finally:
+        instance.end()
+
+
 def strategist(instance: Running) -> dict[str, Any]:
     """Its metrics."""
     found: dict[str, Any] = next(row["metrics"] for row in instance.ctl("health")[1]["rows"] if row["role"] == "strategist")

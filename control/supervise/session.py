@@ -27,7 +27,7 @@ from control.supervise.last_words import last_words
 from control.supervise.notify import ServiceManager
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.rescue import Rescue
-from control.supervise.role import Death, Supervised
+from control.supervise.role import Death, State, Supervised
 from control.supervise.safety import CAUSES, Ends, SafeMode
 from control.supervise.watchdog import Phase, Watchdog
 from hotpath.courier import RoleLine
@@ -119,7 +119,7 @@ class Session:
         if plan.mode == "paper":
             instance.name_state(self.places)
             # a market at its own pace waits for whoever watches stops and for the venue, not for who plans: that one may have missed ticks
-            memory.ticks.readers["active"][l.STRATEGIST] = int(not plan.speed)
+            memory.ticks.readers["active"][l.STRATEGIST] = int(plan.lockstep or not plan.speed)
         return memory
 
     def _config_version(self) -> tuple[int, list[str]]:
@@ -251,6 +251,8 @@ class Session:
         if now - self._remembered_at >= _REMEMBER_S:
             self._remembered_at = now
             self._remember()
+        if self.watchdog.roles["strategist"].state is State.GIVEN_UP:
+            self.memory.ticks.readers["active"][l.STRATEGIST] = 0  # nobody comes who would read on
         for act in self.each_turn:
             act()
 
