@@ -102,6 +102,10 @@ class Running:
         os.kill(pid, number)
         return pid
 
+    def forkserver(self) -> int:
+        """Its pid, as the parent of a child that does not die with it."""
+        return int(Path(f"/proc/{self.row('sniper')['pid']}/stat").read_text().rpartition(")")[2].split()[1])
+
     def journal(self) -> Journal:
         """Its journal, to be read while it runs."""
         return Journal(self.state / "journal")
