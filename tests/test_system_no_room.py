@@ -1,14 +1,21 @@
-"""No room on a disk or in shared memory: refused at the start with the remedy; while it runs, entries stop, exits go on, and it mends itself."""
+"""No room on a disk or in shared memory: refused at the start with the remedy; while it runs, entries stop and it mends itself.
+
+Exits go on while only the journal's disk is full. A paper venue that cannot write its ledger fills nothing, and its market waits for it.
+"""
 
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ipc.segment import instance_dir
+from control.record.reconcile import read_ledger
+from ipc import layout as l
+from ipc.segment import Memory, instance_dir
 from tests.bad_input import fill, small_filesystem
 from tests.running import BUSY, Running, until
 
@@ -99,6 +106,60 @@ def test_with_a_journal_that_cannot_grow_entries_stop_and_exits_go_on_until_it_c
         assert not any(running.summary()["restarts"].values())
     finally:
         running.end()
+
+
+def test_a_paper_venue_whose_ledger_cannot_grow_stands_still_with_its_market_and_fills_everything_once_when_it_can(tmp_path: Path) -> None:
+    config = BUSY.replace("time_stop_s = 60", "time_stop_s = 600")  # so that positions are open when the disk is full
+    running = Running(tmp_path, config + "[safety]\ncooldown_s = 1\n[hotpath]\ntick_slots = 4096\n")
+    try:
+        running.start()
+        until(lambda: len(held(running)) >= 2, 60, "some positions")
+        memory, pids = Memory(running.name), [int(running.row(role)["pid"]) for role in ("recorder", "gateway")]
+        for pid in pids:  # both are on one disk, as they mostly are; not even a page that was freed can be written again
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 12, resource.RLIM_INFINITY))
+        events, closing = read_ledger(running.state / "paper").venue_seq, [row["id"] for row in held(running)]
+        assert closing
+        for one in closing:
+            running.ctl("close", one)
+        until(lambda: memory.board.modes[l.MODE_OF_GATEWAY]["mode"] == l.MODE_SAFE, 30, "the gateway cannot write its ledger")
+        health = until(lambda: (now := running.ctl("health")[1]["data"])["databases"]["ledger"]["writable"] is False and now, 10, "health says so")
+        assert health["healthy"] is False
+        assert running.status()["trading"] == "safe"
+        until(lambda: decided(memory) >= set(closing), 10, "every exit is decided, and waits on the order ring")
+        until(lambda: stands_still(memory), 30, "the market waits for its venue")
+        stuck = running.status()
+        assert {row["id"] for row in running.ctl("positions")[1]["rows"]} >= set(closing), "nothing is filled that cannot be kept"
+        assert read_ledger(running.state / "paper").venue_seq == events
+        assert stuck["trading"] == "safe"
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: not {row["id"] for row in running.ctl("positions")[1]["rows"]} & set(closing), 30, "what was to be closed is closed")
+        until(lambda: running.status()["trading"] == "running", 30, "trading goes on")
+        until(lambda: running.status()["entries_today"] > stuck["entries_today"], 60, "a new entry")
+        assert running.stop() == 0, running.text()
+        assert running.summary()["reconciled"] is True
+        assert running.faults() == [], "nothing is lost, and nothing is filled twice"
+        assert not any(running.summary()["restarts"].values())
+    finally:
+        running.end()
+
+
+def held(running: Running) -> list[dict[str, Any]]:
+    """Positions that nothing closes yet."""
+    return [row for row in running.ctl("positions")[1].get("rows", []) if row["state"] in ("open", "monitoring")]
+
+
+def decided(memory: Memory) -> set[str]:
+    """Positions whose exit is on the order ring."""
+    rows = memory.orders.slots[memory.orders.slots["kind"] == l.NEW]
+    return {str(int(row["position_id"])) for row in rows if row["purpose"] == l.EXIT}
+
+
+def stands_still(memory: Memory) -> bool:
+    """Not a tick within half a second."""
+    head = int(memory.ticks.ring[0]["head"])
+    time.sleep(0.5)
+    return int(memory.ticks.ring[0]["head"]) == head
 
 
 @pytest.mark.slow
