@@ -16,8 +16,8 @@ from tests.storm import report
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, Shot
 from tests.storm.checker import Finding
-from tests.storm.run import BOTH, SIGNALS, SIMULATED, PassResult, Result, Storm, plan_of
-from tests.storm.scene import recordings
+from tests.storm.run import BOTH, BOUND_S, KEEPERS, SHIPPED_BOUND_S, SIGNALS, SIMULATED, TARGETS, PassResult, Result, Storm, deaths_of, plan_of
+from tests.storm.scene import FORKSERVER, HANG_MS, recordings
 
 
 @pytest.mark.timeout(900)
@@ -48,7 +48,9 @@ def test_a_storm_of_one_target_and_one_signal_says_so(tmp_path: Path) -> None:
     assert '"holds": true' in (tmp_path / "storm.json").read_text()
 
 
-@pytest.mark.parametrize(("flags", "words"), [(("--targets", "sniper,watchdog"), "watchdog is none of recorder"), (("--kills", "0"), "above 0"),
+@pytest.mark.parametrize(("flags", "words"), [(("--targets", "sniper,watchdog"), "watchdog is none of recorder"),
+                                              (("--targets", "forkserver", "--signals", "STOP"), "a forkserver is not stopped"),
+                                              (("--kills", "0"), "above 0"),
                                               (("--signals", "HUP"), "HUP is none of KILL, STOP, SEGV, TERM"), (("--targets", ""), "at least one"),
                                               (("--bound", "-1"), "argument --bound: '-1' is no number above 0"),
                                               (("--speed", "0"), "argument --speed: '0' is no number above 0"), (("--speed", "nan"), "--speed"),
@@ -63,11 +65,11 @@ def test_a_wrong_flag_is_refused_with_what_is_possible(flags: tuple[str, ...], w
 # ── the plan of the kills ─────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("kills", [20, 50, 200, 1000])
 def test_every_busy_phase_gets_a_tenth_of_the_kills_and_any_moment_the_rest(kills: int) -> None:
-    plan = plan_of(kills, random.Random(1), l.ROLES, SIGNALS)
+    plan = plan_of(kills, random.Random(1), TARGETS, SIGNALS)
     wanted = Counter(shot.wanted for shot in plan)
     assert [shot.number for shot in plan] == list(range(1, kills + 1))
     assert all(wanted[phase] == kills // 10 for phase in phases.ROLE_OF)
-    assert {shot.target for shot in plan if shot.wanted == phases.IDLE} == set(l.ROLES)
+    assert {shot.target for shot in plan if shot.wanted == phases.IDLE} == set(TARGETS)
     assert all(shot.target == phases.ROLE_OF.get(shot.wanted, shot.target) for shot in plan)
 
 
@@ -93,6 +95,18 @@ def test_a_plan_keeps_to_its_targets_and_signals() -> None:
     assert {shot.wanted for shot in plan} == {phases.JOURNAL, phases.IDLE}
     assert {shot.signal for shot in plan} == {"STOP"}
     assert all(shot.target == "recorder" for shot in plan if shot.wanted == phases.JOURNAL)
+
+
+def test_a_forkserver_is_killed_and_never_stopped() -> None:
+    shots = [shot for shot in plan_of(400, random.Random(4), TARGETS, SIGNALS) if shot.target == FORKSERVER]
+    assert {shot.wanted for shot in shots} == {phases.IDLE}
+    assert {(shot.signal, deaths_of(shot)) for shot in shots} == {("KILL", 3), ("SEGV", 3), ("TERM", 0)}
+    assert FORKSERVER not in {shot.target for shot in plan_of(30, random.Random(1), ("feed", FORKSERVER), ("STOP",))}
+
+
+def test_the_bound_follows_from_the_heartbeat_limits_of_who_keeps_protection() -> None:
+    assert max(HANG_MS[role] for role in KEEPERS) / 1000 + 1.0 == BOUND_S
+    assert SHIPPED_BOUND_S == 6.0, "five seconds for gateway, feed and recorder"
 
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.frame import end_in_order
-from ipc import layout as l
 from tests.storm import report
-from tests.storm.run import BOTH, BOUND_S, REPLAY, SIGNALS, SIMULATED, SPEED, Storm
+from tests.storm.run import BOTH, BOUND_S, REPLAY, SHIPPED_BOUND_S, SIGNALS, SIMULATED, SPEED, TARGETS, Storm, signals_for
 from tests.storm.scene import recordings
 
 
@@ -61,10 +60,13 @@ def main() -> int:
     parser = argparse.ArgumentParser("scripts/storm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=_count, default=50, help="how many processes are killed (50)")
     parser.add_argument("--seed", type=int, default=1, help="of targets, phases, signals and moments (1)")
-    parser.add_argument("--targets", type=_several(l.ROLES), default=l.ROLES, help="processes, separated by commas (all six)")  # type: ignore[arg-type]
+    parser.add_argument("--targets", type=_several(TARGETS), default=TARGETS,  # type: ignore[arg-type]
+                        help="of " + ",".join(TARGETS) + " (all); the forkserver is not stopped")
     parser.add_argument("--signals", type=_several(SIGNALS), default=SIGNALS, help="of KILL,STOP,SEGV,TERM (all)")  # type: ignore[arg-type]
     parser.add_argument("--speed", type=_above_zero, default=SPEED, help=f"event seconds a wall second ({SPEED:g})")
-    parser.add_argument("--bound", type=_above_zero, default=BOUND_S, help=f"seconds for which a position may be without protection ({BOUND_S:g})")
+    parser.add_argument("--bound", type=_above_zero, default=BOUND_S,
+                        help="seconds for which a position may be without protection: the longest heartbeat limit of who keeps it, and one for the "
+                             f"respawn ({BOUND_S:g}; the limits as shipped make {SHIPPED_BOUND_S:g})")
     market = parser.add_mutually_exclusive_group()
     market.add_argument("--simulated", dest="market", action="store_const", const=SIMULATED, default=BOTH,
                         help="all in a paper instance on the simulated market, though there are real data (the last fifth of the kills is)")
@@ -74,6 +76,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.json and not given.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {given.json.parent}")
+    if not any(signals_for(target, given.signals) for target in given.targets):
+        parser.error("argument --signals: a forkserver is not stopped; name KILL, SEGV or TERM")
     if given.market == REPLAY and not recordings():
         parser.error("argument --replay: there are no recorded data; name their folder in TRADER_REAL_DATA")
     end_in_order()

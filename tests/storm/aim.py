@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ipc import layout as l
 from tests.storm import sight as phases
-from tests.storm.scene import Pass
+from tests.storm.scene import Gone, Pass
 from tests.storm.sight import Sight
 
 SAMPLE, POINT = "sample", "point"
@@ -59,10 +59,6 @@ class Shot:
     moment_s: float = 0.0
 
 
-class Gone(Exception):
-    """The target has ended before it could be hit."""
-
-
 class Aim:
     """Aims at the processes of one pass."""
 
@@ -71,7 +67,7 @@ class Aim:
 
     def hit(self, shot: Shot) -> int:
         """Bring the target to the wanted phase, as far as can be, and send the signal; gives the pid. Raises Gone."""
-        pid = self.pid(shot.target)
+        pid = self._scene.pid(shot.target)
         try:
             if shot.wanted == phases.IDLE:
                 shot.phase = self._look_once(shot, pid)
@@ -85,14 +81,6 @@ class Aim:
             raise Gone(shot.target) from None
         finally:
             self._scene.disarm()
-        return pid
-
-    def pid(self, role: str) -> int:
-        """The role's living process. Raises Gone."""
-        row = self._scene.memory.board.processes[l.ROLES.index(role)]
-        pid = int(row["pid"])
-        if not pid or int(row["state"]) not in (l.PROC_READY, l.PROC_STARTING) or not Path(f"/proc/{pid}/stat").exists():
-            raise Gone(role)
         return pid
 
     # ── finding the phase ─────────────────────────────────────────────────────────────────────────────────────────────

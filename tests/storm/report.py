@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, SAMPLE, Shot
-from tests.storm.run import HARD, REPLAY, SIMULATED, Result
+from tests.storm.run import BOUND_S, HARD, REPLAY, RESPAWN_S, SHIPPED_BOUND_S, SIMULATED, Result
 
 #: least share of the kills that hit where they were aimed (HARD) in each busy phase of the targets, and with an order in flight
 BUSY_SHARE, IN_FLIGHT_SHARE = 0.05, 0.30
@@ -104,7 +104,9 @@ def words(result: Result) -> list[str]:
               for name, one in told["recovery_ms"].items()]
     lines += ["  checked: " + ", ".join(f"{count:,} {name}" for name, count in told["figures"].items()),
               f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {told['longest_overdue_s']} s overdue "
-              f"(bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)"]
+              f"(bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)",
+              f"  the bound is the longest heartbeat limit of sniper, gateway, feed and recorder, and {RESPAWN_S:g} s: {BOUND_S:g} s with the limits "
+              f"here, {SHIPPED_BOUND_S:g} s with those that are shipped"]
     for number, one in enumerate(result.passes, 1):
         lines += [f"  pass {number}: {finding.rule}: {finding.text}" for finding in one.findings[:_MOST_TOLD]]
         if len(one.findings) > _MOST_TOLD:

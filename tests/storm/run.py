@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.frame import Ended, surely
+from benchmarks.paper import descendants
+from control.config import Supervise
 from ipc import layout as l
 from tests.storm import checker, evidence
 from tests.storm import sight as phases
-from tests.storm.aim import Aim, Gone, Shot
-from tests.storm.scene import HANG_MS, Pass, left_behind, recordings
+from tests.storm.aim import Aim, Shot
+from tests.storm.scene import FORKSERVER, HANG_MS, ITS_OWN, Gone, Pass, left_behind, recordings
 from tests.storm.sight import Sight
 from tests.storm.watch import Watch
 
+#: every process but the launcher, whose end is the run's
+TARGETS = (*l.ROLES, FORKSERVER)
 SIGNALS = ("KILL", "STOP", "SEGV", "TERM")
 #: those that end or stop a process where it stands; a TERM is obeyed in its own time, when the process has left the phase
 HARD = ("KILL", "STOP", "SEGV")
@@ -28,9 +32,12 @@ SHARE = 0.1
 #: markets of a storm: recorded data while there are some, in a replay; the last fifth of the kills in a paper instance, which syncs and never ends
 REPLAY, SIMULATED, BOTH = "replay", "simulated", "both"
 SIMULATED_SHARE = 5
-#: those who keep protection, and seconds for which a position may be without it: their longest hang limit, a respawn, and what a busy machine adds
+#: those who keep protection, and seconds for which a position may be without it: their longest hang limit, and RESPAWN_S for a respawn and what a
+#: busy machine adds; with the storm's limits, and with those that are shipped
 KEEPERS = ("sniper", "gateway", "feed", "recorder")
-BOUND_S = max(HANG_MS[role] for role in KEEPERS) / 1000 + 1.0
+RESPAWN_S = 1.0
+BOUND_S = max(HANG_MS[role] for role in KEEPERS) / 1000 + RESPAWN_S
+SHIPPED_BOUND_S = max(Supervise().hang_ms(role) for role in KEEPERS) / 1000 + RESPAWN_S
 #: event seconds a wall second; seconds for a start, for a role's return, and for the stillness before a stop
 SPEED, START_S, RETURN_S = 3.0, 300.0, 30.0
 #: a kill is followed by the next one before its target is back, once in so many
@@ -79,15 +86,30 @@ def plan_of(kills: int, rng: random.Random, targets: tuple[str, ...], signals: t
     wanted = [phase for phase in busy for _ in range(share)][:kills]
     rng.shuffle(wanted)
     made = [(phases.ROLE_OF[phase], phase) for phase in wanted]
-    made += [(targets[number % len(targets)], phases.IDLE) for number in range(kills - len(made))]
+    hit = tuple(target for target in targets if signals_for(target, signals))
+    made += [(hit[number % len(hit)], phases.IDLE) for number in range(kills - len(made))]
     rng.shuffle(made)
-    return [Shot(number, target, rng.choice(signals if phase == phases.IDLE else hard), phase) for number, (target, phase) in enumerate(made, 1)]
+    return [Shot(number, target, rng.choice(signals_for(target, signals) if phase == phases.IDLE else hard), phase)
+            for number, (target, phase) in enumerate(made, 1)]
+
+
+def signals_for(target: str, signals: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the signals that a target is hit with: a forkserver that stands still is found by the next start that it does not give, ten seconds
+    later, and nobody starts while all live."""
+    return tuple(name for name in signals if target != FORKSERVER or name != "STOP")
+
+
+def deaths_of(shot: Shot) -> int:
+    """Roles that a kill ends: with a forkserver three, and a SIGTERM it ignores."""
+    if shot.target != FORKSERVER:
+        return 1
+    return 0 if shot.signal == "TERM" else len(ITS_OWN)
 
 
 class Storm:
     """Runs passes until every kill is done."""
 
-    def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = l.ROLES, signals: tuple[str, ...] = SIGNALS,
+    def __init__(self, folder: Path, kills: int, seed: int, targets: tuple[str, ...] = TARGETS, signals: tuple[str, ...] = SIGNALS,
                  bound_s: float = BOUND_S, say: Callable[[str, int], None] = lambda text, done: None, market: str = BOTH, speed: float = SPEED,
                  keep: bool = False) -> None:
         """`say(text, kills done)` hears how it goes on. `keep`: passes that broke nothing stay in the folder, too."""
@@ -145,9 +167,9 @@ class Storm:
         if code:
             findings.append(checker.Finding("exit_code", f"trader-launch ended with {code}: {scene.text()[-600:]}"))
         findings += watch.findings(self.result.bound_s)
-        kills = len(self.result.shots) - done_before
+        planned = sum(deaths_of(shot) for shot in self.result.shots[done_before:])
         self.result.passes.append(PassResult(findings, found.figures(), watch.unwatched_s, watch.overdue_s, watch.looks, watch.looks_at_open, code,
-                                             max(0, restarts - kills)))
+                                             max(0, restarts - planned)))
         if not findings and not self._keep:
             shutil.rmtree(scene.folder, ignore_errors=True)
 
@@ -158,6 +180,7 @@ class Storm:
             shot = self._left[-1]
             shot.market = REPLAY if scene.files else SIMULATED
             shot.moment_s = time.monotonic() - self._began
+            before = {role: int(scene.memory.board.processes[l.ROLES.index(role)]["pid"]) for role in ITS_OWN}
             try:
                 pid = aim.hit(shot)
             except Gone:  # it is just being replaced, or the data are at their end
@@ -172,8 +195,8 @@ class Storm:
             self._say(f"{shot.signal} {shot.target} in {shot.phase}", len(self.result.shots))
             if shot.phase != shot.wanted != phases.IDLE:
                 self._aim_again(shot)
-            if self._rng.randrange(HASTE):
-                self._await_return(scene, shot, pid)
+            if self._rng.randrange(HASTE) or shot.target == FORKSERVER:  # a death behind that of the forkserver waits for the next one
+                self._await_return(scene, shot, pid, before)
 
     def _aim_again(self, missed: Shot) -> None:
         """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
@@ -181,21 +204,26 @@ class Storm:
         if later is not None:
             later.target, later.wanted, later.signal = missed.target, missed.wanted, missed.signal
 
-    def _await_return(self, scene: Pass, shot: Shot, pid: int) -> None:
-        """Until the role works again in a new process. Raises RuntimeError when it does not come back."""
+    def _await_return(self, scene: Pass, shot: Shot, pid: int, before: dict[str, int]) -> None:
+        """Until the role works again in a new process, and so does who ended with a forkserver (`before`: their pids). Raises RuntimeError when one
+        does not come back."""
         hit = time.monotonic()
-        row = scene.memory.board.processes[l.ROLES.index(shot.target)]
-        progress = None
-        while not scene.stopping:
-            if int(row["pid"]) != pid and int(row["state"]) == l.PROC_READY:
-                progress = int(row["beat_ns"]) if progress is None else progress
-                if int(row["beat_ns"]) != progress:
-                    shot.recovery_ms = (time.monotonic() - hit) * 1000
-                    break
+        waits = {shot.target: pid} if shot.target != FORKSERVER else before if deaths_of(shot) else {}
+        seen: dict[str, int] = {}
+        while waits and not scene.stopping:
+            for role, old in list(waits.items()):
+                row = scene.memory.board.processes[l.ROLES.index(role)]
+                beat = int(row["beat_ns"])
+                if int(row["pid"]) != old and int(row["state"]) == l.PROC_READY and seen.setdefault(role, beat) != beat:
+                    del waits[role]
+                    if not waits:
+                        shot.recovery_ms = (time.monotonic() - hit) * 1000
             if time.monotonic() - hit > RETURN_S:
-                raise RuntimeError(f"{shot.target} did not come back within {RETURN_S:g} s after {shot.signal} in {shot.phase} "
-                                   f"(kill {shot.number}): {scene.text()}")
+                raise RuntimeError(f"{' and '.join(waits)} did not come back within {RETURN_S:g} s after {shot.signal} to {shot.target} in "
+                                   f"{shot.phase} (kill {shot.number}): {scene.text()}")
             time.sleep(0.002)
+        if not deaths_of(shot) and not scene.stopping and pid not in descendants(scene.process.pid):
+            raise RuntimeError(f"the forkserver ended of a {shot.signal} (kill {shot.number}): {scene.text()}")
         time.sleep(self._rng.random() * 0.1)
 
     def _await_calm(self, scene: Pass) -> None:

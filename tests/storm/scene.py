@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.frame import Ended
-from benchmarks.paper import end_marked, marked, remove_all
+from benchmarks.paper import descendants, end_marked, marked, remove_all
 from ipc import bus, crash, segment
 from ipc import layout as l
 from tests.conftest import REAL_DATA
@@ -30,6 +30,10 @@ from tests.conftest import REAL_DATA
 MARK = "TRADER_STORM_INSTANCE"
 #: strategies of busy.py
 STRATEGIES = ("Darts", "Nets", "Pairs")
+#: the process that all others come from; it has no row on the board
+FORKSERVER = "forkserver"
+#: those who end with it
+ITS_OWN = ("feed", "reflection", "strategist")
 #: heartbeat limits in ms: short ones, since every STOP waits for them
 HANG_MS = {"recorder": 1000, "gateway": 800, "sniper": 500, "feed": 1000, "reflection": 2000, "strategist": 3000}
 _BUSY = """
@@ -66,6 +70,10 @@ backoff_most_ms = 50
 def recordings() -> list[Path]:
     """Files of real data that belong to one stretch of time, six minutes of four symbols; empty where there are none. See tests/conftest.py."""
     return sorted((REAL_DATA / "binance_ws_raw").glob("*usdt_20240808.gz"))
+
+
+class Gone(Exception):
+    """The target has ended before it could be hit."""
 
 
 class Pass:
@@ -117,6 +125,24 @@ class Pass:
     def stopping(self) -> bool:
         """The run comes to its end: a role has been told to stop, or the launcher has ended."""
         return not self.running or bool((self.memory.board.processes["stop"] != l.STOP_NONE).any())
+
+    def pid(self, target: str) -> int:
+        """The target's living process. Raises Gone."""
+        if target == FORKSERVER:
+            return self._forkserver()
+        row = self.memory.board.processes[l.ROLES.index(target)]
+        pid = int(row["pid"])
+        if not pid or int(row["state"]) not in (l.PROC_READY, l.PROC_STARTING) or not Path(f"/proc/{pid}/stat").exists():
+            raise Gone(target)
+        return pid
+
+    def _forkserver(self) -> int:
+        """The launcher's one child that is no role, while every role is ready: whoever was away would have to wait for the next forkserver."""
+        rows = self.memory.board.processes[: len(l.ROLES)]
+        found = set(descendants(self.process.pid)) - {self.process.pid, *(int(pid) for pid in rows["pid"])}
+        if len(found) != 1 or (rows["state"] != l.PROC_READY).any():
+            raise Gone(FORKSERVER)
+        return found.pop()
 
     @property
     def state_dir(self) -> Path:
