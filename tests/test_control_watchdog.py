@@ -130,13 +130,14 @@ class World:
         return Boot(role=role, instance="t", mode="paper", market="simulated", run_id="r", run_dir="", state_dir="", socket_dir="",
                     restarts=restarts)
 
-    def restart_forkserver(self) -> None:
+    def restart_forkserver(self) -> bool:
         self.forkserver_restarts += 1
         for child in self.children.values():
             child.born = True  # the new one gives processes
             if child.pid is None and child.asked:
                 child.start_error = "the forkserver gave no process"
                 child.die(255)
+        return True
 
     def turn(self, times: int = 1, step_s: float = TURN_S) -> None:
         for _ in range(times):

@@ -13,6 +13,7 @@ import queue
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import process as mp_process
 from pathlib import Path
@@ -25,6 +26,8 @@ from ipc.process import Boot
 
 #: clock ticks of /proc in a second
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+#: a forkserver that uses no CPU for so long does not load: it is stuck
+STILL_S = 2.0
 
 
 class Handle(Protocol):
@@ -67,6 +70,30 @@ class Handle(Protocol):
         """(some thread of it wants a CPU or waits for a page now, CPU seconds that it has had)."""
 
 
+class Suspicion:
+    """Of a forkserver that gives no process. One that uses a CPU still loads its kernels, which takes long on a busy machine: killed meanwhile, it
+    would begin anew, and never come to an end."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+        self._used_s = self._since = 0.0
+
+    def replaced(self) -> bool:
+        """Asked again and again while somebody waits for it: kill it once it has used no CPU for STILL_S."""
+        pid, now = nursery.server_pid(), time.monotonic()
+        if pid is None:
+            return False
+        used_s = _load(pid)[1]
+        if pid != self._pid or used_s > self._used_s:
+            self._pid, self._used_s, self._since = pid, used_s, now
+        if now - self._since < STILL_S:
+            return False
+        self._pid = None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+
 class Nursery:
     """Starts children through the forkserver, one after the other, in a thread of its own."""
 
@@ -75,6 +102,7 @@ class Nursery:
         self._log, self._entry, self._preload = log, entry, preload
         self._context = nursery.prepare(log, preload)
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._suspicion = Suspicion()
         self._thread = threading.Thread(target=self._serve, name="nursery", daemon=True)
         self._thread.start()
 
@@ -94,12 +122,9 @@ class Nursery:
         mp_process._children.discard(process)  # type: ignore[attr-defined]  # else the next start of any child reaps it behind our back
         return process
 
-    def restart(self) -> None:
-        """Kill a forkserver that does not answer; the next start makes a new one."""
-        pid = nursery.server_pid()
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def restart(self) -> bool:
+        """Kill a forkserver that does not answer; the next start makes a new one. Gives whether it was killed, see `Suspicion`."""
+        return self._suspicion.replaced()
 
     def close(self) -> None:
         """No more starts; the forkserver ends with this process at the latest."""
@@ -212,13 +237,7 @@ class ChildProcess:
 
     def load(self) -> tuple[bool, float]:
         """As Handle."""
-        try:
-            folder = Path(f"/proc/{self.pid}")
-            words = (folder / "stat").read_text().rpartition(")")[2].split()
-            wants = any((task / "stat").read_text().rpartition(")")[2].split()[0] in "RD" for task in (folder / "task").iterdir())
-            return wants, (int(words[11]) + int(words[12])) / _TICKS_PER_S
-        except (OSError, IndexError):
-            return False, 0.0
+        return _load(self.pid)
 
     def _forget(self) -> None:
         if self._pidfd >= 0:
@@ -228,3 +247,14 @@ class ChildProcess:
             with contextlib.suppress(ValueError, OSError):
                 mp_process._children.discard(self._process)  # type: ignore[attr-defined]
         self._process = None
+
+
+def _load(pid: int | None) -> tuple[bool, float]:
+    """(some thread of a process wants a CPU or waits for a page now, CPU seconds that it has had)."""
+    try:
+        folder = Path(f"/proc/{pid}")
+        words = (folder / "stat").read_text().rpartition(")")[2].split()
+        wants = any((task / "stat").read_text().rpartition(")")[2].split()[0] in "RD" for task in (folder / "task").iterdir())
+        return wants, (int(words[11]) + int(words[12])) / _TICKS_PER_S
+    except (OSError, IndexError):
+        return False, 0.0

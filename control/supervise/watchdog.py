@@ -46,7 +46,7 @@ class Watchdog:
     """Keeps the roles of one instance alive. Pure of processes and clocks: it acts on handles and on the board it is given."""
 
     def __init__(self, roles: Mapping[str, Supervised], modes: Any, boot_of: Callable[[str, int], Boot], chronicle: Chronicle, *,
-                 stop_grace_s: float = 10.0, fail_fast: bool = False, restart_forkserver: Callable[[], None] = lambda: None,
+                 stop_grace_s: float = 10.0, fail_fast: bool = False, restart_forkserver: Callable[[], bool] = lambda: False,
                  last_words: Callable[[Death], str] = lambda death: "", safe_mode: SafeMode | None = None,
                  dangers: Dangers | None = None) -> None:
         """`roles` in the order of readiness. `fail_fast`: a role that fails for good or loops ends the run, as nobody waits for a mend.
@@ -98,9 +98,8 @@ class Watchdog:
             self._chronicle.note("hang", f"{role.name} (pid {role.handle.pid}) hangs: {why}; replacing it", logging.WARNING,
                                  role=role.name, why=why)
             role.put_down(why)
-        elif role.unborn():
-            self._chronicle.note("forkserver", "the forkserver does not answer; replacing it", logging.WARNING)
-            self._restart_forkserver()
+        elif role.unborn() and self._restart_forkserver():
+            self._chronicle.note("forkserver", "the forkserver does not answer; it is replaced", logging.WARNING)
         self._watch_control_thread(role)
         if role.state is State.DOWN and now >= role.start_at and self.phase is not Phase.STOPPED and self._wanted(role):
             role.start(self._boot_of(role.name, role.restarts))

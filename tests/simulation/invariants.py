@@ -35,9 +35,9 @@ class Witness:
         self.ids: set[str] = set()
         #: orders that may be at the venue without anybody having been told: client id → (symbol, since when)
         self.doubtful: dict[str, tuple[str, int]] = {}
-        #: NEW records by (incarnation, sequence), and how many shots each condition has fired
+        #: NEW records by (incarnation, sequence), and the entries that each condition has made, over all runs
         self.orders: dict[Key, Any] = {}
-        self.fired: dict[tuple[int, int], int] = {}
+        self.fired: dict[int, list[Key]] = {}
         #: its terminal report, as (incarnation, sequence on the ring)
         self.ended: dict[Key, Key] = {}
         self.announced: set[int] = set()
@@ -50,6 +50,9 @@ class Witness:
         """New shared memory; what the journal does not have of the old one was never told."""
         stored = (self.world.stored.incarnation, self.world.stored.reports)
         self.ended = {key: at for key, at in self.ended.items() if at <= stored}
+        # an entry that the journal does not have never went out (hotpath.durable_before_entry; without it one could, and be made once more)
+        known = (self.world.stored.incarnation, self.world.stored.orders)
+        self.fired = {condition: [key for key in keys if key <= known] for condition, keys in self.fired.items()}
         self._seen_orders = self._seen_reports = 0
         self._venue_seq = -1
         self._working: set[int] = set()
@@ -244,10 +247,11 @@ class Witness:
         return f"of {int(row['order_seq'])}, code {int(row['code'])}, position {int(row['position_id']) & _EARLIER - 1}"
 
     def _shot(self, row: Any) -> None:
-        shot = (int(row["condition_id"]), self.incarnation)
-        self.fired[shot] = self.fired.get(shot, 0) + 1
-        if self.fired[shot] > (most := self.world.max_fires.get(shot[0], 0)):
-            self._fail("fires", f"condition {shot[0]} fires {self.fired[shot]} times of {most}")
+        condition = int(row["condition_id"])
+        made = self.fired.setdefault(condition, [])
+        made.append((self.incarnation, int(row["seq"])))
+        if len(made) > (most := self.world.max_fires.get(condition, 0)):
+            self._fail("fires", f"condition {condition} fires {len(made)} times of {most}: orders {made}")
 
     def _check_book(self) -> None:
         sniper = self.world.memory.sniper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,10 @@ class SniperLife:
                 self.world.witness.stepped(0)
         if between_ticks(s):
             self.world.witness.before_step()
-            step_without_tick(s)
+            if self.world.cut and self.world.cut_at % 2:  # the others wait for a tick
+                self._die_behind(lambda: step_without_tick(s))
+            else:
+                step_without_tick(s)
             self.world.witness.stepped(0)
         if silent and int(ring[0]["head"]) == int(self._line[_TICK]) > 0:
             self._by_clock(self.world.clock.event_ns)
@@ -127,6 +131,23 @@ class SniperLife:
                 ring["head"] = kept
         self.world.crash.passed[f"died at sniper.{phase}"] += 1
         raise Died(f"sniper.{phase}")
+
+    def _die_behind(self, step: Callable[[], int]) -> None:
+        """A step that is one transaction is made, and what of it comes behind the death is taken back. Where it commits nothing nobody dies."""
+        s, number, head, slots = self.s, int(self.s.commit[0]["number"]), int(self.s.order_ring[0]["head"]), self.s.order_slots.copy()
+        applied = int(s.report_readers[l.SNIPER]["cursor"])
+        step()
+        if int(s.commit[0]["number"]) == number:
+            return
+        s.report_readers[l.SNIPER]["cursor"] = applied
+        s.commit[0]["number"] = number  # the line is written and not selected: not committed; _die_in_step commits where that is wanted
+        made = int(s.order_ring[0]["head"]) - head
+        for seq in range(head + 1, head + made + 1):
+            s.order_slots[seq % len(slots)] = slots[seq % len(slots)]
+        s.order_ring[0]["head"] = head
+        cut, self.world.cut = self.world.cut, ""
+        self.world.crash.passed["died between ticks"] += 1
+        self._die_in_step(cut, self.world.cut_at)
 
     def _recover_in_part(self, at: int) -> None:
         """A second death, in the middle of the recovery: some lines are undone, the log stands."""

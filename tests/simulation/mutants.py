@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from control.record import recorder, restore, snapshot
+from control.record import rearm, recorder, restore, snapshot
 from hotpath import dispatch, doubt, gateway, intake, rescue, takeover
 from hotpath.venues import paper_ledger
 from tests.simulation.running import run
@@ -75,6 +75,7 @@ MUTANTS = {
         "tail = tail or read_tail(journal, journal.last_snapshot())\n    "
         "tail = Tail(tail.snapshot, tail.orders[:0], tail.order_incarnations[:0], tail.reports[:0], "
         "tail.report_incarnations[:0])"),
+    "what is armed again has never fired": Mutant(rearm, "_what_they_did", "if one.condition_id in done:", "if False:"),
     "restored orders keep the numbers of their run": Mutant(
         snapshot, "write_back", "return seq if seq == 0 or seq >= 1 << 40 else", "return seq if True else"),
     "what was told and not journaled is not told again": Mutant(
