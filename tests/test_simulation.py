@@ -71,7 +71,7 @@ def test_two_runs_of_a_seed_are_the_same_to_the_last_step(seed: int, stage: Stag
 
 
 @pytest.mark.parametrize("name", ["an entry does not wait for the journal", "an order in doubt is forgotten",
-                                  "what may have been sent is sent again"])
+                                  "what may have been sent is sent again", "what is armed again has never fired"])
 def test_planted_faults_are_found_quickly(name: str, stage: Stage) -> None:
     assert seeds_until_found(stage, name, 30)[0]
 
