@@ -145,6 +145,8 @@ def draw(seed: int) -> Script:
         actions[at:at] = _silence(silent)
     if seed % 5 == 0:
         actions += _doubt(random.Random(-seed), market)
+    elif seed % 5 == 2:
+        actions += _closing(random.Random(-seed), market)
     return Script(seed, settings, tuple(actions))
 
 
@@ -188,6 +190,22 @@ def _doubt(rng: random.Random, market: _Market) -> list[Action]:
     return [("operate", "resume", SYMBOLS[0], price, False), ("watchdog",), ("plan", rng.randrange(2), True, (entry,)), ("recorder",), ("sniper", 8),
             ("recorder",), ("gateway",), quotes[0], ("sniper", 8), quotes[1], ("sniper", 8), ("recorder",),
             ("fault", "submit", "late", 100, rng.choice((15, 150, 1900))), ("gateway",), *(rng.choice(turns) for _ in range(rng.randint(4, 16)))]
+
+
+def _closing(rng: random.Random, market: _Market) -> list[Action]:
+    """A position whose sniper is away until the gateway begins to close it, and comes back with an exit of its own in the same moment."""
+    at, clock = market.mid[0], ("tick", 2, l.TICK_CLOCK, l.NO_INSTRUMENT, 0, 0, 0, 0)
+    entry = Condition(symbol=SYMBOLS[0], side="buy", direction="down", size=Size(kind="base", value="0.00050"), confidence=0.9, why="seeded",
+                      price="bid", level=str(round(at * (1 - 5 / 10_000)) * _TICKS[0]), stop_bps=20, valid_for_s=30)
+    quotes: list[Action] = [("tick", 25, l.TICK_QUOTE, 0, bid, 80, bid + at // 10_000, 80)
+                            for bid in (round(at * (1 - bps / 10_000)) for bps in (2, 8, 8, rng.choice((8, 100))))]
+    turns: tuple[Action, ...] = (clock, ("sniper", 8), ("gateway",), ("gateway",), ("recorder",), ("watchdog",))
+    away_ms = rng.choice((2_600, 6_000))
+    return [("operate", "resume", SYMBOLS[0], "0", False), ("watchdog",), ("gateway",), ("plan", rng.randrange(2), True, (entry,)), ("recorder",),
+            ("sniper", 8), ("recorder",), ("gateway",), quotes[0], ("sniper", 8), quotes[1], ("sniper", 8), ("recorder",), ("gateway",),
+            quotes[2], ("gateway",), ("gateway",), ("sniper", 8), ("recorder",), ("away", "sniper", away_ms),
+            ("operate", "safe", SYMBOLS[0], "0", False), *(("watchdog",),) * 16, ("wait", away_ms - 500), ("watchdog",), ("watchdog",), ("wait", 300),
+            quotes[3], ("sniper", 1), ("sniper", rng.randint(1, 8)), ("gateway",), *(rng.choice(turns) for _ in range(rng.randint(4, 16)))]
 
 
 def _fault(rng: random.Random) -> Action:
