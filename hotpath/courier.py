@@ -18,7 +18,7 @@ import zmq
 
 from ipc import bus, messages
 
-#: events that wait at most; beyond, the oldest is dropped and counted
+#: events that wait at most; beyond, the oldest is dropped
 MOST_WAITING = 10_000
 #: seconds until an unanswered event is sent again, and one that the recorder could not take
 PATIENCE_S = 1.0
@@ -94,16 +94,14 @@ class Courier:
         self._number = 0
         self._sent_at: float | None = None
         self._not_before = 0.0
-        self.dropped = 0
-        #: events that were ever taken
-        self.taken = 0
+        #: events that were ever taken; the newest of them that will never be journaled, as it was dropped or refused
+        self.taken = self._lost = 0
 
     def take(self, event: messages.Event) -> None:
         """To be journaled as soon as the recorder takes it."""
         if len(self._waiting) >= MOST_WAITING:
-            self._waiting.popleft()
+            self._lose_first()
             self._sent_at = None
-            self.dropped += 1
         self._waiting.append(messages.encode(event))
         self.taken += 1
 
@@ -114,10 +112,7 @@ class Courier:
             number, payload = reply
             if self._sent_at is None or number != self._number.to_bytes(8, "big") or not self._waiting:
                 continue  # late answer to an earlier attempt
-            if self._accepted(payload):
-                self._waiting.popleft()
-            else:
-                self._not_before = now + AGAIN_S
+            self._hear(payload)
             self._sent_at = None
         if self._sent_at is not None and now - self._sent_at >= PATIENCE_S:
             self._line.reset()
@@ -127,15 +122,33 @@ class Courier:
             if self._line.send(self._number.to_bytes(8, "big"), self._waiting[0]):
                 self._sent_at = now
 
-    def _accepted(self, payload: bytes) -> bool:
+    def _hear(self, payload: bytes) -> None:
         try:
             reply = messages.decode_reply(payload)
         except msgspec.DecodeError as error:
             self._log.error("the recorder's answer to an event is not understood: %s", error)
-            return True
-        if isinstance(reply, messages.Refused):  # asking again will not help
-            self._log.error("the recorder refused an event: %s: %s", reply.code, reply.text)
-        return not isinstance(reply, messages.Unavailable)
+            self._lose_first()
+            return
+        match reply:
+            case messages.Unavailable():
+                self._not_before = self._clock() + AGAIN_S
+            case messages.Refused():  # asking again will not help
+                self._log.error("the recorder refused an event: %s: %s", reply.code, reply.text)
+                self._lose_first()
+            case _:
+                self._waiting.popleft()
+
+    def _lose_first(self) -> None:
+        self._waiting.popleft()
+        self._lost = self.taken - len(self._waiting)
+
+    def brought(self, number: int) -> bool:
+        """Event `number`, as `taken` counts, is in the journal. A no is no proof where one behind it was lost."""
+        return self._lost < number <= self.taken - len(self._waiting)
+
+    def settle(self) -> None:
+        """Somebody else has journaled what waited: the recorder is gone."""
+        self._waiting.clear()
 
     def unsaid(self) -> list[messages.Event]:
         """Events that no recorder has acknowledged, oldest first."""

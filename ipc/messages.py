@@ -187,7 +187,6 @@ class Operate(Message, frozen=True):
     strategy: str = ""
     stop: DecimalText | None = None
     target: DecimalText | None = None
-    cause: str = "operator"
 
 
 # ── operator, on the control socket ──────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""A role as a process of its own, thin: it takes its lock, serves its socket, and answers an operator's command with the command's cause.
+"""A role as a process of its own, thin: it takes its lock, serves its socket, and answers an operator's command with the command's strategy.
 
 `python -m tests.bus_echo FOLDER NAME [MOST_BYTES]`; exit code 4 when another process holds the lock.
 """
@@ -15,10 +15,10 @@ from ipc.segment import SegmentError, held
 
 
 def echo(request: Any) -> Any:
-    """The cause comes back."""
+    """The strategy comes back."""
     match request:
         case messages.Operate():
-            return messages.Done(text=request.cause)
+            return messages.Done(text=request.strategy)
         case messages.Ping():
             return messages.Pong(role="echo", pid=0)
         case _:

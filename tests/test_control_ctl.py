@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
@@ -21,8 +22,12 @@ import numpy as np
 import pytest
 import zmq
 
+from control.config import Safety
 from control.serve import attendant, control, ctl
 from control.serve.control import MAX_COMMAND_BYTES, ControlSocket
+from control.supervise.dangers import Dangers
+from control.supervise.safety import SafeMode
+from control.supervise.words import Words
 from ipc import bus, messages
 from ipc import layout as l
 from tests.test_control_view import seen
@@ -36,9 +41,11 @@ class Watchdog:
     def __init__(self, memory: Any, folder: Path) -> None:
         self.memory, self.sockets = memory, folder
         self.notes: list[str] = []
+        self.data: list[dict[str, Any]] = []
         self.stopped: list[str] = []
-        self.causes: dict[str, str] = {}
-        self.unwritten = 0
+        self.safe_mode, self.rescue = SafeMode(0.0), SimpleNamespace(flattens=False)
+        self.words = Words(memory.board.modes, self.safe_mode, Dangers(memory, Safety(), 500, None, None), self.rescue, lambda: None, self.note)
+        self.unwritten: set[int] = set()
         self.turns: list[float] = []
         self.looks: Callable[[], dict[str, Any]] = seen
         self.socket = ControlSocket(self)
@@ -58,21 +65,15 @@ class Watchdog:
     def noted(self) -> int:
         return len(self.notes)
 
-    def journaled(self) -> int:
-        return len(self.notes) - self.unwritten
+    def journaled(self, number: int) -> bool:
+        return number not in self.unwritten
 
     def stopping(self) -> bool:
         return bool(self.stopped)
 
-    def make_safe(self, text: str) -> None:
-        self.causes["operator"] = text
-
-    def resume(self) -> dict[str, str]:
-        self.causes.pop("operator", None)
-        return dict(self.causes)
-
-    def note(self, kind: str, text: str) -> None:
+    def note(self, kind: str, text: str, **data: Any) -> None:
         self.notes.append(f"{kind}: {text}")
+        self.data.append(data)
 
     def _run(self) -> None:
         while not self._end.is_set():
@@ -217,42 +218,61 @@ def test_pause_and_resume_set_the_operators_mode_word_alone(watchdog: Watchdog, 
 
 
 def test_a_word_that_lasts_is_answered_when_the_journal_has_it_and_else_says_that_it_has_not(watchdog: Watchdog, folder: Path, memory: Any) -> None:
-    watchdog.unwritten = 1
-    threading.Timer(0.3, lambda: setattr(watchdog, "unwritten", 0)).start()
+    watchdog.unwritten = {1}
+    threading.Timer(0.3, watchdog.unwritten.clear).start()
     began = time.monotonic()
     assert ask(folder, messages.Pause()).text == "paused: no new entries until resume; exits go on"
     assert time.monotonic() - began >= 0.25
-    watchdog.unwritten = 1
+    watchdog.unwritten = {2}
     assert "not in the journal yet" in ask(folder, messages.Safe()).text
     assert int(memory.board.modes[l.MODE_OF_OPERATOR]["mode"]) == l.MODE_REDUCE_ONLY, "it holds meanwhile"
 
 
 def test_a_word_that_lasts_does_not_wait_for_what_is_noted_behind_it(watchdog: Watchdog, folder: Path) -> None:
     began = time.monotonic()
-    threading.Timer(0.1, lambda: watchdog.notes.append("later")).start()
-    watchdog.unwritten = 1
+    watchdog.unwritten = {1, 2}
+    threading.Timer(0.1, lambda: watchdog.note("later", "")).start()
+    threading.Timer(0.2, lambda: watchdog.unwritten.discard(1)).start()
     assert "not in the journal" not in ask(folder, messages.Pause()).text
     assert time.monotonic() - began < 0.8
 
 
-def test_flatten_too_is_answered_when_its_pause_would_outlive_the_instance(watchdog: Watchdog, folder: Path, sniper: Any) -> None:
-    watchdog.unwritten = 1
+def test_flatten_too_is_answered_when_it_would_outlive_the_instance_and_not_only_its_pause(watchdog: Watchdog, folder: Path, sniper: Any) -> None:
+    watchdog.unwritten = {2}
     assert "not in the journal yet" in ask(folder, messages.Flatten()).text
+    assert watchdog.data == [{"flatten": False}, {"flatten": True}]
+
+
+def test_a_flatten_that_no_sniper_has_taken_is_a_pause_and_outlives_nothing(watchdog: Watchdog, folder: Path) -> None:
+    assert isinstance(ask(folder, messages.Flatten()), messages.Unavailable)
+    assert (watchdog.data, watchdog.rescue.flattens) == ([{"flatten": False}], False)
+
+
+def test_a_word_that_nobody_could_store_is_not_told_as_stored_when_the_instance_ends(watchdog: Watchdog, folder: Path) -> None:
+    watchdog.unwritten = {1}
+    said: list[Any] = []
+    asking = threading.Thread(target=lambda: said.append(ask(folder, messages.Pause())))
+    asking.start()
+    while not watchdog.notes:
+        time.sleep(0.005)
+    watchdog.close()
+    asking.join()
+    assert "the next start does not know of it" in said[0].text
 
 
 def test_safe_mode_is_not_promised_where_the_instance_is_stopping(watchdog: Watchdog, folder: Path) -> None:
     watchdog.stopped.append("trader-ctl stop")
     reply = ask(folder, messages.Safe())
-    assert (reply.code, watchdog.causes) == ("stopping", {})
+    assert (reply.code, watchdog.safe_mode.causes) == ("stopping", {})
     assert "trader-ctl pause" in reply.remedy
 
 
 def test_resume_ends_safe_mode_and_says_which_causes_stand(watchdog: Watchdog, folder: Path, memory: Any) -> None:
     ask(folder, messages.Safe())
-    assert list(watchdog.causes) == ["operator"]
-    watchdog.causes["daily_loss"] = "5.10% lost"
+    assert list(watchdog.safe_mode.causes) == ["operator"]
+    watchdog.safe_mode.begin("daily_loss", "5.10% lost", 1)
     assert "still safe: 5.10% lost" in ask(folder, messages.Resume()).text
-    watchdog.causes.clear()
+    watchdog.safe_mode.turn(0.0, {}, 2)
     assert ask(folder, messages.Resume()).text == "resumed: entries again"
 
 

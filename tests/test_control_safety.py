@@ -169,7 +169,7 @@ def test_after_a_person_has_resumed_the_drawdown_is_counted_from_there_and_the_n
     look.forgive()
     assert look.present(0.0) == {}
     again = dangers(memory)
-    again.recall(look.remember()["peak"], look.remember()["forgiven"])
+    again.recall(**look.to_remember(0.0))
     assert again.present(0.0) == {}
     account["day_start_equity"] = account["equity"] = CASH * 60 // 100
     assert set(again.present(0.0)) == {"drawdown"}
@@ -180,7 +180,7 @@ def test_a_peak_that_came_after_a_person_had_resumed_counts_over_a_restart(memor
     look = dangers(memory)
     look.present(0.0)
     look.forgive()
-    known = look.remember()
+    known = look.to_remember(0.0)
     account["peak_equity"] = CASH * 150 // 100
     account["day_start_equity"] = account["equity"] = CASH * 119 // 100
     again = dangers(memory)
@@ -238,6 +238,40 @@ def test_positions_without_a_sniper_are_a_cause_after_their_time(memory: Any) ->
     assert look.present(41.0) == {}
 
 
+def flapping(look: Dangers, sniper: Sniper, began: float, until: float, away_s: float, well_s: float) -> float | None:
+    """When the cause comes true while a sniper goes and comes; None: never."""
+    now = began
+    while now < until:
+        sniper.state = State.DOWN if (now - began) % (away_s + well_s) < away_s else State.READY
+        if "unprotected" in look.present(now):
+            return now - began
+        now += 0.02
+    return None
+
+
+def test_a_sniper_that_is_well_for_a_moment_only_does_not_begin_the_count_anew(memory: Any) -> None:
+    sniper = Sniper()
+    look = dangers(memory, sniper, unprotected_s=30)
+    memory.sniper.account[0]["open_positions"] = 1
+    look.present(0.0)
+    found = flapping(look, sniper, 10.0, 200.0, away_s=5.0, well_s=1.0)
+    assert found is not None
+    assert 35.9 < found < 36.1, "thirty seconds without it, and six times one with it"
+    sniper.state = State.READY
+    assert look.present(60.0) == {}, "it watches its stops itself now"
+    sniper.state = State.DOWN
+    assert set(look.present(61.0)) == {"unprotected"}, "as before"
+
+
+def test_a_sniper_that_was_well_for_as_long_as_it_may_be_away_has_all_that_time_again(memory: Any) -> None:
+    memory.sniper.account[0]["open_positions"] = 1
+    for away_s, well_s in ((29.0, 30.5), (0.04, 20.0)):  # deaths that are mended at once add up to little
+        sniper = Sniper()
+        look = dangers(memory, sniper, unprotected_s=30)
+        look.present(0.0)
+        assert flapping(look, sniper, 10.0, 500.0, away_s, well_s) is None
+
+
 # ── what is done ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def rescue(memory: Any, sniper: Any, **settings: Any) -> tuple[Rescue, Line, list[str]]:
     line, notes = Line(), []
@@ -270,10 +304,33 @@ def test_positions_that_are_to_be_closed_are_closed_by_the_sniper_while_it_lives
     assert len(line.sent) == told
 
 
-@pytest.mark.parametrize(("positions", "expected"), [("protect", l.RESCUE_CANCEL), ("flatten", l.RESCUE_FLATTEN)])
-def test_a_sniper_that_stays_away_in_safe_mode_leaves_it_to_the_gateway(positions: str, expected: int, memory: Any) -> None:
+def test_what_an_operator_wants_flat_is_closed_without_safe_mode_as_soon_as_a_sniper_is_there_until_he_resumes(memory: Any) -> None:
+    sniper = Sniper()
+    sniper.state = State.STARTING
+    hand, line, notes = rescue(memory, sniper)
+    hand.flattens = True
+    memory.sniper.account[0]["open_positions"] = 2
+    for now in range(20):
+        hand.turn(float(now), {})
+    assert (line.sent, level(memory)) == ([], l.RESCUE_NONE)
+    sniper.state = State.READY
+    for now in range(20, 60):
+        hand.turn(float(now), {})
+    assert {request.action for request in line.sent} == {"flatten"}
+    assert len(line.sent) > 30, "it is asked for until nothing is open"
+    assert notes == ["flatten closes all positions"]
+    told, hand.flattens = len(line.sent), False
+    for now in range(60, 70):
+        hand.turn(float(now), {})
+    assert len(line.sent) == told
+
+
+@pytest.mark.parametrize(("positions", "flattens", "expected"), [
+    ("protect", False, l.RESCUE_CANCEL), ("flatten", False, l.RESCUE_FLATTEN), ("protect", True, l.RESCUE_FLATTEN)])
+def test_a_sniper_that_stays_away_in_safe_mode_leaves_it_to_the_gateway(positions: str, flattens: bool, expected: int, memory: Any) -> None:
     sniper = Sniper()
     hand, _, notes = rescue(memory, sniper, positions=positions)
+    hand.flattens = flattens
     hand.turn(0.0, {"crash_loop": "x"})
     sniper.state = State.DOWN
     hand.turn(1.0, {"crash_loop": "x"})
@@ -284,7 +341,7 @@ def test_a_sniper_that_stays_away_in_safe_mode_leaves_it_to_the_gateway(position
     hand.turn(500.0, {"crash_loop": "x", "unprotected": "y"})
     hand.turn(501.0, {"crash_loop": "x", "unprotected": "y"})
     assert level(memory) == l.RESCUE_FLATTEN
-    assert len(notes) == (2 if positions == "protect" else 1)
+    assert len(notes) == (2 if expected == l.RESCUE_CANCEL else 1)
     sniper.state = State.READY
     hand.turn(501.0, {"crash_loop": "x"})
     assert level(memory) == l.RESCUE_NONE

@@ -94,7 +94,7 @@ def dealer(folder: Path) -> Iterator[Any]:
 
 
 def say(text: str) -> messages.Operate:
-    return messages.Operate(action="flatten", cause=text)
+    return messages.Operate(action="flatten", strategy=text)
 
 
 def timed_out(client: bus.Client, timeout_s: float) -> float:
@@ -195,7 +195,7 @@ def test_an_oversized_message_is_refused_and_everybody_else_is_served(client: bu
     ([b"", b'{"type":"ping"}'], "malformed"),
     ([b"12345678", b'{"type":"ping"}', b"more"], "malformed"),
     ([b""] * 20, "malformed"),
-    ([b"\0" * 8, b'{"type":"operate","action":"close","cause":"\xff"}'], "malformed"),
+    ([b"\0" * 8, b'{"type":"operate","action":"close","position":"\xff"}'], "malformed"),
 ], ids=["no json", "empty", "unknown type", "unknown field", "bottomless", "one frame", "no id", "three frames", "many frames", "no utf-8"])
 def test_a_malformed_request_is_answered_with_a_refusal_and_a_remedy(served: bus.Server, dealer: Any, frames: list[bytes], code: str) -> None:
     dealer.send_multipart(frames)

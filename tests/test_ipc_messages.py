@@ -143,7 +143,7 @@ def test_a_faulty_condition_is_refused_with_the_path_of_the_field(changes: dict[
     (b'{"type":"ping",}', "malformed"),
     (b"{'type':'ping'}", "malformed"),
     (b"\x00\x01\x02", "malformed"),
-    (b'{"type":"operate","action":"close","cause":"\\ud800","position":""}', "malformed"),
+    (b'{"type":"operate","action":"close","strategy":"\\ud800","position":""}', "malformed"),
     (b'{"type":"plan","strategy":"x","due_ns":NaN,"next_due_ns":2}', "malformed"),
 ], ids=lambda value: value[:60].decode("latin-1") if isinstance(value, bytes) else "")
 def test_what_is_no_request_is_one_named_error(text: bytes, says: str) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from hotpath.orders import OWN_ORDERS
+from ipc import bus, messages
 from ipc import layout as l
 from tests.running import BUSY, Running, until
 
@@ -158,6 +160,68 @@ def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
     running.start()
     until(lambda: running.status()["trading"] == "running", 5, "entries again")
     assert running.stop() == 0
+
+
+def test_a_flatten_that_was_answered_outlives_everybody_who_heard_it(make: Any) -> None:
+    """No exit reaches the venue, and what the sniper has marked is in memory alone: only the word itself is left."""
+    running = make(BUSY.replace("time_stop_s = 60", "time_stop_s = 7200"))
+    held = until(lambda: len(seen := open_positions(running)) >= 2 and seen, 60, "two open positions")
+    pids = {role: running.row(role)["pid"] for role in ("gateway", "feed")}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    code, reply = running.ctl("flatten")
+    assert (code, reply["type"]) == (0, "done"), reply
+    assert "not in the journal" not in reply["text"]
+    running.kill_everything()
+    mark = running.last_order()
+    assert set(running.open_at_the_end()) & {row["symbol"] for row in held}
+    running.start()
+    assert running.status()["trading"] == "reduce_only"
+    until(lambda: running.ctl("positions")[1].get("rows") == [] and running.status()["working_orders"] == 0, 20, "all are closed")
+    assert running.ctl("resume")[0] == 0
+    running.kill_everything()
+    journal = running.journal()
+    try:
+        (paused,) = [event for event in [journal.lasting("pause")] if event is not None]
+        exits = [record.row for record in journal.orders(mark) if record.row["kind"] == l.NEW and record.row["purpose"] == l.EXIT]
+    finally:
+        journal.close()
+    assert {int(row["position_id"]) for row in exits if row["code"] == l.EXIT_FLATTEN} & {int(row["id"]) for row in held}
+    assert paused.kind == "resume"
+    running.start()
+    until(lambda: running.status()["trading"] == "running", 5, "entries again")
+    until(lambda: open_positions(running), 60, "and positions that nobody closes at once")
+    assert running.stop() == 0
+    assert running.summary()["reconciled"] is True
+    assert running.faults() == []
+
+
+def test_safe_mode_by_a_word_that_came_just_before_a_stop_is_there_at_the_next_start(make: Any) -> None:
+    running = make(BUSY)
+    assert running.process is not None
+    os.kill(running.process.pid, signal.SIGSTOP)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.connect(bus.address(bus.socket_dir(running.name), "control"))
+        for number, word in enumerate(("safe", "stop")):  # both are read between two turns of the loop
+            dealer.send_multipart([number.to_bytes(8, "big"), b'{"type":"%s"}' % word.encode()])
+        time.sleep(0.2)
+        os.kill(running.process.pid, signal.SIGCONT)
+        replies = {}
+        while len(replies) < 2:
+            assert dealer.poll(20_000), replies
+            number, payload = dealer.recv_multipart()
+            replies[int.from_bytes(number, "big")] = messages.decode_reply(payload)
+    assert all(isinstance(reply, messages.Done) and "not in the journal" not in reply.text for reply in replies.values()), replies
+    assert running.process.wait(40) == 0
+    running.start()
+    assert running.status()["trading"] == "safe"
+    assert "operator" in running.status()["trading_cause"]
+    assert running.ctl("resume")[0] == 0
+    assert running.stop() == 0, "right behind its answer"
+    running.start()
+    until(lambda: running.status()["trading"] == "running", 5, "entries again")
+    assert running.stop() == 0
+    assert running.faults() == []
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@
 | snapshots | snapshot number      | the sniper's book at a commit, the newest 64                                      |
 | meta      | name                 | "cursors": what of both rings is stored, written in the transaction of the records;|
 |           |                      | "run_start/N": event number of incarnation N's first event; "run_id";             |
-|           |                      | "safe_mode", "pause": the event that began or ended it last;                      |
+|           |                      | "safe_mode", "pause", "drawdown": the event that began, ended or changed it last; |
 |           |                      | "armed/STRATEGY": which of its plans are in force                                 |
 
 An incarnation is one life of the shared memory. Readers hold no transaction while they wait, and take the writer's growing of the map
@@ -61,8 +61,8 @@ FIRST_MAP_BYTES: Final = 1 << 26
 CHUNK: Final = 1024
 #: key of "meta" under which the event number of an incarnation's "run_start" is
 RUN_PREFIX: Final = b"run_start/"
-#: keys of "meta" under which the event is that began or ended last: safe mode, a person's pause
-LASTING: Final = {"safe_mode": b"safe_mode", "pause": b"pause", "resume": b"pause"}
+#: keys of "meta" under which the event is that began, ended or changed it last: safe mode, a person's pause, a drawdown that he has seen
+LASTING: Final = {"safe_mode": b"safe_mode", "pause": b"pause", "resume": b"pause", "drawdown": b"drawdown"}
 #: and the table of ring records, which is read without looking at each
 TABLE_CHUNK: Final = 1 << 14
 #: first position, before every record; the last sequence that a key has room for; the last position
@@ -268,7 +268,7 @@ class Journal:
         return {incarnation: facts_of(event) for incarnation, event in self.run_starts().items()}
 
     def lasting(self, kind: str) -> messages.Event | None:
-        """The event that began or ended it last: "safe_mode" or "pause"."""
+        """The event that began, ended or changed it last: "safe_mode", "pause" or "drawdown"."""
         value = self._get("meta", LASTING[kind])
         return None if value is None else decode_event(value)
 

@@ -24,8 +24,8 @@ import zmq
 from control.serve import view as views
 from control.serve.attendant import Attendant
 from control.serve.health import health
-from ipc import board, bus, messages
-from ipc import layout as l
+from control.supervise.words import Words
+from ipc import bus, messages
 
 #: seconds that a process has for its answer; the operator hears `unavailable` within 1 s
 PATIENCE_S = 0.9
@@ -67,20 +67,18 @@ class Facade(Protocol):
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""
 
+    @property
+    def words(self) -> Words:
+        """What an operator says that lasts."""
+
     def noted(self) -> int:
         """Events of the watchdog so far."""
 
-    def journaled(self) -> int:
-        """How many of them, the oldest first, the journal has."""
+    def journaled(self, number: int) -> bool:
+        """The journal has that one of them."""
 
     def stopping(self) -> bool:
         """The ordered end has begun."""
-
-    def make_safe(self, text: str) -> None:
-        """Safe mode until `resume`."""
-
-    def resume(self) -> dict[str, str]:
-        """End what a person ends; the causes of safe mode that still stand."""
 
 
 @dataclass
@@ -96,12 +94,12 @@ class _Question:
 
 @dataclass
 class _Word:
-    """What an operator has said and is to outlive the run: he gets `reply` when the journal has everything up to event `number`."""
+    """What an operator has said and is to outlive the run: he gets `reply` when the journal has event `number`."""
 
     asker: tuple[bytes, bytes]
     reply: messages.Done
     deadline: float
-    number: int = 0
+    number: int
 
 
 class ControlSocket:
@@ -122,7 +120,7 @@ class ControlSocket:
     def poll(self) -> None:
         """Answer what has come, pass on what processes have answered. Never waits, never raises."""
         try:
-            self._confirm()  # first: what is said in this turn is noted in the loop's next one
+            self._confirm()
             self._server.poll(self._handle)
             self._collect()
             if _resident_bytes() > self._most_bytes:
@@ -166,8 +164,8 @@ class ControlSocket:
             question.socket.close(0)
             self._server.answer(question.asker, messages.Unavailable(role=question.role, text="the instance has stopped"))
         self._pending.clear()
-        for word in self._words:
-            self._server.answer(word.asker, word.reply)
+        for word in self._words:  # whoever has ended the run has stored what the recorder had not, if that was possible
+            self._server.answer(word.asker, self._told(word, "not in the journal: the next start does not know of it"))
         self._words.clear()
         self._server.close()
         self._context.term()
@@ -200,15 +198,17 @@ class ControlSocket:
             case messages.Errors():
                 return self._ask("recorder", messages.Query(what="errors", limit=request.limit, argument=f"{request.hours:g}"))
             case messages.Pause():
-                return self._lasting(messages.Done(text=self._pause("paused: no new entries until resume; exits go on")))
+                text = "paused: no new entries until resume; exits go on"
+                facade.words.pause(text)
+                return self._lasting(messages.Done(text=text))
             case messages.Resume():
                 return self._ask("gateway", messages.Operate(action="compare"), self._resumed)
             case messages.Safe():
                 if facade.stopping():
                     return messages.Refused(code="stopping", text="the instance is stopping, so nothing is opened any more",
                                             remedy="trader-ctl safe when it has started again; trader-ctl pause is kept over a stop")
-                facade.make_safe("by the operator; trader-ctl resume ends it")
                 facade.note("operator", "safe mode")
+                facade.words.safe("by the operator; trader-ctl resume ends it")
                 return self._lasting(messages.Done(text="safe mode: no entries, working entries are cancelled; trader-ctl resume ends it"))
             case messages.Close():
                 facade.note("operator", f"close {request.id}")
@@ -221,7 +221,7 @@ class ControlSocket:
                 facade.note("operator", f"release {request.strategy}")
                 return self._ask("sniper", messages.Operate(action="release", strategy=request.strategy))
             case messages.Flatten():
-                self._pause("flatten: paused, working entries are cancelled, all positions closed")
+                facade.words.pause("flatten: paused, working entries are cancelled, all positions closed")
                 return self._ask("sniper", messages.Operate(action="flatten"), self._flattened)
             case messages.Stop():
                 facade.note("operator", "stop")
@@ -229,45 +229,36 @@ class ControlSocket:
                 return messages.Done(text="stopping in order: entries end, working orders are cancelled, everything is journaled")
         return messages.Refused(code="unknown", text=f"{type(request).__name__} is not for this socket", remedy="see ipc/messages.py")
 
-    def _pause(self, text: str) -> str:
-        board.set_mode(self._facade.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, board.PAUSED)
-        self._facade.note("pause", text)
-        return text
-
     def _lasting(self, reply: messages.Done) -> None:
-        """It holds now; the operator hears so when it would outlive the instance, too."""
-        self._words.append(_Word(self._asker, reply, self._deadline))
+        """It holds now, and is noted; the operator hears so when it would outlive the instance, too."""
+        self._words.append(_Word(self._asker, reply, self._deadline, self._facade.noted()))
 
     def _confirm(self) -> None:
         words, self._words = self._words, []
         for word in words:
-            word.number = word.number or self._facade.noted()  # the loop has taken a turn since then, and noted what follows from it
-            if self._facade.journaled() >= word.number:
-                self._server.answer(word.asker, word.reply)
-            elif self._clock() >= word.deadline:
-                late = " (not in the journal yet: until it is, this holds as long as this instance runs)"
-                self._server.answer(word.asker, messages.Done(text=word.reply.text + late, data=word.reply.data))
+            if self._facade.journaled(word.number) or self._clock() >= word.deadline:
+                late = "not in the journal yet: until it is, this holds as long as this instance runs"
+                self._server.answer(word.asker, self._told(word, late))
             else:
                 self._words.append(word)
 
+    def _told(self, word: _Word, unless: str) -> messages.Done:
+        """What an operator hears; `unless` the journal has it."""
+        if self._facade.journaled(word.number):
+            return word.reply
+        return messages.Done(text=f"{word.reply.text} ({unless})", data=word.reply.data)
+
     def _flattened(self, reply: Any) -> Any:
         told = _flattened(reply)
-        return self._lasting(told) if isinstance(told, messages.Done) else told
+        if not isinstance(told, messages.Done):
+            return told
+        self._facade.words.flatten(f"flatten: {told.text}")
+        return self._lasting(told)
 
-    def _resumed(self, _: Any) -> messages.Done:
+    def _resumed(self, _: Any) -> None:
         """After the gateway was asked to compare anew; where it could not be asked, its own word stands."""
-        modes = self._facade.memory.board.modes
-        board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
-        causes = self._facade.resume()
-        # the watchdog's own word follows with its next turn
-        mode, cause = board.severest([row for number, row in enumerate(modes) if number != l.MODE_OF_WATCHDOG])
-        if causes:
-            mode, cause = l.MODE_SAFE, "; ".join(causes.values())
-        elif cause == board.ACCOUNT:
-            mode, cause = l.MODE_RUNNING, ""
-        text = "resumed: entries again" if mode == l.MODE_RUNNING else f"resumed, but the instance is still {l.MODES[mode]}: {cause}"
-        self._facade.note("resume", text)
-        return messages.Done(text=text, data={"trading": l.MODES[mode]})
+        trading, text = self._facade.words.resume()
+        self._lasting(messages.Done(text=text, data={"trading": trading}))
 
     # ── questions to processes ───────────────────────────────────────────────────────────────────────────────────────
     def _ask(self, role: str, request: Any, then: Then = lambda reply: reply) -> Any:

@@ -23,5 +23,9 @@ class Chronicle(Courier):
         """Log an event, show it, and journal it as soon as the recorder takes it."""
         self._log.log(level, "%s", text)
         self.newest.append(text)
+        self.keep(kind, text, **data)
+
+    def keep(self, kind: str, text: str, **data: Any) -> None:
+        """Journal an event that is for the next start alone."""
         self.take(messages.Event(source="watchdog", kind=kind, text=text, wall_ns=time.time_ns(), data=data))
         self.pump()  # now, not with the next turn: an operator may be waiting until it is journaled

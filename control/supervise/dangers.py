@@ -11,6 +11,9 @@ from control.supervise.role import State, Supervised
 from ipc import board
 from ipc import layout as l
 
+#: least seconds between two notes of a new peak
+REMEMBER_S = 1.0
+
 
 class Dangers:
     """Looks at the account, at the others' mode words, at the sniper and at the clocks; called in every turn of the supervising loop."""
@@ -25,7 +28,12 @@ class Dangers:
         self._peak = 0
         #: the account's own peak by then: a higher one came later, and counts
         self._forgiven = 0
+        #: what of both has been given to be remembered, and when
+        self._remembered: tuple[int, int] | None = None
+        self._remembered_at = 0.0
+        #: the sniper's absence, those that it came back from for a moment only, and since when it is well
         self._alone_since: float | None = None
+        self._alone_s = self._well_since = 0.0
 
     @property
     def day(self) -> int:
@@ -43,9 +51,16 @@ class Dangers:
             found["clock_jump"] = text
         return found
 
-    def remember(self) -> dict[str, int]:
-        """From which equity the drawdown is counted, what the account's own peak was then, and the event day."""
-        return {"peak": self._peak, "forgiven": self._forgiven, "day": self.day}
+    def to_remember(self, now: float) -> dict[str, int]:
+        """From which equity a drawdown counts that a person has seen, and what the account's own peak was then; empty where that is known already.
+
+        A new peak is told each second at most, as the account's own is in each second's snapshot, and only while it is below that one.
+        """
+        known = (self._peak, self._forgiven)
+        if not self._forgiven or known == self._remembered or (self._remembered is not None and now - self._remembered_at < REMEMBER_S):
+            return {}
+        self._remembered, self._remembered_at = known, now
+        return {"peak": self._peak, "forgiven": self._forgiven}
 
     def recall(self, peak: int, forgiven: int) -> None:
         """As the last run remembered it."""
@@ -55,6 +70,7 @@ class Dangers:
         """A person has seen the drawdown and resumed: it is counted anew, from here."""
         account = self._memory.sniper.account[0]
         self._peak, self._forgiven = int(account["equity"]), int(account["peak_equity"])
+        self._remembered = None
 
     def _account(self, found: dict[str, str]) -> None:
         if not self._sniper.been_ready:
@@ -64,7 +80,9 @@ class Dangers:
         if self._daily_loss_bps is not None and start > 0 and (start - equity) * 10_000 >= start * self._daily_loss_bps:
             found["daily_loss"] = f"{(start - equity) / start:.2%} lost since 00:00 UTC; limits.daily_loss_bps is {self._daily_loss_bps}"
         most = self._settings.max_drawdown_bps
-        self._peak = max(self._peak, equity, int(account["peak_equity"]) if int(account["peak_equity"]) > self._forgiven else 0)
+        if (own := int(account["peak_equity"])) > self._forgiven:  # from here on the account itself remembers
+            self._peak, self._forgiven = max(self._peak, own), 0
+        self._peak = max(self._peak, equity)
         if most is not None and (self._peak - equity) * 10_000 >= self._peak * most > 0:
             found["drawdown"] = f"equity is {(self._peak - equity) / self._peak:.2%} below its peak; safety.max_drawdown_bps is {most}"
         if latched := int(account["latched"]):
@@ -84,10 +102,14 @@ class Dangers:
         """Positions, and for too long nobody who watches their stops."""
         # before there is a gateway nobody could close anything; the first start may still compile
         if self._sniper.state in (State.READY, State.STOPPING, State.GONE) or not self._gateway.been_ready:
-            self._alone_since = None
+            if self._alone_since is not None:
+                self._alone_s += now - self._alone_since
+                self._alone_since, self._well_since = None, now
+            if now - self._well_since >= self._settings.unprotected_s:  # one that dies again in a moment has protected nothing
+                self._alone_s = 0.0
             return ""
         self._alone_since = now if self._alone_since is None else self._alone_since
-        alone_s = now - self._alone_since
+        alone_s = self._alone_s + now - self._alone_since
         if alone_s < self._settings.unprotected_s or not int(self._memory.sniper.account[0]["open_positions"]):
             return ""
         return f"the sniper has been away for {self._settings.unprotected_s} s while positions are open"

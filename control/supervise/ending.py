@@ -92,7 +92,7 @@ class Flatten:
             self._asked_at = None
         if self._asked_at is None:
             self._number += 1
-            request = messages.encode(messages.Operate(action="flatten", cause="flatten_at_end"))
+            request = messages.encode(messages.Operate(action="flatten"))
             if self._line.send(self._number.to_bytes(8, "big"), request):
                 self._asked_at = now
         return Flattening.WAITING

@@ -14,6 +14,7 @@ from control.serve.view import latency, span
 from control.supervise.session import Session
 from control.supervise.view import View
 from control.supervise.watchdog import Phase
+from control.supervise.words import Words
 
 #: seconds between two log lines of a headless run, between two of health, and between two looks at it
 LINE_S, HEALTH_S, VITALS_S = 10.0, 30.0, 1.0
@@ -58,25 +59,22 @@ class Front:
         """Begin the ordered end."""
         self.session.stop(cause)
 
+    @property
+    def words(self) -> Words:
+        """What an operator says that lasts."""
+        return self.session.words
+
     def noted(self) -> int:
         """Events of the watchdog so far."""
         return self.session.chronicle.taken
 
-    def journaled(self) -> int:
-        """How many of them, the oldest first, the journal has."""
-        return self.session.chronicle.taken - self.session.chronicle.waiting
+    def journaled(self, number: int) -> bool:
+        """The journal has that one of them."""
+        return self.session.chronicle.brought(number)
 
     def stopping(self) -> bool:
         """The ordered end has begun."""
         return self.session.watchdog.phase not in (Phase.STARTING, Phase.RUNNING)
-
-    def make_safe(self, text: str) -> None:
-        """Safe mode until `resume`."""
-        self.session.make_safe(text)
-
-    def resume(self) -> dict[str, str]:
-        """End what a person ends; the causes of safe mode that still stand."""
-        return self.session.resume()
 
     def note(self, kind: str, text: str) -> None:
         """Log and journal what an operator did."""

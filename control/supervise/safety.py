@@ -34,8 +34,8 @@ class Dangers(Protocol):
     def present(self, now: float) -> dict[str, str]:
         """Cause → text of what is the case now."""
 
-    def remember(self) -> dict[str, int]:
-        """What the next start is to know of them."""
+    def to_remember(self, now: float) -> dict[str, int]:
+        """What the next start is to know of them, where it is another than before."""
 
 
 class NoDangers:
@@ -47,7 +47,7 @@ class NoDangers:
         """Nothing."""
         return {}
 
-    def remember(self) -> dict[str, int]:
+    def to_remember(self, now: float) -> dict[str, int]:
         """Nothing."""
         return {}
 
@@ -89,12 +89,17 @@ class SafeMode:
     def __init__(self, cooldown_s: float) -> None:
         self.cooldown_s = cooldown_s
         self._active: dict[str, _Active] = {}
-        self._told: dict[str, str] = {}
+        self._told: tuple[dict[str, str], dict[str, int]] = ({}, {})
 
     @property
     def causes(self) -> dict[str, str]:
         """Cause → what it says, oldest first."""
         return {name: active.text for name, active in self._active.items()}
+
+    @property
+    def days(self) -> dict[str, int]:
+        """Cause → UTC day of event time, of causes that end with it; 0 while it is not known."""
+        return {name: active.day for name, active in self._active.items() if CAUSES[name] is Ends.DAY}
 
     @property
     def waits_for_person(self) -> list[str]:
@@ -115,7 +120,7 @@ class SafeMode:
         """`present`: causes that are the case, with a text; `day`: of event time. A Change when something is to be told."""
         for name, text in present.items():
             active = self._active.setdefault(name, _Active(text, day))
-            active.gone_since = None
+            active.gone_since, active.day = None, day or active.day
         for name, active in list(self._active.items()):
             if name in present:
                 continue
@@ -124,9 +129,11 @@ class SafeMode:
                     active.gone_since = now if active.gone_since is None else active.gone_since
                     if now - active.gone_since >= self.cooldown_s:
                         del self._active[name]
+                case Ends.DAY if not active.day:  # nobody has noted it: the first that is known, as doubt only reduces risk
+                    active.day = day
                 case Ends.DAY if day and day != active.day:  # 0: the account is not restored yet
                     del self._active[name]
-        if self.causes == self._told:
+        if (self.causes, self.days) == self._told:
             return None
-        self._told = self.causes
-        return Change(bool(self._told), next(iter(self._told), ""), "; ".join(self._told.values()))
+        self._told = (causes := self.causes, self.days)
+        return Change(bool(causes), next(iter(causes), ""), "; ".join(causes.values()))

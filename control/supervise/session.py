@@ -28,8 +28,9 @@ from control.supervise.notify import ServiceManager
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.rescue import Rescue
 from control.supervise.role import Death, State, Supervised
-from control.supervise.safety import CAUSES, Ends, SafeMode
+from control.supervise.safety import SafeMode
 from control.supervise.watchdog import Phase, Watchdog
+from control.supervise.words import Words
 from hotpath.courier import RoleLine
 from ipc import board
 from ipc import layout as l
@@ -95,9 +96,13 @@ class Session:
         self._to_sniper = RoleLine(places.socket_dir, "sniper")
         self._rescue = Rescue(self.memory, plan.config.safety, self.watchdog.roles["sniper"], self._to_sniper,
                               lambda text: self.chronicle.note("rescue", text, logging.WARNING))
+        self.words = Words(self.memory.board.modes, self.watchdog.safe_mode, self._dangers, self._rescue,
+                           lambda: self.watchdog.set_mode(time.monotonic()), self.chronicle.note)
         self._carry()
         if self._resumes:
-            self._recall()
+            with instance.journal_of(places.state_dir) as journal:
+                if journal is not None:
+                    self.words.recall(journal)
         if changed:
             self.chronicle.note("config", f"configuration {self.config_version}: {', '.join(changed)} changed since the last run",
                                 version=self.config_version, changed=changed)
@@ -153,19 +158,6 @@ class Session:
         return Watchdog(roles, self.memory.board.modes, self.boot_of, self.chronicle, stop_grace_s=limits.stop_grace_s,
                         fail_fast=replay, restart_forkserver=self.nursery.restart, last_words=self._last_words,
                         safe_mode=SafeMode(config.safety.cooldown_s), dangers=None if replay else self._dangers)
-
-    def _recall(self) -> None:
-        """What only a person or the day ends outlives a restart."""
-        with instance.journal_of(self.places.state_dir) as journal:
-            safe, paused = (journal.lasting("safe_mode"), journal.lasting("pause")) if journal is not None else (None, None)
-        if paused is not None and paused.kind == "pause":
-            board.set_mode(self.memory.board.modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, board.PAUSED)
-        if safe is None:
-            return
-        self._dangers.recall(int(safe.data.get("peak", 0)), int(safe.data.get("forgiven", 0)))
-        for cause, text in safe.data.get("causes", {}).items():
-            if CAUSES.get(cause) in (Ends.PERSON, Ends.DAY):
-                self.watchdog.safe_mode.begin(cause, text, int(safe.data.get("day", 0)))
 
     def _last_words(self, death: Death) -> str:
         return last_words(self.places.run_dir / "logs" / f"{death.role}.log", death.pid, death.exit_code == -signal.SIGABRT)
@@ -281,18 +273,6 @@ class Session:
         self.say(f"{STOP_SIGNALS[signal.Signals(number)]}: stopping in order. {self._told_open} Ctrl-C again stops at once.")
         self.stop(STOP_SIGNALS[signal.Signals(number)])
 
-    # ── safe mode ────────────────────────────────────────────────────────────────────────────────────────────────────
-    def make_safe(self, text: str) -> None:
-        """Safe mode by a person's word."""
-        self.watchdog.safe_mode.begin("operator", text, self._dangers.day)
-
-    def resume(self) -> dict[str, str]:
-        """A person ends what persons end; gives the causes that still stand."""
-        if "drawdown" in self.watchdog.safe_mode.causes:
-            self._dangers.forgive()
-        self.watchdog.safe_mode.resume()
-        return self.watchdog.safe_mode.causes
-
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def stop(self, cause: str) -> None:
         """Begin the end: flatten first where that is wanted, then the ordered stop."""
@@ -359,6 +339,7 @@ class Session:
             if count := salvage(self.memory, self.places.state_dir / "journal", sync=paper, events=self.chronicle.unsaid()):
                 self.log.warning("%d records that the recorder could not store are stored now", count)
             self._unstored = False
+            self.chronicle.settle()
         except JournalError as error:
             text = f"the last records cannot be stored: {error}."
             if self._unstored:

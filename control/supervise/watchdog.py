@@ -83,7 +83,7 @@ class Watchdog:
         if self.phase is Phase.STARTING:
             self._announce_readiness(now)
         if self.phase in (Phase.STARTING, Phase.RUNNING):
-            self._set_mode(now)
+            self.set_mode(now)
         elif self.phase is Phase.STOPPING:
             self._go_on_stopping(now)
         self._chronicle.pump()
@@ -163,11 +163,14 @@ class Watchdog:
         if self._announced == len(names):
             self.phase, self.ready_at = Phase.RUNNING, now
 
-    def _set_mode(self, now: float) -> None:
+    def set_mode(self, now: float) -> None:
+        """Enter safe mode, or leave it, as things are now. In each turn, and at once when a person has said a word."""
         present = self._dangers.present(now)
         if looping := [role.name for role in self.roles.values() if role.deaths.looping(now)]:
             present["crash_loop"] = f"{looping[0]}: crash loop"
         change = self.safe_mode.turn(now, present, self._dangers.day)
+        if drawdown := self._dangers.to_remember(now):  # first: safe mode that has ended by `resume` is never known without it
+            self._chronicle.keep("drawdown", "from which equity a drawdown counts", **drawdown)
         if change is None:
             return
         if change.safe:
@@ -177,7 +180,7 @@ class Watchdog:
             self._put_mode(*((l.MODE_REDUCE_ONLY, self._entries_stopped) if self._entries_stopped else (l.MODE_RUNNING, "")))
             text = "safe mode ends"
         self._chronicle.note("safe_mode", text, logging.WARNING, safe=change.safe, cause=change.cause, causes=self.safe_mode.causes,
-                             **self._dangers.remember())
+                             days=self.safe_mode.days)
 
     def _put_mode(self, mode: int, cause: str) -> None:
         self._mode = (mode, cause)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from control.record import rearm, recorder, restore, snapshot
+from control.supervise import words
 from hotpath import dispatch, doubt, gateway, intake, rescue, takeover
 from hotpath.venues import paper_ledger
 from tests.simulation.running import run
@@ -82,6 +83,8 @@ MUTANTS = {
         takeover, "_first_of_incarnation", 'int(gateway.g.cursors[0]["journaled_venue_seq"])', "ledger.meta.venue_seq - 1"),
     "the account is stated and no open order is ended": Mutant(
         takeover, "_first_of_incarnation", "while not gateway.cancel_all():", "while False:"),
+    "a start forgets what an operator has said": Mutant(words.Words, "recall", 'if paused is not None and paused.kind == "pause":', "if False:"),
+    "a flatten is noted as a pause alone": Mutant(words.Words, "pause", "flatten=self._rescue.flattens", "flatten=False"),
     "a successor looks at its header and not at what is published": Mutant(
         takeover, "take_over", "if len(published):", "if False:"),
 }

@@ -13,15 +13,14 @@ import numpy as np
 
 from control.config import Config, Safety
 from control.record.journal import Cursors
-from control.record.records import JournalError, NoJournal, WriteFailed
+from control.record.records import JournalError, WriteFailed
 from control.record.salvage import salvage
-from control.record.writer import JournalWriter
 from control.supervise.chronicle import Chronicle
 from control.supervise.dangers import Dangers
 from control.supervise.policy import Deaths, RestartPolicy
 from control.supervise.rescue import Rescue
 from control.supervise.role import Supervised
-from control.supervise.safety import CAUSES, Ends, SafeMode
+from control.supervise.safety import SafeMode
 from control.supervise.watchdog import Phase, Watchdog
 from hotpath.arming import arm_of, compiled, facts_by_symbol
 from hotpath.config import Hotpath, Limits, Paper
@@ -43,6 +42,7 @@ from tests.simulation.lives import (
     ToRecorder,
     ToSniper,
 )
+from tests.simulation.operator import Operator
 from tests.simulation.script import STRATEGIES, SYMBOLS, Script, fold, in_words
 from tests.simulation.stage import TICKS, Stage
 
@@ -79,7 +79,7 @@ class World:
         self.max_fires: dict[int, int] = {}
         self.exchange = Exchange(self.clock, self.crash, settings.window_ms * MS, settings.remote, None)
         self.witness = self.exchange.witness = Witness(self)
-        self.log = Log(self)
+        self.log, self.operator = Log(self), Operator(self)
         self._plans: list[list[Any]] = []
         self._quotes: dict[int, tuple[int, int]] = {}
         self._runs = 0
@@ -119,24 +119,11 @@ class World:
                                  dangers=self.dangers)
         self.rescue = Rescue(self.memory, self.safety, self.roles["sniper"], ToSniper(self),
                              lambda text: chronicle.note("rescue", text, logging.WARNING))
-        self._recall()
+        self.operator.recall(chronicle)
         self._look()
         for role in ROLES:
             self.turn_of(role)
         self._look()
-
-    def _recall(self) -> None:
-        """As control.supervise.session does: what only a person ends outlives a restart."""
-        with suppress(NoJournal):
-            journal = JournalWriter(self.folder / "journal", sync=False) if (self.folder / "journal").exists() else None
-            event = journal.lasting("safe_mode") if journal is not None else None
-            if journal is not None:
-                journal.close()
-            if event is not None:
-                self.dangers.recall(int(event.data.get("peak", 0)), int(event.data.get("forgiven", 0)))
-                for cause, text in event.data.get("causes", {}).items():
-                    if CAUSES[cause] in (Ends.PERSON, Ends.DAY):
-                        self.watchdog.safe_mode.begin(cause, text, int(event.data.get("day", 0)))
 
     def _boot(self, role: str, restarts: int) -> Boot:
         return Boot(role=role, instance="simulation", mode="paper", market="simulated", run_id=f"run{self._runs}", run_dir=str(self.folder),
@@ -159,14 +146,15 @@ class World:
                 self._born(role)
         except Died as death:
             self.tell(f"    {role} dies at {death}")
-            self._ended(role, -9)
+            self.ended(role, -9)
         except WriteFailed as error:
             self.tell(f"    {role} ends: {error}")
-            self._ended(role, 1)
+            self.ended(role, 1)
         except JournalError as error:
             raise Violation("journal", str(error)) from error
 
-    def _ended(self, role: str, code: int) -> None:
+    def ended(self, role: str, code: int) -> None:
+        """A role is gone by itself."""
         self.bury(role)
         handle: Any = self.roles[role].handle
         handle.exit_code = code
@@ -329,25 +317,7 @@ class World:
                 self._plans.remove(waiting)
 
     def _operate(self, action: str, symbol: str, price: str, wide: bool) -> None:
-        modes, sniper, gateway = self.memory.board.modes, self.lives.get("sniper"), self.lives.get("gateway")
-        if action in ("pause", "flatten"):
-            board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_REDUCE_ONLY, "paused by the operator")
-        if action == "safe":
-            self.watchdog.safe_mode.begin("operator", "asked for", self.dangers.day)
-        elif action == "resume":
-            if gateway is not None:
-                try:
-                    gateway.gateway.answer(messages.Operate(action="compare"))
-                except Died as death:
-                    self.tell(f"    gateway dies at {death}")
-                    self._ended("gateway", -9)
-            board.set_mode(modes, l.MODE_OF_OPERATOR, l.MODE_RUNNING, "")
-            if "drawdown" in self.watchdog.safe_mode.causes:
-                self.dangers.forgive()
-            self.watchdog.safe_mode.resume()
-        elif action != "pause" and sniper is not None:
-            sniper.control.handle(messages.Operate(action=action, position=symbol if action in ("close", "adjust") else "",  # type: ignore[arg-type]
-                                                   stop=price if action == "adjust" else None))
+        self.operator.say(action, symbol, price)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def settle(self) -> None:
