@@ -2,10 +2,10 @@
 
     python -m benchmarks.instructions [--update]
 
-The workload (workload.py) runs twice under callgrind, 10,000 and 810,000 ticks, both at the same time; the difference over 800,000 ticks has no
-interpreter, import or start in it. Kernels are compiled for a generic processor into a cache of their own before, since valgrind does not know every
-instruction of this one and numba keeps one cache a processor. The count is compared with instructions.json beside this file, which names the numba it
-was made with: another numba makes other code, so then it is only told.
+The workload (workload.py) runs under callgrind, which counts only while the workload says so: 200,000 ticks, and no interpreter, import or start.
+Kernels are compiled for a generic processor into a cache of their own before, since valgrind does not know every instruction of this one and numba
+keeps one cache a processor. The count is compared with instructions.json beside this file, which names the numba it was made with: another numba
+makes other code, so then it is only told.
 
 Exit codes: 0 within the bound, or not to be counted here (the reason is printed); 1 more instructions than the bound allows, or a run failed.
 """
@@ -20,16 +20,15 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.workload import CONDITIONS, MOST, SYMBOLS
+from benchmarks.workload import CONDITIONS, SYMBOLS
 
 BOUND = Path(__file__).with_suffix(".json")
-SHORT, LONG = 10_000, MOST
-#: how much more than the bound is let pass: start-up differs by some instructions a tick from run to run
+TICKS = 200_000
+#: how much more than the bound is let pass
 TOLERANCE = 0.03
 _TAKEN_S = 900.0
 _COUNT = re.compile(r"Collected : (\d+)")
@@ -58,26 +57,18 @@ def compile_first() -> None:
         raise RunFailed(f"the warm run compiled something: {saved[0]}")
 
 
-def counted(folder: Path) -> dict[int, int]:
-    """Instructions of the whole process, by length of the run."""
-    runs = {}
-    for ticks in (SHORT, LONG):
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder / f'callgrind.{ticks}'}", sys.executable, "-m",
-                   "benchmarks.workload", str(ticks)]
-        runs[ticks] = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       text=True)
-    found = {}
-    try:
-        for ticks, run in runs.items():
-            text = run.communicate(timeout=_TAKEN_S)[0]
-            count = _COUNT.search(text)
-            if run.returncode or count is None:
-                raise RunFailed(text[-1000:])
-            found[ticks] = int(count[1])
-    finally:
-        for run in runs.values():
-            run.kill()
-    return found
+def counted(ticks: int) -> int:
+    """Instructions of so many ticks. Raises RunFailed."""
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null", sys.executable, "-m", "benchmarks.workload",
+               str(ticks)]
+    run = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         check=False, timeout=_TAKEN_S)
+    count = _COUNT.search(run.stdout)
+    if run.returncode or count is None:
+        raise RunFailed(run.stdout[-1000:])
+    if not int(count[1]):
+        raise RunFailed("callgrind counted nothing: it did not hear the workload's request to start")
+    return int(count[1])
 
 
 def verdict(per_tick: float, bound: float) -> tuple[int, str]:
@@ -105,12 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         compile_first()
         ready = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="trader-callgrind-") as folder:
-            found = counted(Path(folder))
+        per_tick = counted(TICKS) / TICKS
     except (RunFailed, subprocess.TimeoutExpired) as error:
         print(f"instructions: {error}", file=sys.stderr)
         return 1
-    per_tick = (found[LONG] - found[SHORT]) / (LONG - SHORT)
     print(f"instructions: {CONDITIONS:,} conditions on {SYMBOLS} symbols; compiled in {ready - began:.0f} s, "
           f"counted in {time.monotonic() - ready:.0f} s", flush=True)
     made_with = {"numba": version("numba"), "llvmlite": version("llvmlite")}

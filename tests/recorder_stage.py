@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from control.record.journal import Journal
+from control.record.recorder import CALM_S
 from control.supervise import instance as instances
 from ipc import bus, ring, segment, wait
 from ipc import layout as l
@@ -27,6 +28,7 @@ from ipc import board, layout as l
 from ipc.process import Boot, Child
 from ipc.segment import Memory
 logging.basicConfig(level=logging.INFO)
+recorder.CALM_S = float(sys.argv[2])
 boot = msgspec.json.decode(sys.argv[1].encode(), type=Boot)
 child = Child(boot, l.RECORDER, Memory(boot.instance), logging.getLogger("recorder"))
 board.announce(child.processes, l.RECORDER, l.PROC_STARTING)
@@ -49,7 +51,7 @@ class Stage:
     """Segments, a recorder process, and both rings in the test's hands."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.instance, self.lives = folder, name, 0
+        self.folder, self.instance, self.lives, self.calm_s = folder, name, 0, CALM_S
         self.memory = instances.create_segments(name, ticks=1024, instruments=8, conditions=64, rows=instrument_rows(),
                                                 strategies=("momentum", "mean_reversion"), number=7, lockstep=False,
                                                 wait_strategy=l.WAIT_FUTEX, initial_cash=10**12)
@@ -69,7 +71,7 @@ class Stage:
         self.lives += 1
         self.memory.board.processes[l.RECORDER]["state"] = l.PROC_ABSENT
         log = (self.folder / "recorder.log").open("ab")
-        self.process = subprocess.Popen([sys.executable, "-c", _MAIN, msgspec.json.encode(boot).decode()], stdout=log, stderr=log,
+        self.process = subprocess.Popen([sys.executable, "-c", _MAIN, msgspec.json.encode(boot).decode(), str(self.calm_s)], stdout=log, stderr=log,
                                         env=os.environ | {"TRADER_CRASH_AT": crash_at})
         log.close()
         if wait_ready:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import firing, instructions, market, suite
+from benchmarks import firing, instructions, market, suite, workload
 from benchmarks.frame import CheckFailed, Missing, Row, check, latency_rows
 from ipc import layout as l
 
@@ -185,6 +187,21 @@ def test_more_instructions_than_the_bound_allows_fail_with_the_way_out(per_tick:
     got, told = instructions.verdict(per_tick, 100.0)
     assert got == code
     assert text in told
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code of x86-64")
+def test_asking_valgrind_for_something_does_nothing_without_it() -> None:
+    ask = workload.client_request()
+    gc.collect()
+    for what in (workload.START, workload.STOP):
+        assert ask(what) is None
+
+
+@pytest.mark.parametrize(("said", "why"), [("Collected : 0", "counted nothing"), ("no count at all", "no count")])
+def test_a_run_under_valgrind_that_counts_nothing_is_no_good_run(said: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instructions.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, said))
+    with pytest.raises(instructions.RunFailed, match=why):
+        instructions.counted(1000)
 
 
 def test_the_bound_is_in_the_repository() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import numpy as np
@@ -103,17 +105,30 @@ def many_plans(folder: Path, count: int, conditions: int) -> JournalWriter:
 
 
 def test_an_answer_that_would_take_too_long_is_cut_off_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = many_plans(tmp_path, 40, 1000)
-    monkeypatch.setattr(asked, "LONGEST_S", 0.02)
-    began = time.perf_counter()
-    reply = Queries(writer).answer(messages.Query(what="plans", limit=10_000, argument="nobody"))
-    assert time.perf_counter() - began < 0.1
+    writer = many_plans(tmp_path, 40, 1)
+    queries, looks = Queries(writer), itertools.count()
+    decoded: list[bytes] = []
+
+    def decode_plan(payload: bytes) -> messages.Plan:
+        decoded.append(payload)
+        return decode(payload)
+
+    decode = asked.decode_plan
+    monkeypatch.setattr(asked, "decode_plan", decode_plan)
+    monkeypatch.setattr(asked, "time", SimpleNamespace(monotonic=lambda: next(looks) * asked.LONGEST_S / 8))  # eight looks are too many
+    reply = queries.answer(messages.Query(what="plans", limit=10_000))
     assert isinstance(reply, messages.Answer)
-    assert "cut_off" in reply.data
-    monkeypatch.undo()
-    few = Queries(writer).answer(messages.Query(what="plans", limit=3))
+    assert 0 < len(decoded) <= 8 < 40, "what comes behind the time is not even read"
+    assert (len(reply.rows), reply.data["cut_off"].split(":")[0]) == (len(decoded), f"only the newest {len(decoded)}")
+    nobody = queries.answer(messages.Query(what="plans", limit=10_000, argument="nobody"))
+    assert isinstance(nobody, messages.Answer)
+    assert "cut_off" in nobody.data, "what shows no row takes time too"
+    few = queries.answer(messages.Query(what="plans", limit=3))
     assert isinstance(few, messages.Answer)
     assert (len(few.rows), few.data) == (3, {})
+    whole = queries.answer(messages.Query(what="plans", limit=len(reply.rows)))
+    assert isinstance(whole, messages.Answer)
+    assert (len(whole.rows), whole.data) == (len(reply.rows), {}), "late, and yet all that was asked for"
     writer.close()
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from control.record import snapshot as snapshots
-from control.record.recorder import CALM_S
 from control.record.records import JournalError
 from hotpath.kernel import commit as tx
 from hotpath.kernel.state import sniper_arrays
@@ -57,8 +56,9 @@ def test_what_is_published_before_the_recorder_is_up_is_not_lost(stage: Stage) -
     stage.assert_journal_is_the_rings()
 
 
-@pytest.mark.parametrize("point", [name for name in crash.POINTS if name.startswith("recorder.")])
-@pytest.mark.parametrize("nth", [1, 4])
+@pytest.mark.parametrize(("point", "nth"), [
+    pytest.param(point, nth, marks=() if (point == "recorder.lmdb_commit") == (nth == 1) else pytest.mark.slow)
+    for point in crash.POINTS if point.startswith("recorder.") for nth in (1, 4)])
 def test_killed_at_a_crash_point_it_leaves_no_hole_and_no_duplicate(stage: Stage, point: str, nth: int) -> None:
     stage.start(f"{point}:{nth}")
     assert stage.process is not None
@@ -127,6 +127,7 @@ def test_requests_are_answered_at_once_although_the_recorder_sleeps(stage: Stage
 
 def test_a_full_disk_is_safe_mode_and_ends_by_itself(stage: Stage) -> None:
     """RLIMIT_FSIZE stands in for the full disk: LMDB cannot let its file grow."""
+    stage.calm_s = 1.5
     stage.start()
     stage.publish(orders=100, reports=100)
     stage.until(stage.durable)
@@ -161,7 +162,7 @@ def test_a_full_disk_is_safe_mode_and_ends_by_itself(stage: Stage) -> None:
     assert stage.ask(messages.Query(what="errors", argument="0.0000001")).rows == []
     assert stage.ask(messages.Query(what="errors", argument="many")).code == "argument"
     stage.until(lambda: mode["mode"] == l.MODE_RUNNING)
-    assert time.monotonic() - written > CALM_S - 0.5, "one write that worked is no disk that works"
+    assert time.monotonic() - written > 1.0, "one write that worked is no disk that works"
     assert stage.ask(plan()) == messages.Planned(plan_seq=1, armed=2)
     assert stage.stop() == 0
     stage.assert_journal_is_the_rings()
@@ -169,6 +170,7 @@ def test_a_full_disk_is_safe_mode_and_ends_by_itself(stage: Stage) -> None:
 
 def test_a_recorder_that_died_in_safe_mode_leaves_one_that_ends_it(stage: Stage) -> None:
     board.set_mode(stage.memory.board.modes, l.MODE_OF_RECORDER, l.MODE_SAFE, "journal cannot write")
+    stage.calm_s = 1.5
     stage.start()
     stage.until(lambda: stage.memory.board.modes[l.MODE_OF_RECORDER]["mode"] == l.MODE_RUNNING)
     assert stage.stop() == 0

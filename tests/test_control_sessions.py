@@ -206,7 +206,7 @@ def by_hand(past: Past, number: int) -> dict[str, Any]:
     return made | {"open": {position: (size, costs[position]) for position, size in lots.items() if size}}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1))
 def test_the_book_at_any_sequence_is_the_plain_recomputation(past: Past, share: float) -> None:
     number = max(1, round(share * past.timeline.last))

@@ -188,7 +188,7 @@ def market(seed: int, seconds: float, rate: float) -> Iterator[Trade | Quote]:
 
 
 @pytest.mark.parametrize(("seed", "seconds", "rate"), [
-    pytest.param(1, 1300, 5.0, marks=pytest.mark.slow), (2, 40, 200.0), (3, 4000, 0.2), (4, 1300, 1.0)])
+    pytest.param(1, 1300, 5.0, marks=pytest.mark.slow), (2, 20, 200.0), (3, 4000, 0.2), (4, 1300, 1.0)])
 def test_every_feature_is_what_its_formula_says_of_the_raw_ticks(seed: int, seconds: float, rate: float, subject: Subject) -> None:
     known: set[str] = set()
     last_check = 0

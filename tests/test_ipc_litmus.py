@@ -146,26 +146,33 @@ def in_bound(counts: dict[str, int]) -> bool:
 
 @needs_two_cores
 def test_no_wake_up_is_lost_when_publishing_meets_falling_asleep(partners: tuple[Partner, Partner], shared: Any) -> None:
-    wrote, got = ping_pong(partners, shared, 100_000, spins=1 << 18, jitter=(10, 30))
-    assert wrote["rounds"] > 10_000
-    assert got["sleeps"] > 100
-    assert got["second_looks"] > 10, "publishing never met falling asleep: this run has proved nothing"
-    assert (wrote["lost"], got["lost"]) == (0, 0)
-    assert in_bound(got)
+    rounds = sleeps = second_looks = 0
+    for _ in range(20):  # until enough is seen, on a machine with other work too
+        wrote, got = ping_pong(partners, shared, 100_000, spins=1 << 18, jitter=(10, 30))
+        assert (wrote["lost"], got["lost"]) == (0, 0)
+        assert in_bound(got)
+        rounds, sleeps, second_looks = rounds + wrote["rounds"], sleeps + got["sleeps"], second_looks + got["second_looks"]
+        if rounds > 10_000 and sleeps > 100 and second_looks > 10:
+            return
+    pytest.fail(f"publishing hardly met falling asleep, nothing is proved: {rounds} rounds, {sleeps} sleeps, {second_looks} second looks")
 
 
 def test_no_wake_up_is_lost_when_both_sides_sleep(partners: tuple[Partner, Partner], shared: Any) -> None:
-    wrote, got = ping_pong(partners, shared, 50_000, spins=0, jitter=(20, 20))
-    assert wrote["rounds"] > 1000
-    assert min(wrote["sleeps"], got["sleeps"]) > 1000
-    assert (wrote["lost"], got["lost"]) == (0, 0)
-    assert in_bound(wrote)
-    assert in_bound(got)
+    sleeps = 0
+    for _ in range(20):
+        wrote, got = ping_pong(partners, shared, 50_000, spins=0, jitter=(20, 20))
+        assert (wrote["lost"], got["lost"]) == (0, 0)
+        assert in_bound(wrote)
+        assert in_bound(got)
+        sleeps += min(wrote["sleeps"], got["sleeps"])
+        if sleeps > 1000:
+            return
+    pytest.fail(f"both sides hardly slept, nothing is proved: {sleeps} sleeps")
 
 
 @needs_two_cores
 def test_the_litmus_catches_a_writer_that_looks_at_the_bell_before_it_publishes(partners: tuple[Partner, Partner], shared: Any) -> None:
-    for _ in range(5):  # on a machine with other work the two may miss each other for a while
+    for _ in range(20):  # on a machine with other work the two may miss each other for a while
         _, got = ping_pong(partners, shared, 100_000, spins=1 << 18, way=LOOKED_BEFORE, jitter=(50, 20), timeout_ns=20_000_000)
         if got["lost"]:
             break

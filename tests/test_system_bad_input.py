@@ -214,6 +214,7 @@ def test_damaged_records_are_counted_told_and_passed_over(tmp_path: Path) -> Non
     assert summary["ticks_processed"] == summary["ticks_published"] == 200 + 200 + 1 + 200
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_entries_and_what_is_to_be_closed_is_closed_once_and_trading_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -21,7 +21,7 @@ from tests.running import BIN, Running, until
 #: growth that may be seen: a busy machine notices late that there is too much
 MOST_SEEN_BYTES = 4 * MOST_GROWTH_BYTES
 #: seconds of each flood
-FLOOD_S = 3.0
+FLOOD_S = 2.0
 #: what a flooding client sends, over and over, on a connection that is made anew whenever it is cut
 FLOODS = {
     "one message of endless large frames": (b"\x03" + struct.pack(">Q", 60_000) + bytes(60_000)) * 4,

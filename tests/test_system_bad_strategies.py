@@ -13,7 +13,7 @@ from ipc import bus, messages
 from tests.bad_input import STRATEGIES, session, waves
 from tests.running import BUSY, Running, until
 
-#: hangs are found soon, and the second one is a crash loop
+#: hangs are found soon, and the second one is a crash loop; what fails is asked again at its next plan
 IMPATIENT = BUSY + """
 [supervise]
 hang_strategist_ms = 1000
@@ -22,6 +22,8 @@ restart_window_s = 6
 backoff_most_ms = 500
 [safety]
 cooldown_s = 1
+[recovery]
+breaker_cooldown_s = 10
 """
 #: mood of the strategy → what is said of it: the path of the fault, and the remedy
 MOODS = {

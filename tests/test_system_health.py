@@ -15,8 +15,8 @@ from tests.running import BUSY, Running, until
 #: a process's silence is told long before it is replaced
 PATIENT = BUSY + """
 [supervise]
-hang_recorder_ms = 8000
-hang_feed_ms = 8000
+hang_recorder_ms = 4000
+hang_feed_ms = 4000
 """
 
 

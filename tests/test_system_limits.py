@@ -53,7 +53,7 @@ def test_all_processes_together_stay_within_their_memory_and_control_answers_in_
     instance.await_ready()
     p99: list[float] = []
     while len(p99) < TRIES and min(p99, default=CONTROL_P99_MS + 1) > CONTROL_P99_MS:
-        p99.append(quantile(instance.round_trips_ms(500), 0.99))
+        p99.append(quantile(instance.round_trips_ms(250), 0.99))
     processes = instance.processes()
     instance.stop()
     assert {one.name for one in processes} == {"launcher", "forkserver", *l.ROLES}

@@ -78,7 +78,7 @@ def test_a_strategy_that_has_changed_since_the_last_run_plans_at_once_and_no_oth
         until(lambda: (rows := instance.ctl("conditions")[1]["rows"]) and {(row["symbol"], row["why"]) for row in rows} == {
             (symbol, word) for symbol in symbols}, 30, f"what is armed is {word} of {symbols}")
         ticks = instance.status()["ticks"]
-        until(lambda: instance.row("strategist")["progress"] > ticks + 200, 20, "the strategist has gone on")
+        until(lambda: instance.row("strategist")["progress"] > ticks + 30, 20, "the strategist has gone on")
         instance.kill_everything()
         journal = instance.journal()
         try:

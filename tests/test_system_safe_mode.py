@@ -65,7 +65,7 @@ def own_orders(running: Running) -> list[Any]:
 
 
 def test_a_sniper_that_dies_again_and_again_leaves_its_positions_to_the_gateway_which_closes_them(make: Any) -> None:
-    running = make(BUSY + SHORT + '[safety]\npositions = "flatten"\ncooldown_s = 1\n')
+    running = make(BUSY + SHORT.replace("20000", "10000") + '[safety]\npositions = "flatten"\ncooldown_s = 1\n')
     until(lambda: len(open_positions(running)) >= 2, 40, "two open positions")
     kill_again_and_again(running, "sniper", 2)
     status = until(lambda: (seen := running.status())["trading"] == "safe" and seen, 10, "safe mode")

@@ -97,7 +97,7 @@ def test_a_service_manager_hears_when_all_are_ready_that_the_loop_lives_and_that
         assert [text for _, text in manager.said if not text.startswith("WATCHDOG=1")] == ["READY=1\nSTATUS=trading"]
 
         manager.said.clear()
-        manager.listen(4 * LIMIT_S)
+        manager.listen(2 * LIMIT_S)
         assert {text for _, text in manager.said} == {"WATCHDOG=1"}
         assert max(manager.pauses()) < LIMIT_S / 2, "told faster than half the limit"
 

@@ -70,13 +70,13 @@ class Queries:
         self._until = time.monotonic() + LONGEST_S
         match query.what:
             case "orders":
-                return self._rows(self.orders(query.limit))
+                return self._rows(self.orders(query.limit), query.limit)
             case "trades":
-                return self._rows(self.trades(query.limit))
+                return self._rows(self.trades(query.limit), query.limit)
             case "plans":
-                return self._rows(self.plans(query.limit, query.argument))
+                return self._rows(self.plans(query.limit, query.argument), query.limit)
             case "events":
-                return self._rows(self.events(query.limit, query.argument))
+                return self._rows(self.events(query.limit, query.argument), query.limit)
             case "errors":
                 return self._answer_errors(query)
             case "why":
@@ -84,7 +84,7 @@ class Queries:
             case "run":
                 return Answer(data=self.run())
             case "in_force":
-                return self._rows(self.in_force())
+                return Answer(rows=self.in_force())
         return Refused(code="unknown_query", text=f"what: the recorder does not know {query.what!r}",
                        remedy="ask it for orders, trades, plans, in_force, events, errors, why or run")
 
@@ -92,8 +92,10 @@ class Queries:
         """The recorder has rings to drain: an answer that takes longer is cut off."""
         return time.monotonic() > self._until
 
-    def _rows(self, rows: list[dict[str, Any]]) -> Answer:
-        return Answer(rows=rows, data={"cut_off": f"only the newest {len(rows)}: more would keep the recorder too long"} if self._late() else {})
+    def _rows(self, rows: list[dict[str, Any]], limit: int) -> Answer:
+        if len(rows) >= limit or not self._late():  # all that was asked for is no part of an answer, however long it took
+            return Answer(rows=rows)
+        return Answer(rows=rows, data={"cut_off": f"only the newest {len(rows)}: more would keep the recorder too long"})
 
     def _newest(self, database: str) -> Iterator[Record]:
         """Newest first, in pieces, until it is late."""
@@ -242,7 +244,7 @@ class Queries:
             hours = float(query.argument or 24)
         except ValueError:
             return Refused(code="argument", text=f"argument: {query.argument[:60]!r} is not a number of hours", remedy='say it like "24"')
-        return self._rows(self.errors(query.limit, int(time.time_ns() - hours * 3.6e12)))
+        return self._rows(self.errors(query.limit, int(time.time_ns() - hours * 3.6e12)), query.limit)
 
     def run(self) -> dict[str, Any]:
         """What is stored, of which run."""
