@@ -22,6 +22,7 @@ from control.supervise.ending import EndOfRun
 from control.supervise.instance import EXIT_BUSY, EXIT_NO_ROOM, EXIT_USAGE, Identity, LaunchError
 from control.supervise.launch import make_plan, parse_duration_s
 from control.supervise.sources import symbol_of
+from control.supervise.watchdog import STOP_ORDER
 from hotpath.venues.paper_ledger import Ledger
 from ipc import layout as l
 from ipc import segment
@@ -363,7 +364,7 @@ def test_a_run_starts_in_order_ends_in_reverse_and_leaves_nothing(launch: Callab
     server = run.forkserver()
     output = run.end()
     assert run.process.returncode == 0, output
-    assert run.text("ended").split("\n")[:6] == [f"{name} 0" for name in reversed(l.ROLES)]
+    assert run.text("ended").split("\n")[:6] == [f"{name} 0" for name in STOP_ORDER]
     assert [line.split()[1] for line in run.text("events").splitlines() if line.startswith("ready")] == list(l.ROLES)
     assert "numba not loaded" in output
     assert run.left() == []

@@ -246,6 +246,25 @@ def test_trades_reach_the_store_and_the_learned_cursor_follows(world: World, tmp
         process.kill()
 
 
+def test_at_the_stop_the_last_trades_are_learned_though_they_are_not_durable_yet(world: World, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    row = world.memory.board.processes[l.REFLECTION]
+    try:
+        until(lambda: row["state"] == l.PROC_READY)
+        world.memory.orders.ring[0]["head"] = 3  # of a sniper that has ended
+        row["stop"] = l.STOP_DRAIN
+        wait.ring_bells(world.memory.board.processes, 1 << l.REFLECTION)
+        time.sleep(0.2)
+        world.trade(0, 5 * USDT)
+        process.join(5)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    store = Knowledge(tmp_path / "knowledge")
+    assert store.coins()["BTC/USDT"].trades == 1
+    store.close()
+
+
 def test_a_disk_that_refuses_knowledge_is_tried_again_then_safe_mode_and_both_end_by_themselves(world: World, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for the full disk, as for the journal's test."""
     process = start(tmp_path, safe_after_s=1.5)

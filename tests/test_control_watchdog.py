@@ -499,7 +499,7 @@ def test_a_silent_control_thread_of_the_sniper_is_an_alarm_and_no_kill(running: 
 # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_stop_goes_in_the_reverse_order_of_readiness(running: World) -> None:
     running.dog.stop("test")
-    assert running.obey_stop() == list(reversed(l.ROLES))
+    assert running.obey_stop() == ["strategist", "feed", "sniper", "gateway", "reflection", "recorder"]
     assert int(running.modes[l.MODE_OF_WATCHDOG]["mode"]) == l.MODE_REDUCE_ONLY
     assert all(len(child.boots) == 1 for child in running.children.values())
 

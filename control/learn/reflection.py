@@ -30,6 +30,8 @@ from ipc.process import REPEATABLE, Child
 _BATCH = 256
 #: longest sleep on the doorbell; pauses after a failed write
 _SLEEP_NS = 50_000_000
+#: what the last trades of a run get to come to the journal
+_LAST_TRADES_NS = 1_000_000_000
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.25, 5.0
 #: writing that fails for so long is safe mode: entries are sized and closed by what is known of a coin
 _SAFE_AFTER_S = 5.0
@@ -194,6 +196,15 @@ class Learning:
         self.hopeless = self._child.boot.mode == "replay" and failing_s > _GIVE_UP_S
 
 
+def await_last_trades(child: Child) -> None:
+    """The others have stopped: what they closed last is learned now if it comes to the journal at once, else by the next start."""
+    memory, end_ns = child.memory, time.monotonic_ns() + _LAST_TRADES_NS
+    published = int(barriers.published(memory.orders.ring))
+    while time.monotonic_ns() < end_ns and not barriers.await_word(memory.board.cursors, 0, barriers.DURABLE_ORDERS, published, child.processes,
+                                                                   l.REFLECTION, _SLEEP_NS):
+        child.beat(int(child.processes[l.REFLECTION]["progress"]))
+
+
 def main(child: Child) -> int:
     """Follow the journal until told to stop."""
     processes, cursors = child.processes, child.memory.board.cursors
@@ -214,6 +225,7 @@ def main(child: Child) -> int:
         else:
             barriers.await_word(cursors, 0, barriers.DURABLE_ORDERS, reflection.examined + 1, processes, l.REFLECTION, _SLEEP_NS)
     if child.stopping() == l.STOP_DRAIN:
+        await_last_trades(child)
         try:
             reflection.step()
         except (KnowledgeError, JournalError) as error:

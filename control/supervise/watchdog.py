@@ -29,6 +29,8 @@ COUNTED_S = 2 * TURN_S
 LAST_GRACE_S = 1.0
 #: lives that a role gets to drain once a stop was told
 DRAIN_LIVES = 2
+#: who stops when: nothing new is planned, no tick comes, what was decided ends, all of it is learned, and recorded
+STOP_ORDER = ("strategist", "feed", "sniper", "gateway", "reflection", "recorder")
 #: roles that must have drained before their segments go; the others may just end
 MUST_DRAIN = ("sniper", "gateway", "recorder")
 
@@ -194,12 +196,12 @@ class Watchdog:
 
     # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def stop(self, cause: str) -> None:
-        """Begin the ordered stop: no new positions, then role by role in the reverse order of readiness."""
+        """Begin the ordered stop: no new positions, then role by role."""
         if self.phase in (Phase.STOPPING, Phase.STOPPED):
             return
         self.phase, self.stop_cause = Phase.STOPPING, cause
         self.stop_entries("stopping")
-        self._stopping = list(reversed(self.roles))
+        self._stopping = [name for name in STOP_ORDER if name in self.roles]
         self._chronicle.note("stop", f"stopping: {cause}", cause=cause)
 
     def stop_now(self) -> None:
