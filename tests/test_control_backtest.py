@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from control.backtest.command import Ended, Ending
 from control.record.summary import FILL
 from control.serve.ctl import main
 
@@ -186,6 +187,18 @@ def test_help_names_the_exit_codes_and_ends_in_examples(capsys: pytest.CaptureFi
         text = capsys.readouterr().out
         assert "1 parity found differences" in text
         assert f"trader-ctl {command} " in text.partition("examples:")[2]
+
+
+def test_a_signal_is_heard_where_nothing_can_be_torn_and_a_second_one_at_once() -> None:
+    ending = Ending()
+    ending.look()
+    ending.take(signal.SIGTERM, None)
+    with pytest.raises(Ended) as first:
+        ending.look()
+    assert first.value.number == signal.SIGTERM
+    with pytest.raises(Ended) as second:
+        ending.take(signal.SIGINT, None)
+    assert second.value.number == signal.SIGINT
 
 
 def test_a_backtest_that_is_interrupted_leaves_nothing(candles: Path, config: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Once(Strategy):
         ]
 """
 #: event seconds from the start until "over" has expired, and until "later" may fire: far behind the kill
-SOON_S, LATER_S = 30, 1800
+SOON_S, LATER_S = 30, 3600
 #: of a position: what is not allowed to change over a total loss
 PROTECTION = ("position_id", "side", "lots", "entry_lots", "stop_price", "target_price", "stop_bps", "target_bps", "trail_activation_bps",
               "trail_distance_bps", "opened_ns", "deadline_ns", "condition_id")

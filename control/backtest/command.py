@@ -53,16 +53,32 @@ class Ended(KeyboardInterrupt):
         self.number = number
 
 
-def _end(number: int, frame: Any) -> None:
-    raise Ended(number)
+class Ending:
+    """What a signal asks for. The first is heard at the next `look`: an exception in the middle of a call into C could be lost there, or tear it.
+    The second is heard at once."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def take(self, number: int, _: Any) -> None:
+        """The signals' handler."""
+        if self._number:
+            raise Ended(number)
+        self._number = number
+
+    def look(self) -> None:
+        """Raises Ended where a signal has come."""
+        if self._number:
+            raise Ended(self._number)
 
 
 def backtest(options: argparse.Namespace) -> int:
     """Run it, print what it says; gives the exit code."""
     # an end by a signal unwinds, so that what is half written goes
-    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ending = Ending()
+    before = {number: signal.signal(number, ending.take) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        return _report(options)
+        return _report(options, ending)
     except Ended as end:
         return 128 + end.number
     finally:
@@ -70,11 +86,11 @@ def backtest(options: argparse.Namespace) -> int:
             signal.signal(number, handler)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace, ending: Ending) -> int:
     log = logging.getLogger("backtest")
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
-        summary, folder = conduct(options, log)
+        summary, folder = conduct(options, log, ending)
     except Refused as error:
         return _refuse(options, str(error), error.code)
     if options.json:
@@ -92,7 +108,7 @@ def _report(options: argparse.Namespace) -> int:
     return EXIT_DATA_UNREAD if summary.get("data_unread") else EXIT_DONE
 
 
-def conduct(options: argparse.Namespace, log: logging.Logger) -> tuple[dict[str, Any], Path]:
+def conduct(options: argparse.Namespace, log: logging.Logger, ending: Ending) -> tuple[dict[str, Any], Path]:
     """The whole backtest; (summary, run folder). Raises Refused."""
     since_ns, until_ns = _time(options.since, "--from"), _time(options.until, "--to")
     if since_ns and until_ns and since_ns >= until_ns:
@@ -102,7 +118,7 @@ def conduct(options: argparse.Namespace, log: logging.Logger) -> tuple[dict[str,
     folder = _folder(options.out, plan, run_id)
     with _draft(folder) as draft:
         try:
-            return _run(plan, draft, run_id, since_ns, until_ns, log), folder
+            return _run(plan, draft, run_id, since_ns, until_ns, log, ending), folder
         except StrategyError as error:
             raise Refused(f"--strategy: {error}") from error
         except SourceError as error:
@@ -113,7 +129,8 @@ def conduct(options: argparse.Namespace, log: logging.Logger) -> tuple[dict[str,
             raise Refused(f"--out: {draft.parent}: {error}; free space there, or name another folder", EXIT_REFUSED) from error
 
 
-def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log: logging.Logger) -> dict[str, Any]:
+def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log: logging.Logger,
+         ending: Ending) -> dict[str, Any]:
     from control.backtest.engine import Backtest
     from control.backtest.report import write_report
     from control.backtest.results import results_of, write_tables
@@ -123,7 +140,7 @@ def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log
 
     if not compiled():
         print("trader-ctl: compiling kernels; about a minute, once after an update", file=sys.stderr)
-    run = Backtest(plan, draft, run_id, log)
+    run = Backtest(plan, draft, run_id, log, ending.look)
     try:
         recording = Recording(plan.sources, run.memory.instruments.instruments[: len(plan.rows)], logging.getLogger("data"),
                               since_ns=since_ns, until_ns=until_ns)
@@ -132,6 +149,7 @@ def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log
         with _progress() as show:
             ticks, marks = np.zeros(BATCH, l.TICK), np.zeros((BATCH, 2), np.int64)
             while made := _fill(source, ticks, marks):
+                ending.look()
                 run.run(ticks[:made])
                 span = (span[0] or int(ticks[0]["event_ns"]), int(ticks[made - 1]["event_ns"]))
                 show(recording.share(), run.machine.ticks, span[1])
@@ -139,9 +157,11 @@ def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log
             window = f" in that time; the data begin or end elsewhere: change {'--from' if since_ns else '--to'}" if since_ns or until_ns else ""
             raise Refused("--data: there is no trade, quote or candle" + (window or ": " + "; ".join(recording.errors() or ["the files are empty"])))
         summary = run.finish(recording.errors(), recording.faults())
+        ending.look()
         results = results_of(run, summary, span)
         write_tables(results, draft)
         write_report(results, draft / "report.html")
+        ending.look()
         return summary
     finally:
         run.close()

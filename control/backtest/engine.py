@@ -49,7 +49,9 @@ class Backtest:
     Raises StrategyError where a strategy cannot be loaded, LaunchError without room for the segments.
     """
 
-    def __init__(self, plan: Plan, run_dir: Path, run_id: str, log: logging.Logger) -> None:
+    def __init__(self, plan: Plan, run_dir: Path, run_id: str, log: logging.Logger, look: Callable[[], None] = lambda: None) -> None:
+        """`look` is called before each plan; what it raises ends the run there."""
+        self._look = look
         self.plan, self.run_dir, self.run_id, self.log = plan, run_dir, run_id, log
         self.started_wall_ns = time.time_ns()
         state_dir = run_dir / "state"
@@ -98,6 +100,7 @@ class Backtest:
 
     def _plan(self, event_ns: int) -> int:
         """The plans that are due before a tick of that time; gives when the next ones are."""
+        self._look()
         closed = int(self.memory.sniper.account[0]["trades_closed"])
         if closed != self._learned:
             self._store()
