@@ -78,6 +78,16 @@ def run(files: list[Path], config: Path, tmp_path_factory: pytest.TempPathFactor
     return folder, backtest(folder, files, config)
 
 
+def test_a_lockstep_replay_of_some_real_files_is_the_backtest_byte_for_byte(files: list[Path], config: Path, tmp_path: Path) -> None:
+    some = files[1::4]
+    summary = backtest(tmp_path / "some", some, config)
+    assert summary["fills"] >= 20
+    assert summary["reconciled"] is True
+    replayed = replay(tmp_path, some, config)
+    assert (tmp_path / "some" / "fills.bin").read_bytes() == (replayed / "fills.bin").read_bytes()
+
+
+@pytest.mark.slow
 def test_a_lockstep_replay_of_all_real_files_is_the_backtest_byte_for_byte(run: tuple[Path, dict[str, Any]], files: list[Path], config: Path,
                                                                           tmp_path: Path) -> None:
     """Order ids are in fills.bin too: not only the fills are the same, every order ring record between them was."""

@@ -54,7 +54,8 @@ def pour(path: Path, data: bytes, until_s: float) -> None:
                 raw.sendall(data)
 
 
-@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("name", ["one message of endless small frames", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in FLOODS if "small" not in name)])
 def test_a_flood_is_cut_off_while_others_are_answered_and_trading_goes_on(name: str, trading: Running) -> None:
     assert trading.process is not None
     before = trading.status()

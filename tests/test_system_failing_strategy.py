@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from control.record.journal import Journal, decode_event
 from tests.bad_input import session, waves
 
@@ -74,6 +76,7 @@ def replayed(folder: Path, source: Path, config: Path) -> tuple[bytes, list[Any]
     return summary.with_name("fills.bin").read_bytes(), events(journal), json.loads(summary.read_text())
 
 
+@pytest.mark.slow
 def test_backtest_lockstep_replay_and_one_with_kills_pause_a_failing_strategy_at_the_same_instants(tmp_path: Path) -> None:
     source, config = tmp_path / "spot_btcusdt.raw", tmp_path / "config.toml"
     source.write_text("\n".join(session(waves(300))))

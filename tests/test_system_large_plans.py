@@ -112,7 +112,8 @@ def books(instance: Running, monkeypatch: pytest.MonkeyPatch, from_snapshot: boo
                    for number, identity in zip(entries["plan_seq"].tolist(), entries["condition_id"].tolist(), strict=True)}
 
 
-@pytest.mark.parametrize("role", ["sniper", pytest.param("strategist", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["sniper", "strategist"])
 def test_a_large_plan_is_armed_again_after_a_process_was_killed(role: str, instance: Running) -> None:
     start(instance)
     until(lambda: armed(instance) == CONDITIONS, 30, "a plan is armed")

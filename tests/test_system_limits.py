@@ -37,6 +37,7 @@ def instance(tmp_path: Path) -> Iterator[Instance]:
     made.end()
 
 
+@pytest.mark.slow
 def test_the_first_tick_comes_within_three_seconds_of_the_command(instance: Instance) -> None:
     instance.start(COMPILE_PATIENCE_S)  # compiles what is not compiled yet, and warms the page cache
     instance.stop()

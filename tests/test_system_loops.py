@@ -13,7 +13,7 @@ from tests.running import Running, until
 
 
 @pytest.mark.parametrize(("point", "passes"), [
-    pytest.param("sniper.undo", 500, marks=pytest.mark.slow), ("sniper.commit", 500), ("sniper.copy", 2)])
+    pytest.param("sniper.undo", 500, marks=pytest.mark.slow), pytest.param("sniper.commit", 500, marks=pytest.mark.slow), ("sniper.copy", 2)])
 def test_a_sniper_that_loops_is_ended_with_its_stack_and_nothing_is_lost_or_done_twice(
         point: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRADER_CRASH_WORDS", str(tmp_path / "words"))

@@ -225,6 +225,7 @@ def candles_of(paths: Sequence[Path], starts: Sequence[int]) -> list[list[float]
 
 
 # ── pace ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_a_paced_replay_takes_its_event_time_divided_by_its_speed(folder: Path, running: Running) -> None:
     path = folder / "spot_btcusdt_20240809.gz"
     times = [frame.ns for frame in frames(path)]
@@ -350,5 +351,6 @@ def test_a_users_class_plans_the_same_twice_with_confidences_on_both_sides_of_th
         assert confidence == pytest.approx(min(1.0, 0.5 + float(why.split()[-2]) / 50), abs=0.0011), why
 
 
+@pytest.mark.slow
 def test_the_defaults_have_conditions_that_trade_and_conditions_that_are_not_trusted(folder: Path, tmp_path: Path) -> None:
     on_both_sides(planned(tmp_path / "run", *sorted(folder.glob("usdm_*_20240808.gz"))))

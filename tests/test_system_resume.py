@@ -69,6 +69,7 @@ class Daily(Strategy):
 """
 
 
+@pytest.mark.slow
 def test_a_strategy_that_has_changed_since_the_last_run_plans_at_once_and_no_other(instance: Running) -> None:
     file = instance.folder / "daily.py"
 
@@ -257,6 +258,7 @@ MARKED = {"reserved", "equity", "peak_equity", "max_drawdown_e6", "event_ns", "d
           "entries_due_ns", "adjusted_tick", "open_index"}
 
 
+@pytest.mark.slow
 def test_the_book_from_the_first_record_on_is_the_book_of_the_last_snapshot(instance: Running, tmp_path: Path,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     instance.start()

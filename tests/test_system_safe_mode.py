@@ -146,6 +146,7 @@ def test_safe_mode_that_flattens_has_the_living_sniper_close_every_position_and_
     assert own_orders(running) == [], "the gateway leaves it to him"
 
 
+@pytest.mark.slow
 def test_a_pause_outlives_a_restart_until_resume(make: Any) -> None:
     running = make(BUSY)
     assert running.ctl("pause")[0] == 0
