@@ -32,9 +32,10 @@ POINTS_OF: Final = {
     REPORT: ("gateway.sent", "gateway.report"), JOURNAL: ("recorder.lmdb_commit", "recorder.committed")}
 #: what may be seen at a point: of a step that is complete memory shows only that it is under way (nothing, where it has written no row: it adopts a
 #: new table); behind the last record of an outbox, that the cursors have yet to follow (nothing, where no tick or report was taken); behind a
-#: commit of plans alone, nothing, as no ring's cursor moves
+#: commit of plans alone, nothing, as no ring's cursor moves; behind a report of the gateway's own, of which the venue knows nothing, only what the
+#: row says of the order, which may never have been sent
 SEEN_AT: Final = {"sniper.commit": (UNDO, COMMIT, IDLE), "sniper.committed": (COMMIT, COPY), "sniper.copy": (COPY, COMMIT, IDLE),
-                  "recorder.committed": (JOURNAL, IDLE)}
+                  "gateway.report": (REPORT, SEND, IDLE), "recorder.committed": (JOURNAL, IDLE)}
 #: states of an order that has not come to its end
 _LIVE: Final = (l.ORD_SENDING, l.ORD_ACCEPTED, l.ORD_PARTLY_FILLED, l.ORD_UNKNOWN)
 #: LMDB's lock file: the writer's mutex is in its second cache line, and glibc's mutex has its owner's thread in the third word
