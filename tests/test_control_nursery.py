@@ -1,16 +1,32 @@
-"""A forkserver that gives no process: one that works is waited for, one that stands still is replaced. Real processes, one for each."""
+"""A forkserver that gives no process, or does not come to say which: real processes, one for each."""
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from control.supervise import handle, nursery
+from control.supervise import child, handle, nursery
 from control.supervise.handle import Suspicion
+from ipc.segment import SegmentError
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = logging.getLogger("test")
+#: a life that takes its role's lock and goes on
+LIFE = """
+import logging, sys
+from pathlib import Path
+from control.supervise.child import take_own_lock
+lock = take_own_lock(Path(sys.argv[1]), int(sys.argv[2]), logging.getLogger("life"))
+print("mine", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -57,3 +73,42 @@ def test_a_forkserver_that_stands_still_is_killed_and_its_successor_is_given_its
 def test_without_a_forkserver_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nursery, "server_pid", lambda: None)
     assert not Suspicion().replaced()
+
+
+# ── a life that nobody knows ─────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(restarts: int) -> subprocess.Popen[str]:
+        life = subprocess.Popen([sys.executable, "-c", LIFE, str(tmp_path / "sniper.lock"), str(restarts)], cwd=ROOT, stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True)
+        started.append(life)
+        assert life.stdout is not None
+        assert life.stdout.readline() == "mine\n"
+        return life
+
+    yield start
+    for life in started:
+        life.kill()
+        life.communicate()
+
+
+def test_a_life_whose_forkserver_died_before_it_could_say_which_process_it_made_ends_when_the_next_one_comes(
+        tmp_path: Path, live: Callable[[int], subprocess.Popen[str]]) -> None:
+    unknown = live(4)
+    began = time.monotonic()
+    descriptor = child.take_own_lock(tmp_path / "sniper.lock", 5, LOG)
+    assert time.monotonic() - began < child._LOCK_S
+    assert unknown.wait(5) == -9
+    assert (tmp_path / "sniper.lock").read_text() == f"{os.getpid()} 5"
+    os.close(descriptor)
+
+
+def test_an_older_life_that_comes_late_ends_nobody(tmp_path: Path, live: Callable[[int], subprocess.Popen[str]],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_LOCK_S", 0.3)
+    newer = live(5)
+    with pytest.raises(SegmentError, match="held by a living process"):
+        child.take_own_lock(tmp_path / "sniper.lock", 4, LOG)
+    assert newer.poll() is None
