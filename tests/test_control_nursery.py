@@ -15,8 +15,8 @@ import pytest
 from control.supervise import child, handle, nursery
 from control.supervise.handle import Suspicion
 from ipc.segment import SegmentError
+from tests.owner import Owners, owners
 
-ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("test")
 #: a life that takes its role's lock and goes on
 LIFE = """
@@ -24,8 +24,6 @@ import logging, sys
 from pathlib import Path
 from control.supervise.child import take_own_lock
 lock = take_own_lock(Path(sys.argv[1]), int(sys.argv[2]), logging.getLogger("life"))
-print("mine", flush=True)
-sys.stdin.read()
 """
 
 
@@ -77,26 +75,14 @@ def test_without_a_forkserver_nothing_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 # ── a life that nobody knows ─────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(restarts: int) -> subprocess.Popen[str]:
-        life = subprocess.Popen([sys.executable, "-c", LIFE, str(tmp_path / "sniper.lock"), str(restarts)], cwd=ROOT, stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, text=True)
-        started.append(life)
-        assert life.stdout is not None
-        assert life.stdout.readline() == "mine\n"
-        return life
-
-    yield start
-    for life in started:
-        life.kill()
-        life.communicate()
+def live() -> Iterator[Owners]:
+    with owners(LIFE) as made:
+        yield made
 
 
 def test_a_life_whose_forkserver_died_before_it_could_say_which_process_it_made_ends_when_the_next_one_comes(
-        tmp_path: Path, live: Callable[[int], subprocess.Popen[str]]) -> None:
-    unknown = live(4)
+        tmp_path: Path, live: Owners) -> None:
+    unknown = live(tmp_path / "sniper.lock", 4)
     began = time.monotonic()
     descriptor = child.take_own_lock(tmp_path / "sniper.lock", 5, LOG)
     assert time.monotonic() - began < child._LOCK_S
@@ -105,10 +91,9 @@ def test_a_life_whose_forkserver_died_before_it_could_say_which_process_it_made_
     os.close(descriptor)
 
 
-def test_an_older_life_that_comes_late_ends_nobody(tmp_path: Path, live: Callable[[int], subprocess.Popen[str]],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_life_that_comes_late_ends_nobody(tmp_path: Path, live: Owners, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_LOCK_S", 0.3)
-    newer = live(5)
+    newer = live(tmp_path / "sniper.lock", 5)
     with pytest.raises(SegmentError, match="held by a living process"):
         child.take_own_lock(tmp_path / "sniper.lock", 4, LOG)
     assert newer.poll() is None

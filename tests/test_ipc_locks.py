@@ -8,45 +8,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipc.segment import SegmentError, held, locked, take_lock
+from tests.owner import Owners, owners
 
-ROOT = Path(__file__).resolve().parent.parent
 OWN = """
 import sys
 from pathlib import Path
 from ipc.segment import take_lock
 lock = take_lock(Path(sys.argv[1]))
-print("mine", flush=True)
-sys.stdin.read()
 """
-
-Owner = subprocess.Popen[str]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Callable[[Path], Owner]]:
+def own() -> Iterator[Owners]:
     """Start a process that holds a lock."""
-    started: list[Owner] = []
-
-    def start(path: Path) -> Owner:
-        owner = subprocess.Popen([sys.executable, "-c", OWN, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(owner)
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "mine\n"
-        return owner
-
-    yield start
-    for owner in started:
-        owner.kill()
-        owner.communicate()
+    with owners(OWN) as made:
+        yield made
 
 
-def test_a_second_owner_is_refused_while_the_first_lives_and_takes_over_after_its_death(tmp_path: Path, own: Callable[[Path], Owner]) -> None:
+def test_a_second_owner_is_refused_while_the_first_lives_and_takes_over_after_its_death(tmp_path: Path, own: Owners) -> None:
     path = tmp_path / "sniper.lock"
     first = own(path)
     with pytest.raises(SegmentError, match=rf"{path}: held by a living process"):
@@ -59,7 +44,7 @@ def test_a_second_owner_is_refused_while_the_first_lives_and_takes_over_after_it
     os.close(take_lock(path))
 
 
-def test_waiting_for_a_lock_ends_when_its_owner_is_killed(tmp_path: Path, own: Callable[[Path], Owner]) -> None:
+def test_waiting_for_a_lock_ends_when_its_owner_is_killed(tmp_path: Path, own: Owners) -> None:
     path = tmp_path / "sniper.lock"
     first = own(path)
     threading.Timer(0.1, first.kill).start()

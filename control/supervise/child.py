@@ -28,7 +28,7 @@ from control.supervise import nursery, sweep
 from ipc import board
 from ipc import layout as l
 from ipc.process import Boot, Child
-from ipc.segment import Memory, SegmentError, locked
+from ipc.segment import Memory, SegmentError, take_lock
 
 #: where each role's `main` lives
 MODULES = {
@@ -44,7 +44,7 @@ LEAVES_AFTER: dict[str, tuple[str, ...]] = {"sniper": (), "gateway": ("sniper",)
 #: seconds that the three have from the watchdog's death to the last one's exit: begin to stop by now, be gone by now
 ORPHAN_STOPS_BY_S = {"sniper": 0.0, "gateway": 4.0, "recorder": 7.0}
 ORPHAN_GONE_BY_S = {"sniper": 4.0, "gateway": 7.0, "recorder": 9.0}
-#: seconds that a killed predecessor may take to be gone; that a lock is waited for in all
+#: seconds that a killed predecessor may take to be gone; that the lock is waited for then
 _DYING_S, _LOCK_S = 0.25, 10.0
 #: exit code of a child whose main raised
 EXIT_CRASHED = 1
@@ -95,27 +95,26 @@ def _isolate(boot: Boot) -> logging.Logger:
 
 
 def take_own_lock(path: Path, restarts: int, log: logging.Logger) -> int:
-    """The role's lock, with this life's number in it: two lives of one role never overlap. A predecessor that was killed may still be dying.
-
-    One that lives on is known to nobody: its forkserver died before it could say which process it had made. It is ended, as nobody would notice if it
-    hung. Raises SegmentError where the lock cannot be had.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not locked(descriptor, _DYING_S):
-        known = os.pread(descriptor, 64, 0).split()
-        if len(known) == 2 and int(known[1]) < restarts:
-            log.warning("process %d, an earlier life that nobody watches, still has %s; it is ended", int(known[0]), path.name)
-            with contextlib.suppress(ProcessLookupError):
-                holder = os.pidfd_open(int(known[0]))
-                if not locked(descriptor):  # else its number may be another's by now
-                    signal.pidfd_send_signal(holder, signal.SIGKILL)
-                os.close(holder)
-        if not locked(descriptor, _LOCK_S):
-            os.close(descriptor)
-            raise SegmentError(f"{path}: held by a living process")
+    """The role's lock, with this life's number in it: two lives of one role never overlap. Raises SegmentError where it cannot be had."""
+    try:
+        descriptor = take_lock(path, _DYING_S)
+    except SegmentError:
+        _end_unknown_life(path, restarts, log)
+        descriptor = take_lock(path, _LOCK_S)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {restarts}".encode(), 0)
     return descriptor
+
+
+def _end_unknown_life(path: Path, restarts: int, log: logging.Logger) -> None:
+    """An earlier life that is not dying is known to nobody: its forkserver died before it could say which process it had made. Nobody would notice if
+    it hung."""
+    known = path.read_text().split()
+    if len(known) == 2 and int(known[1]) < restarts:
+        with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(int(known[0])), "rb") as process:
+            if _held(path):  # else its number may be another's by now
+                log.warning("process %s, an earlier life that nobody watches, still has %s; it is ended", known[0], path.name)
+                signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
 
 
 def _live(boot: Boot, log: logging.Logger) -> int:
