@@ -18,6 +18,7 @@ from tests.storm.aim import POINT, Shot
 from tests.storm.checker import Finding
 from tests.storm.run import BOTH, BOUND_S, KEEPERS, SHIPPED_BOUND_S, SIGNALS, SIMULATED, TARGETS, PassResult, Result, Storm, deaths_of, plan_of
 from tests.storm.scene import FORKSERVER, HANG_MS, recordings
+from tests.storm.watch import OVERDUE
 
 
 @pytest.mark.timeout(900)
@@ -118,7 +119,7 @@ def done(kills: int = 100, in_flight: int = 50, findings: tuple[Finding, ...] = 
     order += [phases.IDLE] * (kills - len(order))
     result.shots = [Shot(number, phases.ROLE_OF.get(phase, "feed"), "KILL", phase, phase, POINT, seen=phase, in_flight=int(number < in_flight))
                     for number, phase in enumerate(order)]
-    result.passes = [PassResult(list(findings), {"entries": 7, "exits": 8, "fills": 9}, 0.1, 0.0, 10, 9, 0, 0)]
+    result.passes = [PassResult(list(findings), {"entries": 7, "exits": 8, "fills": 9}, 0.1, dict.fromkeys(OVERDUE, 0.0), 10, 9, 0, 0)]
     return result
 
 

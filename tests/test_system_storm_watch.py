@@ -26,7 +26,7 @@ def test_a_zombie_that_nobody_reaps_is_named(memory: Any) -> None:
     assert any(f"process {process.pid} is a zombie" in text for text in watch.zombies)
 
 
-def watched(memory: Any, beats: bool = True, ticks: bool = True, stops_at: int = 100, **fields: int) -> list[str]:
+def watched(memory: Any, beats: bool = True, ticks: bool = True, stops_at: int = 100, stands_still: range = range(0), **fields: int) -> list[str]:
     """What a watch tells of half a second with an open position of 10 lots, opened at 100, at a bid of 80 and second 1000 of the market."""
     position, quote = memory.sniper.positions[0], memory.ticks.quotes[0]
     for name, value in {"lots": 10, "side": l.BUY, "state": l.POS_MONITORING, "best_price": 100, "position_id": 7, **fields}.items():
@@ -35,7 +35,7 @@ def watched(memory: Any, beats: bool = True, ticks: bool = True, stops_at: int =
     watch = Watch(memory, os.getpid())
     for look in range(100):
         memory.board.processes[l.SNIPER]["beat_ns"] += beats
-        memory.ticks.ring[0]["head"] += ticks and look < stops_at
+        memory.ticks.ring[0]["head"] += ticks and look < stops_at and look not in stands_still
         watch._look(10.0 + 0.005 * look)
     return [one.text.partition(" for ")[0] for one in watch.findings(0.3)]
 
@@ -58,9 +58,13 @@ def test_an_open_position_without_a_living_sniper_is_seen(memory: Any) -> None:
     assert watched(memory, beats=False) == [UNWATCHED]
 
 
-@pytest.mark.parametrize(("fields", "told"), [({"deadline_ns": 1}, []), ({"exit_reason": l.EXIT_STOP}, []), ({"stop_price": 90}, [LEVEL])])
-def test_what_waits_for_event_time_waits_while_the_market_stands_still(fields: dict[str, int], told: list[str], memory: Any) -> None:
-    assert watched(memory, stops_at=10, **fields) == told
+@pytest.mark.parametrize("fields", [{"deadline_ns": 1}, {"exit_reason": l.EXIT_STOP}, {"stop_price": 90}])
+def test_nothing_is_overdue_while_the_market_stands_still(fields: dict[str, int], memory: Any) -> None:
+    assert watched(memory, stops_at=10, **fields) == []
+
+
+def test_what_was_overdue_before_the_market_stood_still_is_so_behind_it(memory: Any) -> None:
+    assert watched(memory, stands_still=range(20, 60), stop_price=90) == [LEVEL]
 
 
 def test_an_exit_that_ends_and_is_tried_again_is_not_endless(memory: Any) -> None:

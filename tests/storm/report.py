@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
 from tests.storm import sight as phases
 from tests.storm.aim import POINT, SAMPLE, Shot
 from tests.storm.run import BOUND_S, HARD, REPLAY, RESPAWN_S, SHIPPED_BOUND_S, SIMULATED, Result
+from tests.storm.watch import OVERDUE
 
 #: least share of the kills that hit where they were aimed (HARD) in each busy phase of the targets, and with an order in flight
 BUSY_SHARE, IN_FLIGHT_SHARE = 0.05, 0.30
@@ -80,7 +82,7 @@ def document(result: Result) -> dict[str, Any]:
         "unplanned_restarts": sum(one.unplanned for one in result.passes),
         "figures": dict(figures), "bound_s": result.bound_s,
         "longest_unwatched_s": round(max((one.unwatched_s for one in result.passes), default=0.0), 3),
-        "longest_overdue_s": round(max((one.overdue_s for one in result.passes), default=0.0), 3),
+        "longest_overdue_s": {kind: round(max((one.overdue_s[kind] for one in result.passes), default=0.0), 3) for kind in OVERDUE},
         "looks": sum(one.looks for one in result.passes), "looks_at_an_open_position": sum(one.looks_at_open for one in result.passes),
         "findings": [{"pass": number, **finding._asdict()} for number, one in enumerate(result.passes, 1) for finding in one.findings],
         "failure": result.failure, "short_of": short_of(result), "shots": [asdict(shot) for shot in result.shots], "holds": holds(result),
@@ -102,9 +104,10 @@ def words(result: Result) -> list[str]:
               "  by signal: " + ", ".join(f"{name} {count}" for name, count in sorted(told["by_signal"].items()))]
     lines += [f"  back after {name}: median {one['median']} ms, at most {one['most']} ms ({one['count']})"
               for name, one in told["recovery_ms"].items()]
+    kind, overdue_s = max(told["longest_overdue_s"].items(), key=itemgetter(1))
     lines += ["  checked: " + ", ".join(f"{count:,} {name}" for name, count in told["figures"].items()),
-              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {told['longest_overdue_s']} s overdue "
-              f"(bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)",
+              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {overdue_s} s overdue ({kind}; "
+              f"bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)",
               f"  the bound is the longest heartbeat limit of sniper, gateway, feed and recorder, and {RESPAWN_S:g} s: {BOUND_S:g} s with the limits "
               f"here, {SHIPPED_BOUND_S:g} s with those that are shipped"]
     for number, one in enumerate(result.passes, 1):

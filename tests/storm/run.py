@@ -52,8 +52,9 @@ class PassResult:
 
     findings: list[checker.Finding]
     figures: dict[str, int]
+    #: seconds: for how long nobody watched, and the longest of each kind of `watch.OVERDUE`
     unwatched_s: float
-    overdue_s: float
+    overdue_s: dict[str, float]
     looks: int
     looks_at_open: int
     exit_code: int
@@ -168,7 +169,7 @@ class Storm:
             findings.append(checker.Finding("exit_code", f"trader-launch ended with {code}: {scene.text()[-600:]}"))
         findings += watch.findings(self.result.bound_s)
         planned = sum(deaths_of(shot) for shot in self.result.shots[done_before:])
-        self.result.passes.append(PassResult(findings, found.figures(), watch.unwatched_s, watch.overdue_s, watch.looks, watch.looks_at_open, code,
+        self.result.passes.append(PassResult(findings, found.figures(), watch.unwatched_s, watch.overdue, watch.looks, watch.looks_at_open, code,
                                              max(0, restarts - planned)))
         if not findings and not self._keep:
             shutil.rmtree(scene.folder, ignore_errors=True)
@@ -195,7 +196,9 @@ class Storm:
             self._say(f"{shot.signal} {shot.target} in {shot.phase}", len(self.result.shots))
             if shot.phase != shot.wanted != phases.IDLE:
                 self._aim_again(shot)
-            if self._rng.randrange(HASTE) or shot.target == FORKSERVER:  # a death behind that of the forkserver waits for the next one
+            haste = not self._rng.randrange(HASTE)
+            # whoever is dead while the forkserver is waits for the next one
+            if not haste or shot.target == FORKSERVER or (self._left and self._left[-1].target == FORKSERVER):
                 self._await_return(scene, shot, pid, before)
 
     def _aim_again(self, missed: Shot) -> None:

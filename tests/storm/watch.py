@@ -4,9 +4,9 @@ Clocks run at each look. *Unwatched*: a position is open, and the sniper's hot l
 stopped or recovering. *Overdue*, of one position: the feed's newest quote is beyond its stop, its trailing stop or its target, and no exit of it is
 due; or its time is over, and none is due; or one is due, its next try may be made, and less than the position works; or an exit works, and does not
 end. All are wall time, as a market does not wait; the longest of each is compared with the recovery bound. What is due is told by the market's event
-time, the feed's newest: the sniper's own would hide an outage, as a recovered one goes on at the tick at which its predecessor died. The last three
-kinds run while ticks come: a recording stands still with its feed, and with it all that waits for its time. Zombies of the instance that nobody
-reaps are noted as well.
+time, the feed's newest: the sniper's own would hide an outage, as a recovered one goes on at the tick at which its predecessor died. Overdue runs
+while ticks come: without a feed no level is tested (a position may open behind its last quote), and a recording stands still with all that waits for its
+time; what was overdue before goes on being so when it is back. Zombies of the instance that nobody reaps are noted as well.
 """
 
 from __future__ import annotations
@@ -58,11 +58,6 @@ class Watch(threading.Thread):
         #: wall time in all, and that of it in which this thread did not get to look
         self._all = self._unseen = 0.0
         self._since: dict[tuple[str, int, int], float] = {}
-
-    @property
-    def overdue_s(self) -> float:
-        """The longest of all kinds."""
-        return max(self.overdue.values())
 
     def run(self) -> None:
         """Until `end`."""
@@ -116,10 +111,9 @@ class Watch(threading.Thread):
             position, quote = sniper.positions[at].copy(), ticks.quotes[at // l.MAX_STRATEGIES]
             kind = _overdue(position, int(quote["bid"]), int(quote["ask"]), market_ns)
             if kind:
-                clock = self._wall if kind == LEVEL else self._market
                 key = (kind, at, int(position["exit_seq" if kind == ENDLESS else "position_id"]))
-                since[key] = self._since.get(key, clock)
-                self.overdue[kind] = max(self.overdue[kind], clock - since[key])
+                since[key] = self._since.get(key, self._market)
+                self.overdue[kind] = max(self.overdue[kind], self._market - since[key])
         self._since = since
 
     def _look_for_zombies(self, now: float) -> None:
