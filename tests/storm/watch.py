@@ -5,8 +5,8 @@ stopped or recovering. *Overdue*, of one position: the feed's newest quote is be
 due; or its time is over, and none is due; or one is due, its next try may be made, and less than the position works; or an exit works, and does not
 end. All are wall time, as a market does not wait; the longest of each is compared with the recovery bound. What is due is told by the market's event
 time, the feed's newest: the sniper's own would hide an outage, as a recovered one goes on at the tick at which its predecessor died. Overdue runs
-while ticks come: without a feed no level is tested (a position may open behind its last quote), and a recording stands still with all that waits for its
-time; what was overdue before goes on being so when it is back. Zombies of the instance that nobody reaps are noted as well.
+while ticks come: without a feed no level is tested (a position may open behind its last quote), and a recording stands still with all that waits for
+its time; what was overdue before goes on being so when it is back. Zombies of the instance that nobody reaps are noted as well.
 """
 
 from __future__ import annotations
