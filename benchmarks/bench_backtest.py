@@ -24,8 +24,8 @@ from control import config as configuration
 from control.backtest.engine import Backtest
 from control.supervise.launch import make_plan
 from control.supervise.permission import permit
-from hotpath.feed import ReplaySource
 from hotpath.kernel import clock
+from hotpath.sources import ReplaySource
 from hotpath.venues.replay import Recording
 from ipc import layout as l
 

@@ -58,6 +58,17 @@ def test_a_forkserver_that_still_loads_kernels_is_left_alone(server: Callable[[s
     assert process.poll() is None
 
 
+def test_a_forkserver_that_has_kernels_compiled_in_another_process_is_left_alone(server: Callable[[str], subprocess.Popen[bytes]],
+                                                                                 tmp_path: Path) -> None:
+    (tmp_path / "hotpath").mkdir()
+    (tmp_path / "hotpath" / "preload.py").write_text("import time\nend = time.monotonic() + 4.0\nwhile time.monotonic() < end: pass\n")
+    process = server("import subprocess, sys\n"
+                     f"subprocess.run([sys.executable, '-m', 'hotpath.preload', '--into', 'x'], cwd={str(tmp_path)!r})\n"
+                     "while True: pass")
+    assert not asked_for_s(Suspicion(), 4.0 + handle.STILL_S + 1.0), "neither while it compiles nor while it loads"
+    assert process.poll() is None
+
+
 def test_a_forkserver_that_stands_still_is_killed_and_its_successor_is_given_its_own_time(
         server: Callable[[str], subprocess.Popen[bytes]]) -> None:
     first, suspicion = server("import time; time.sleep(600)"), Suspicion()

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hotpath.feed import ReplaySource
+from hotpath.sources import ReplaySource
 from hotpath.venues import candle_tables, catalogue
 from hotpath.venues.record import SourceError
 from hotpath.venues.replay import Recording, check_sources

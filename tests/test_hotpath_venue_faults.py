@@ -14,6 +14,7 @@ from hotpath.config import Recovery
 from hotpath.intake import Intake
 from hotpath.venues.venue import VenueEvent
 from ipc import layout as l
+from ipc import ring
 from tests.flaky_venue import flaky
 from tests.gateway_world import OTHER, SPOT, World
 
@@ -54,6 +55,16 @@ def filled(world: World, *orders: int) -> None:
         return all(l.FILL in world.kinds(seq) for seq in orders)
 
     world.until(all_filled)
+
+
+def cancelled(world: World, seq: int) -> None:
+    """Go on until it is."""
+    def is_cancelled() -> bool:
+        world.tick(after=5_000_000)
+        world.step()
+        return l.CANCELLED in world.kinds(seq)
+
+    world.until(is_cancelled)
 
 
 def test_an_order_that_timed_out_and_was_taken_is_unknown_and_then_goes_on_with_what_the_venue_has(world: World) -> None:
@@ -167,6 +178,40 @@ def test_a_gateway_that_dies_beside_a_venue_that_does_not_answer_resolves_its_or
         return all(set(world.kinds(seq)) & {l.FILL, l.LOST} for seq in orders)
 
     world.until(ended)
+    world.check(world.stop())
+
+
+def test_behind_an_exit_that_waits_no_more_is_taken_than_a_successor_can_tell_from_the_rows(world: World) -> None:
+    begin(world)
+    fail(world, submit="before", find="blind")
+    doubtful = world.intent(lots=10, side=l.SELL, purpose=l.EXIT)
+    world.journal()
+    world.until(lambda: world.kinds(doubtful) == [l.UNKNOWN])
+    fail(world, find="blind")
+    waiting = world.intent(lots=10, side=l.SELL, purpose=l.EXIT)
+    last = waiting - 1 + l.MAX_GATEWAY_ORDERS
+    while world.intent(l.CANCEL_ALL) < last + 200:  # entries reach the venue and are cancelled: two reports each, more than the ring holds
+        entries = [world.intent(lots=100, instrument=OTHER, limit=200_000, bell=False) for _ in range(50)]
+        world.intent(l.CANCEL_ALL)
+        world.journal()
+        if entries[-1] <= last:
+            cancelled(world, entries[-1])
+        world.step()
+    taken = max(kept for kept in world.intents if kept <= last)
+    world.until(lambda: world.kinds(taken))
+    told = {int(record["order_seq"]) for record in world.collect()}
+    assert {kept for kept in world.intents if kept > last}.isdisjoint(told)
+    world.kill()
+    world.respawn_if_dead()
+    fail(world)
+
+    def all_ended() -> bool:
+        world.tick(after=5_000_000)
+        world.step()
+        world.journal()
+        return int(world.memory.orders.readers[l.GATEWAY]["cursor"]) == ring.head(world.memory.orders.ring)
+
+    world.until(all_ended)
     world.check(world.stop())
 
 

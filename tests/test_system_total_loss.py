@@ -57,6 +57,8 @@ class Once(Strategy):
 """
 #: event seconds from the start until "over" has expired, and until "later" may fire: far behind the kill
 SOON_S, LATER_S = 30, 3600
+#: what is open when everything dies, in the last snapshot, too
+HELD = {"ETH/USDT", "SOL/USDT"}
 #: of a position: what is not allowed to change over a total loss
 PROTECTION = ("position_id", "side", "lots", "entry_lots", "stop_price", "target_price", "stop_bps", "target_bps", "trail_activation_bps",
               "trail_distance_bps", "opened_ns", "deadline_ns", "condition_id")
@@ -106,8 +108,8 @@ def is_set(running: Running) -> bool:
     rows, now = armed(running), running.status()
     held = {row["symbol"] for row in running.ctl("positions")[1]["rows"] if row["state"] == "monitoring"}
     working = [row for row in running.ctl("orders")[1]["rows"] if row["symbol"] == "XRP/USDT" and row["state"] == "accepted"]
-    return bool(rows and rows["again and again"]["fired"] >= 2 and {"ETH/USDT", "SOL/USDT"} <= held and working and now["learning"]["trades"] >= 1
-                and now["event_ns"] > rows["over"]["valid_until_ns"])
+    return bool(rows and rows["again and again"]["fired"] >= 2 and held >= HELD and working and now["learning"]["trades"] >= 1
+                and now["event_ns"] > rows["over"]["valid_until_ns"] and {position.symbol for position in last_snapshot(running).positions} >= HELD)
 
 
 @pytest.mark.parametrize("flags", [(), pytest.param(("--lockstep",), marks=pytest.mark.slow)], ids=["free", "lockstep"])
@@ -318,7 +320,7 @@ def positions_kept(running: Running, kept: Any) -> None:
     """Everything that protects a position is as the last snapshot had it; a trailing stop has not become looser."""
     memory = Memory(running.name, writable=False)
     rows = {int(row["position_id"]): row for row in memory.sniper.positions if row["state"] != l.POS_FLAT}
-    wanted = [position for position in kept.positions if position.symbol in ("ETH/USDT", "SOL/USDT")]
+    wanted = [position for position in kept.positions if position.symbol in HELD]
     assert len(wanted) == 2
     for position in wanted:
         row = rows[position.position_id]

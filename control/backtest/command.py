@@ -135,7 +135,7 @@ def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log
     from control.backtest.report import write_report
     from control.backtest.results import results_of, write_tables
     from hotpath.backtest import compiled
-    from hotpath.feed import ReplaySource
+    from hotpath.sources import ReplaySource
     from hotpath.venues.replay import Recording
 
     if not compiled():
