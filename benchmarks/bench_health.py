@@ -5,7 +5,7 @@
    quiet      everything works
    stopped    SIGSTOP to each role in turn, for two seconds each: the watchdog replaces those whose limit is shorter
    hung       a strategy that spins for good, and is replaced again and again
-   storm      SIGKILL to a random role each 150 ms: respawns, back-off, crash loops, safe mode
+   storm      SIGKILL to a random role each 75 to 225 ms: respawns, back-off, crash loops, safe mode
 ```
 
 Between two requests a process that does nothing else is asked for a Pong, over the same kind of socket: what the machine itself takes at that time
@@ -24,17 +24,16 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.frame import Row, check
 from benchmarks.paper import COMPILE_PATIENCE_S, PACE_S, PATIENCE_S, Instance, launcher, paper, quantile
-from ipc import bus, messages
+from ipc import bus, messages, segment
 from ipc import layout as l
 
 #: to reach, in ms
 HEALTH_P99_MS = 5.0
-#: s between two kills of the storm, and seconds for which each role is stopped
+#: s between two kills of the storm on average, and seconds for which each role is stopped
 _KILL_EACH_S, _STOPPED_S = 0.15, 2.0
 _SPINNING = """
 import pathlib
@@ -68,14 +67,13 @@ class _Asker:
         self.bare: list[float] = []
         self.told: set[str] = set()
 
-    def ask_for(self, seconds: float, meanwhile: Callable[[float], None] = lambda now: None) -> list[float]:
-        """What the answers took within so long; `meanwhile` is called before each request."""
+    def ask_for(self, seconds: float) -> list[float]:
+        """What the answers took within so long."""
         took: list[float] = []
         began = done = time.monotonic()
         for number in range(int(seconds / PACE_S)):
             due = began + number * PACE_S
             time.sleep(max(0.0, due - time.monotonic()))
-            meanwhile(time.monotonic())
             sent = due if done > due else time.monotonic()
             reply = self._client.ask(messages.Health(), 10.0)
             done = time.monotonic()
@@ -148,23 +146,28 @@ def _hung(seconds: float) -> list[Row]:
     return _rows("hung", took, asker.bare)
 
 
+def _kill(name: str, seconds: float) -> None:
+    """A process of its own: the kills come when they come, and not just before a request."""
+    chance, end = random.Random(7), time.monotonic() + seconds
+    processes = segment.Memory(name, writable=False).board.processes
+    while time.monotonic() < end:
+        pid = int(processes[chance.randrange(len(l.ROLES))]["pid"])
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # between two lives
+            if Path(f"/proc/{pid}/comm").read_text().startswith("trader-"):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(chance.uniform(0.5, 1.5) * _KILL_EACH_S)
+
+
 def _storm(seconds: float) -> list[Row]:
-    chance, next_kill = random.Random(7), [0.0]
     with paper() as instance:
         instance.start(COMPILE_PATIENCE_S)
         instance.await_ready()
-        processes = instance.memory().board.processes
-
-        def kill(now: float) -> None:
-            if now >= next_kill[0]:
-                next_kill[0] = now + _KILL_EACH_S
-                pid = int(processes[chance.randrange(len(l.ROLES))]["pid"])
-                with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # between two lives
-                    if Path(f"/proc/{pid}/comm").read_text().startswith("trader-"):
-                        os.kill(pid, signal.SIGKILL)
-
         asker = _Asker(instance)
-        took = asker.ask_for(seconds, kill)
+        killer = multiprocessing.get_context("spawn").Process(target=_kill, args=(instance.name, seconds), daemon=True)
+        killer.start()
+        took = asker.ask_for(seconds)
+        killer.join(PATIENCE_S)
+        check(killer.exitcode == 0, f"the kills ended with {killer.exitcode}")
         check(any("starting" in told for told in asker.told), f"nothing was told of the storm: {asker.told}")
         asker.close()
         assert instance.process is not None
