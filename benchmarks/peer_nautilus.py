@@ -55,7 +55,7 @@ def main():
     rows, levels = np.load(sys.argv[1]), np.load(sys.argv[2])
     instrument = TestInstrumentProvider.btcusdt_perp_binance()
     engine = BacktestEngine(BacktestEngineConfig(logging=LoggingConfig(bypass_logging=True), risk_engine=RiskEngineConfig(bypass=True)))
-    engine.add_venue(instrument.id.venue, OmsType.NETTING, AccountType.MARGIN, [Money(1_000_000_000, USDT)], default_leverage=Decimal(1))
+    engine.add_venue(instrument.id.venue, OmsType.NETTING, AccountType.MARGIN, [Money(1_000_000, USDT)], default_leverage=Decimal(1))
     engine.add_instrument(instrument)
     engine.add_data([
         TradeTick(instrument.id, Price(price / 10, 1), Quantity(lots / 1000, 3), AggressorSide.BUYER, TradeId(str(number)), event_ns, event_ns)
