@@ -25,6 +25,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.frame import Row, check
 from benchmarks.paper import COMPILE_PATIENCE_S, PACE_S, PATIENCE_S, Instance, launcher, paper, quantile
@@ -146,11 +147,11 @@ def _hung(seconds: float) -> list[Row]:
     return _rows("hung", took, asker.bare)
 
 
-def _kill(name: str, seconds: float) -> None:
-    """A process of its own: the kills come when they come, and not just before a request."""
-    chance, end = random.Random(7), time.monotonic() + seconds
-    processes = segment.Memory(name, writable=False).board.processes
-    while time.monotonic() < end:
+def _kill(name: str, ready: Any, over: Any) -> None:
+    """A process of its own, between two events: the kills come when they come, and not just before a request."""
+    chance, processes = random.Random(7), segment.Memory(name, writable=False).board.processes
+    ready.set()
+    while not over.is_set():
         pid = int(processes[chance.randrange(len(l.ROLES))]["pid"])
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # between two lives
             if Path(f"/proc/{pid}/comm").read_text().startswith("trader-"):
@@ -163,9 +164,13 @@ def _storm(seconds: float) -> list[Row]:
         instance.start(COMPILE_PATIENCE_S)
         instance.await_ready()
         asker = _Asker(instance)
-        killer = multiprocessing.get_context("spawn").Process(target=_kill, args=(instance.name, seconds), daemon=True)
+        context = multiprocessing.get_context("spawn")
+        ready, over = context.Event(), context.Event()
+        killer = context.Process(target=_kill, args=(instance.name, ready, over), daemon=True)
         killer.start()
+        check(ready.wait(PATIENCE_S), "the process that kills did not start")
         took = asker.ask_for(seconds)
+        over.set()
         killer.join(PATIENCE_S)
         check(killer.exitcode == 0, f"the kills ended with {killer.exitcode}")
         check(any("starting" in told for told in asker.told), f"nothing was told of the storm: {asker.told}")

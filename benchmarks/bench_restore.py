@@ -1,9 +1,9 @@
 """A paper start after everything died: the book from a journal of a million ring records, more than 50,000 of them behind its last snapshot.
 
 The journal is that of an account with a long past (benchmarks/account.py). *restore_s* is all that a start reads of it: the launcher's look for
-symbols and strategies that may be open, the recorder's opening of the journal to write, the restored book, and what is armed again (the plans in
-force are of the first day, so that every order since is looked at for what their conditions have fired). *replay_s* is the book from the first
-record on, without any snapshot. The best of three, kernels loaded, the journal in the page cache.
+symbols and strategies that may be open, the recorder's opening of the journal to write, the restored book, and what is armed again: the plans in
+force are of the first day, so that every order since is looked at for what their conditions have fired; they have expired. *replay_s* is the book
+from the first record on, without any snapshot. The best of three, kernels loaded, the journal in the page cache.
 
 It checks itself: both books are equal, field by field, but for what no record can tell (BY_NATURE, with the reason of each), and both equal what
 plain additions over the records make: cash, fees, profit, trades, what is open.
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import account
 from benchmarks.frame import Row, check, instance
 from control.record.journal import Journal
-from control.record.rearm import rearm
+from control.record.rearm import fires, rearm, standing
 from control.record.restore import held, read_tail, restore
 from control.record.writer import JournalWriter
 from hotpath.venues import catalogue
@@ -141,8 +141,11 @@ def measured(path: Path, rounds: int) -> dict[str, Any]:
             reader.close()
             writer = JournalWriter(path, sync=False)
             restore(writer, memory)
-            rearm(writer, memory, writer.last_event_ns())
+            again = rearm(writer, memory, writer.last_event_ns())
             took["restore"].append(time.perf_counter() - began)
+            check(again.armed == 0 and not again.told, f"conditions of the first day were armed again: {again.armed}, {again.told}")
+            plans = standing(writer, writer.in_force())
+            check(len(fires(writer, plans.groups, plans.oldest_due_ns)) > 0, "no condition of the plans in force has fired")
             books = [book_of(memory)]
             tail = read_tail(writer, writer.last_snapshot())
             found["tail"] = len(tail.orders) + len(tail.reports)

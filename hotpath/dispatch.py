@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hotpath.kernel import turns as k
-from hotpath.orders import SEND, TERMINAL, Order, advance
+from hotpath.orders import SEND, TERMINAL, Order, advance, row_of
 from hotpath.venues.venue import NotTaken, OrderRequest, Uncertain, VenueFault
 from ipc import layout as l
 
@@ -167,7 +167,7 @@ class Dispatch:
     def _send(self, intent: Intent) -> None:
         """orders[n] = SENDING → taken → submit."""
         g, reporting, seq = self.g, self.reporting, intent.seq
-        row = g.rows[seq % l.MAX_GATEWAY_ORDERS]
+        row = g.rows[row_of(seq)]
         if int(row["state"]) != l.ORD_NONE and int(row["state"]) not in TERMINAL:
             self.child.log.error("order %d: its row is taken by order %d, which still works; not sent", seq, int(row["order_seq"]))
             self.never_sent(intent, l.LOST)
@@ -175,7 +175,7 @@ class Dispatch:
         reporting.claim_row(seq, intent.lots, intent.instrument, intent.side, intent.event_ns, intent.purpose, intent.strategy,
                             intent.order_type)
         reporting.orders[seq] = order = advance(Order(l.ORD_NONE, intent.lots), SEND)
-        k.set_state(g, seq % l.MAX_GATEWAY_ORDERS, order.state)
+        k.set_state(g, row_of(seq), order.state)
         self.gateway.crash.reached("gateway.sending")
         g.header[0]["taken"] = max(seq, int(g.header[0]["taken"]))
         self.gateway.crash.reached("gateway.send")
@@ -184,7 +184,7 @@ class Dispatch:
 
     def _handled(self, seq: int) -> bool:
         """An earlier life may have sent it: a row that names the order is the proof."""
-        row = self.g.rows[seq % l.MAX_GATEWAY_ORDERS]
+        row = self.g.rows[row_of(seq)]
         return int(row["order_seq"]) == seq and int(row["state"]) != l.ORD_NONE
 
     def submit(self, seq: int, instrument: int, side: int, order_type: int, lots: int, limit_price: int, reduce_only: bool, strategy: int,
@@ -238,4 +238,4 @@ class Dispatch:
         self.reporting.own(kind, intent.seq, intent.instrument, intent.side, intent.lots, intent.event_ns)
 
     def _purpose(self, seq: int) -> int:
-        return int(self.g.rows[seq % l.MAX_GATEWAY_ORDERS]["purpose"])
+        return int(self.g.rows[row_of(seq)]["purpose"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hotpath.orders import row_of
 from hotpath.venues.venue import VenueFault
 from ipc import layout as l
 
@@ -31,7 +32,7 @@ class Doubts:
     def add(self, seq: int, told: bool) -> None:
         """An order may have been sent, now at the latest. Unless the others were told before, they are told UNKNOWN."""
         # its row may be older: it was announced first, or claimed before the process stood still
-        self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"] = self._clock()
+        self._rows[row_of(seq)]["sent_ns"] = self._clock()
         if not told:
             self._reporting.own(l.UNKNOWN, *self._facts(seq))
         self._asked[seq] = (0, FIRST_PAUSE_NS)
@@ -48,7 +49,7 @@ class Doubts:
 
     def closes(self, instrument: int) -> bool:
         """An order of this instrument is in doubt."""
-        return any(int(self._rows[seq % l.MAX_GATEWAY_ORDERS]["instrument"]) == instrument for seq in self._asked if seq in self)
+        return any(int(self._rows[row_of(seq)]["instrument"]) == instrument for seq in self._asked if seq in self)
 
     def resolve(self) -> None:
         """Ask about each order whose time has come; one that an event has told of since is in doubt no more."""
@@ -61,7 +62,7 @@ class Doubts:
             self._asked[seq] = (self._clock() + pause, min(2 * pause, LONGEST_PAUSE_NS))
             try:
                 found = self._venue.find(self._reporting.client_id(seq))
-                lost = found is None and self._venue.absent_for_good(int(self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"]))
+                lost = found is None and self._venue.absent_for_good(int(self._rows[row_of(seq)]["sent_ns"]))
             except VenueFault as fault:
                 self._gateway.venue_failed(fault)
                 continue
@@ -73,5 +74,5 @@ class Doubts:
                 self._log.warning("order %d may have been sent: the venue %s", seq, "never got it" if lost else "has it")
 
     def _facts(self, seq: int) -> tuple[int, int, int, int, int]:
-        row = self._rows[seq % l.MAX_GATEWAY_ORDERS]
+        row = self._rows[row_of(seq)]
         return seq, int(row["instrument"]), int(row["side"]), int(row["lots"]), int(row["event_ns"])

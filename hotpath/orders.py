@@ -81,6 +81,11 @@ def advance(order: Order, event: int, cum_lots: int = 0, cum_quote: int = 0) -> 
     return Order(state, order.lots, lots, quote)
 
 
+def row_of(seq: int) -> int:
+    """The row of an order at the gateway, by its sequence."""
+    return seq % l.RING_SLOTS if seq < OWN_ORDERS else l.RING_SLOTS + seq % l.OWN_ORDER_ROWS
+
+
 def client_order_id(instance: int, incarnation: int, sequence: int) -> str:
     """16 characters for (instance number, incarnation, order-ring sequence). Raises ValueError where one does not fit."""
     for name, value, bits in (("instance", instance, INSTANCE_BITS), ("incarnation", incarnation, INCARNATION_BITS),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from hotpath.kernel import turns as k
-from hotpath.orders import TERMINAL, IllegalTransition, Order, advance, client_order_id, parse_client_order_id
+from hotpath.orders import TERMINAL, IllegalTransition, Order, advance, client_order_id, parse_client_order_id, row_of
 from hotpath.venues.paper import NO_ORDER
 from hotpath.venues.venue import VenueEvent
 from ipc import board, crash
@@ -62,7 +62,7 @@ class Reporting:
     def claim_row(self, seq: int, lots: int, instrument: int, side: int, event_ns: int, purpose: int = 0, strategy: int = 0,
                   order_type: int = 0) -> None:
         """Make the order's row its own, in state NONE; the state is stored first and last, so that a half-written row says nothing."""
-        at = seq % l.MAX_GATEWAY_ORDERS
+        at = row_of(seq)
         k.set_state(self.g, at, l.ORD_NONE)
         row = self.g.rows[at]
         for name, value in (("order_seq", seq), ("cum_lots", 0), ("cum_quote", 0), ("lots", lots), ("sent_ns", self._clock()),
@@ -137,7 +137,7 @@ class Reporting:
             self.child.log.error("order %d: %s", seq, fault)
             self.safe(f"order {seq}: {fault}")
             return
-        at = seq % l.MAX_GATEWAY_ORDERS
+        at = row_of(seq)
         row = self.g.rows[at]
         if item.kind == l.REJECTED and int(row["purpose"]) == l.EXIT and item.code not in _PASSING:  # its position is unprotected until the next
             text = f"exit order {seq} was rejected: {l.REJECTS[item.code]}"
@@ -151,10 +151,10 @@ class Reporting:
             self.orders[seq] = order
 
     def _row_of_never_sent(self, item: Own) -> None:
-        row = self.g.rows[item.seq % l.MAX_GATEWAY_ORDERS]
+        row = self.g.rows[row_of(item.seq)]
         if int(row["state"]) == l.ORD_NONE or int(row["state"]) in TERMINAL:
             self.claim_row(item.seq, item.lots, item.instrument, item.side, item.event_ns)
-            k.set_state(self.g, item.seq % l.MAX_GATEWAY_ORDERS, advance(Order(l.ORD_NONE, item.lots), item.kind).state)
+            k.set_state(self.g, row_of(item.seq), advance(Order(l.ORD_NONE, item.lots), item.kind).state)
 
     # ── what is in doubt may only reduce risk ─────────────────────────────────────────────────────────────────────────
     def safe(self, cause: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hotpath.dispatch import EXIT_PATIENCE_NS
-from hotpath.orders import OWN_ORDERS, TERMINAL
+from hotpath.orders import OWN_ORDERS, TERMINAL, row_of
 from hotpath.venues.venue import VenueFault
 from ipc import layout as l
 
@@ -64,7 +64,7 @@ class Rescue:
 
     def closes(self, instrument: int, strategy: int) -> bool:
         """An order of the gateway itself is about to close what a strategy holds there, or does so; the sniper may not have heard of it yet."""
-        rows = [self.gateway.g.rows[seq % l.MAX_GATEWAY_ORDERS] for seq in self.reporting.orders if seq >= OWN_ORDERS]
+        rows = [self.gateway.g.rows[row_of(seq)] for seq in self.reporting.orders if seq >= OWN_ORDERS]
         return any((place, of) == (instrument, strategy) for place, _, _, of in self._announced.values()) or any(
             (int(row["instrument"]), int(row["strategy"])) == (instrument, strategy) for row in rows)
 
@@ -72,7 +72,7 @@ class Rescue:
         """End what opens; everything of the sniper's where all is being closed."""
         asked = False
         for seq in list(self.reporting.orders):
-            purpose = int(self.gateway.g.rows[seq % l.MAX_GATEWAY_ORDERS]["purpose"])
+            purpose = int(self.gateway.g.rows[row_of(seq)]["purpose"])
             if seq < OWN_ORDERS and (purpose == l.ENTRY or self.level == l.RESCUE_FLATTEN) and seq not in self.gateway.doubts and self._is_time(seq):
                 self.venue.cancel(self.reporting.client_id(seq), self.venue.now_ns)
                 asked = True
@@ -80,7 +80,7 @@ class Rescue:
 
     def _close(self) -> bool:
         announced = False
-        busy = {int(self.gateway.g.rows[seq % l.MAX_GATEWAY_ORDERS]["instrument"]) for seq in self.reporting.orders}
+        busy = {int(self.gateway.g.rows[row_of(seq)]["instrument"]) for seq in self.reporting.orders}
         busy |= {instrument for instrument, *_ in self._announced.values()}
         for (account, symbol), lots in self.venue.holdings().items():
             instrument, strategy = self._instruments.get(symbol, -1), self._strategies.get(account, -1)
@@ -97,7 +97,7 @@ class Rescue:
         while True:
             header["own_orders"] += 1
             seq = OWN_ORDERS | strategy << _STRATEGY_SHIFT | int(header["own_orders"])
-            if int(rows[seq % l.MAX_GATEWAY_ORDERS]["state"]) in (l.ORD_NONE, *TERMINAL):
+            if int(rows[row_of(seq)]["state"]) in (l.ORD_NONE, *TERMINAL):
                 break
         side, size = (l.SELL if lots > 0 else l.BUY), abs(lots)
         self.reporting.claim_row(seq, size, instrument, side, self.venue.now_ns, l.EXIT, strategy, l.MARKET)

@@ -19,7 +19,7 @@ import numpy as np
 
 from hotpath.intake import Intake
 from hotpath.kernel import turns as k
-from hotpath.orders import OWN_ORDERS, TERMINAL, IllegalTransition, Order, advance
+from hotpath.orders import OWN_ORDERS, TERMINAL, IllegalTransition, Order, advance, row_of
 from ipc import layout as l
 from ipc import wait
 
@@ -112,7 +112,7 @@ def _rows_from_reports(gateway: Gateway, published: np.ndarray[tuple[int], np.dt
     terminal = (l.CANCELLED, l.REJECTED, l.EXPIRED, l.LOST)
     for report in published[published["order_seq"] > 0]:
         seq, kind = int(report["order_seq"]), int(report["kind"])
-        at = seq % l.MAX_GATEWAY_ORDERS
+        at = row_of(seq)
         row = g.rows[at]
         if kind in terminal:
             ended.add(seq)
@@ -144,7 +144,7 @@ def _ask_for_unknown(gateway: Gateway) -> None:
         if order.state not in (l.ORD_SENDING, l.ORD_UNKNOWN):
             continue
         if order.state == l.ORD_SENDING and gateway.lockstep and seq < OWN_ORDERS and gateway.venue.find(reporting.client_id(seq)) is None:
-            k.set_state(g, seq % l.MAX_GATEWAY_ORDERS, l.ORD_NONE)
+            k.set_state(g, row_of(seq), l.ORD_NONE)
             del reporting.orders[seq]
             continue
         gateway.doubts.add(seq, told=order.state == l.ORD_UNKNOWN)

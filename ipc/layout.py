@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 8
+LAYOUT_VERSION: Final = 9
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -59,8 +59,9 @@ MAX_ADDED: Final = 4096
 MAX_TRAILING: Final = 64
 #: operator commands waiting for the hot loop
 MAX_COMMANDS: Final = 64
-#: gateway's order rows, by intent sequence modulo
-MAX_GATEWAY_ORDERS: Final = 4096
+#: the gateway's order rows: one for every slot of the order ring, so that none is used again while a record that it belongs to may have to be handled
+#: once more; behind them those of the orders that it makes itself
+OWN_ORDER_ROWS: Final = 1024
 #: a condition id is plan_seq << PLAN_SHIFT | index in what was journaled under that number: a plan, or a part of one
 PLAN_SHIFT: Final = 20
 #: latency histogram: sub-buckets per power of two, and their count (to 2^40 ns)
@@ -317,7 +318,7 @@ COMMAND = _record(("seq", "<i8"), ("command", "<i8"), ("argument", "<i8"), ("rea
 #: gateway header: taken = last order-ring sequence handled; venue_seq = last venue event published as a report; tick_seq, event_ns = last
 #: tick of which everything is published
 GATEWAY_HEADER = _record(("taken", "<i8"), ("venue_seq", "<i8"), ("tick_seq", "<i8"), ("event_ns", "<i8"), ("own_orders", "<i8"), ("_pad", "S24"))
-#: an order at the gateway, row = order_seq % MAX_GATEWAY_ORDERS; `state` is stored last, with release
+#: an order at the gateway, its row by hotpath.orders.row_of; `state` is stored last, with release
 GATEWAY_ORDER = _record(
     ("order_seq", "<i8"), ("state", "<i8"), ("cum_lots", "<i8"), ("cum_quote", "<i8"), ("lots", "<i8"), ("sent_ns", "<i8"),
     ("instrument", "<u2"), ("side", "i1"), ("purpose", "u1"), ("strategy", "<u2"), ("order_type", "u1"), ("attempts", "u1"),
@@ -371,7 +372,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                        Region("thresholds", THRESHOLD, 2 * conditions), Region("index", INDEX, 2 * keys), Region("added", ADDED, 2 * MAX_ADDED),
                        Region("watched", np.dtype("<i8"), 2 * instruments), Region("params", PARAMS, 2),
                        Region("commands", COMMAND, MAX_COMMANDS)),
-        "gateway": (Region("gateway", GATEWAY_HEADER, 1), Region("gateway_orders", GATEWAY_ORDER, MAX_GATEWAY_ORDERS),
+        "gateway": (Region("gateway", GATEWAY_HEADER, 1), Region("gateway_orders", GATEWAY_ORDER, RING_SLOTS + OWN_ORDER_ROWS),
                     Region("venue_quotes", QUOTE, instruments), Region("quote_before", QUOTE, 1)),
     }
 
@@ -409,7 +410,7 @@ def _check() -> None:
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS
     assert len(FEATURES) == TRIGGER_TRAILING < TRIGGERS and FEATURES[:len(PRICE_KINDS)] == PRICE_KINDS
-    assert MAX_GATEWAY_ORDERS > MAX_WORKING and MAX_STRATEGIES <= 63
+    assert RING_SLOTS > MAX_WORKING and MAX_STRATEGIES <= 63
     assert len(REFUSALS) == REF_REPEATED + 1 and len(EXIT_REASONS) == EXIT_RUNG + 1 and len(REJECTS) == REJ_UNAVAILABLE + 1
     assert all(len(names) <= 16 for names in METRICS.values())
 

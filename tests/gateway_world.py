@@ -21,7 +21,7 @@ import pytest
 
 from hotpath import gateway, preload
 from hotpath.kernel import turns
-from hotpath.orders import client_order_id
+from hotpath.orders import client_order_id, row_of
 from hotpath.venues import catalogue, paper_ledger
 from hotpath.venues.paper import PaperVenue
 from ipc import board, messages, ring, segment, wait
@@ -250,7 +250,7 @@ class World:
             assert sum(int(record["last_lots"]) for record in fills) == int(own[-1]["cum_lots"])
             sent = client_order_id(INSTANCE_NUMBER, 1, seq) in at_venue
             assert sent == any(record["kind"] not in (l.LOST, l.UNKNOWN) and record["venue_seq"] for record in own)
-            state = self.memory.gateway.gateway_orders[seq % l.MAX_GATEWAY_ORDERS]
+            state = self.memory.gateway.gateway_orders[row_of(seq)]
             if int(state["order_seq"]) > seq or (not sent and int(state["order_seq"]) != seq):
                 continue  # the row is another's by now, or it was never sent: its report alone says so
             assert l.ORDER_STATES[int(state["state"])] == l.REPORT_KINDS[int(ends[0]["kind"])].replace("FILL", "FILLED")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hotpath.orders import row_of
 from ipc import board, bus, crash, messages, ring
 from ipc import layout as l
 from tests.gateway_world import CASH, MS, PERPETUAL, SPOT, World
@@ -154,7 +155,7 @@ def test_a_row_whose_lots_are_of_a_fill_and_whose_state_is_not_is_put_right_by_t
     world.quote(6_000_000, 6_000_100)
     seq = world.intent(lots=30)
     world.journal()
-    row = world.memory.gateway.gateway_orders[seq % l.MAX_GATEWAY_ORDERS]
+    row = world.memory.gateway.gateway_orders[row_of(seq)]
     world.until(lambda: world.tick() and world.step() is None and l.FILL in world.kinds(seq))
     world.until(lambda: int(row["state"]) == l.ORD_FILLED)
     world.kill()

@@ -139,7 +139,7 @@ def _run(plan: Plan, draft: Path, run_id: str, since_ns: int, until_ns: int, log
     from hotpath.venues.replay import Recording
 
     if not compiled():
-        print("trader-ctl: compiling kernels; one to three minutes, once after an update", file=sys.stderr)
+        print("trader-ctl: compiling kernels; a minute or more, once after an update", file=sys.stderr)
     run = Backtest(plan, draft, run_id, log, ending.look)
     try:
         recording = Recording(plan.sources, run.memory.instruments.instruments[: len(plan.rows)], logging.getLogger("data"),

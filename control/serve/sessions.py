@@ -152,7 +152,7 @@ def _tell_compiling() -> None:
     from control.record.rebuilt import compiled
 
     if not compiled():
-        print("trader-ctl: compiling kernels; one to three minutes, once after an update", file=sys.stderr)
+        print("trader-ctl: compiling kernels; a minute or more, once after an update", file=sys.stderr)
 
 
 def _day(past: Any, text: str) -> Any:

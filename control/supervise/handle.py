@@ -250,7 +250,8 @@ class ChildProcess:
 
 
 def _compiler_s(forkserver: int) -> float:
-    """CPU seconds of the process in which a forkserver has kernels compiled that no cache holds (hotpath/preload.py); 0.0 where there is none."""
+    """CPU seconds of the process in which a forkserver has kernels compiled that no cache holds (hotpath/preload.py); 0.0 where there is none, and
+    where the kernel does not tell children (CONFIG_PROC_CHILDREN)."""
     used_s = 0.0
     with contextlib.suppress(OSError):
         for child in Path(f"/proc/{forkserver}/task/{forkserver}/children").read_text().split():

@@ -128,7 +128,7 @@ def release_pipes() -> None:
 
 
 def _die_with(watchdog: int) -> None:
-    """A forkserver notices that its watchdog is gone when it serves; while it still prepares kernels, for a minute perhaps, the system tells it.
+    """A forkserver notices that its watchdog is gone when it serves; while it still prepares kernels, for minutes perhaps, the system tells it.
 
     The death that counts is that of the thread that started it: the main one, or the nursery's, which lives as long as anything is started.
     """

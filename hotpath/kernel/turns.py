@@ -53,13 +53,9 @@ def gate_arrays(memory: Memory, slippage_bps: int, half_spread_bps: int) -> Bund
 
 @kernel
 def _pass_over(g: Any) -> bool:
-    """Go over records for others; True when the next one is for the gateway, and is in `g.intent`.
-
-    No further behind the cursor than there are order rows: for what lies between, the rows tell a successor what was handled, and one that is used
-    again tells it no more.
-    """
-    last = min(ring.head(g.order_ring), ring.cursor(g.order_readers, l.GATEWAY) + l.MAX_GATEWAY_ORDERS)
-    while g.words[TAKEN] < last and ring.poll(g.order_ring, g.order_slots, g.words[TAKEN] + 1, g.intent, 0) == ring.OK:
+    """Go over records for others; True when the next one is for the gateway, and is in `g.intent`."""
+    head = ring.head(g.order_ring)
+    while g.words[TAKEN] < head and ring.poll(g.order_ring, g.order_slots, g.words[TAKEN] + 1, g.intent, 0) == ring.OK:
         if g.intent[0].kind <= l.CANCEL_ALL:
             return True
         g.words[TAKEN] += 1

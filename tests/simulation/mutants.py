@@ -50,7 +50,7 @@ MUTANTS = {
         takeover, "_ask_for_unknown", "gateway.doubts.add(seq, told=order.state == l.ORD_UNKNOWN)", "pass"),
     "absence is believed at once": Mutant(
         doubt.Doubts, "resolve",
-        'found is None and self._venue.absent_for_good(int(self._rows[seq % l.MAX_GATEWAY_ORDERS]["sent_ns"]))', "found is None"),
+        'found is None and self._venue.absent_for_good(int(self._rows[row_of(seq)]["sent_ns"]))', "found is None"),
     "what may have been sent is sent again": Mutant(
         takeover, "_ask_for_unknown", "order.state == l.ORD_SENDING and gateway.lockstep and", "order.state == l.ORD_SENDING and"),
     "a symbol in doubt stays open": Mutant(dispatch.Dispatch, "_must_wait", " or self.doubts.closes(intent.instrument)", ""),

@@ -105,9 +105,10 @@ def words(result: Result) -> list[str]:
     lines += [f"  back after {name}: median {one['median']} ms, at most {one['most']} ms ({one['count']})"
               for name, one in told["recovery_ms"].items()]
     kind, overdue_s = max(told["longest_overdue_s"].items(), key=itemgetter(1))
+    overdue = f"{overdue_s} s overdue" + (f" ({kind})" if overdue_s else "")
     lines += ["  checked: " + ", ".join(f"{count:,} {name}" for name, count in told["figures"].items()),
-              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {overdue_s} s overdue ({kind}; "
-              f"bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)",
+              f"  longest without protection: {told['longest_unwatched_s']} s unwatched, {overdue} "
+              f"(bound {result.bound_s:g} s; {told['looks_at_an_open_position']:,} of {told['looks']:,} looks at an open position)",
               f"  the bound is the longest heartbeat limit of sniper, gateway, feed and recorder, and {RESPAWN_S:g} s: {BOUND_S:g} s with the limits "
               f"here, {SHIPPED_BOUND_S:g} s with those that are shipped"]
     for number, one in enumerate(result.passes, 1):

@@ -176,7 +176,7 @@ class Storm:
 
     def _shoot(self, scene: Pass, aim: Aim, leave: int) -> None:
         """One kill after the other, until the data end, or so many are left."""
-        tries = 0
+        tries, hasty = 0, list[tuple[Shot, int, dict[str, int]]]()
         while len(self._left) > leave and not scene.stopping:
             shot = self._left[-1]
             shot.market = REPLAY if scene.files else SIMULATED
@@ -196,10 +196,15 @@ class Storm:
             self._say(f"{shot.signal} {shot.target} in {shot.phase}", len(self.result.shots))
             if shot.phase != shot.wanted != phases.IDLE:
                 self._aim_again(shot)
-            haste = not self._rng.randrange(HASTE)
-            # whoever is dead while the forkserver is waits for the next one
-            if not haste or shot.target == FORKSERVER or (self._left and self._left[-1].target == FORKSERVER):
+            if self._rng.randrange(HASTE) or shot.target == FORKSERVER:
                 self._await_return(scene, shot, pid, before)
+            else:
+                hasty.append((shot, pid, before))
+            if self._left and self._left[-1].target == FORKSERVER:  # whoever is dead, or found hanging, while it is away waits for the next one
+                for missed in hasty:
+                    self._await_return(scene, *missed)
+                    missed[0].recovery_ms = None
+                hasty.clear()
 
     def _aim_again(self, missed: Shot) -> None:
         """A phase that was not met in time (no order was under way) is aimed at once more, in place of a later kill at any moment."""
