@@ -63,7 +63,7 @@ def test_a_storm_breaks_on_a_mutant(name: str, tmp_path_factory: pytest.TempPath
     *_, target, rule = MUTANTS[name]
     environment = os.environ | {"PYTHONPATH": str(sources), "XDG_CACHE_HOME": str(sources / "cache"), "TRADER_REAL_DATA": str(REAL_DATA)}
     subprocess.run([sys.executable, "-m", "hotpath.preload"], cwd=sources, env=environment, timeout=1200, check=True)
-    run = subprocess.run([sys.executable, "-m", "tests.storm", "--kills", "40", "--seed", "1", "--targets", target, "--signals", "KILL",
+    run = subprocess.run([sys.executable, "-m", "tests.storm", "--kills", "120", "--seed", "1", "--targets", target, "--signals", "KILL",
                           "--folder", str(tmp_path / "storm"), "--json", str(tmp_path / "storm.json")],
                          cwd=sources, env=environment, capture_output=True, text=True, timeout=400,
                          check=False)
