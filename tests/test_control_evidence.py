@@ -125,7 +125,9 @@ def test_an_episode_takes_no_more_than_its_cap_and_lasts_until_those_have_closed
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.booleans(), st.floats(-1000, 1000)), max_size=200), st.sampled_from(["loses", "wins"]))
 def test_whatever_overlaps_nothing_stays_and_no_wealth_is_gone(steps: list[tuple[bool, float]], direction: str) -> None:
-    evidence, is_open, numbers = Evidence(direction=direction), [], itertools.count()  # type: ignore[arg-type]
+    evidence = Evidence(direction=direction)  # type: ignore[arg-type]
+    is_open: list[int] = []
+    numbers = itertools.count()
     for opens, result in steps:
         if opens or not is_open:
             is_open.append(number := next(numbers))

@@ -53,7 +53,7 @@ class Bench:
     """One coin's trades, one look after each tenth."""
 
     def __init__(self, coins: int = 8) -> None:
-        self.claims = {Claim("coin", f"C{number}", direction): Evidence(direction=direction)  # type: ignore[arg-type]
+        self.claims = {Claim("coin", f"C{number}", direction): Evidence(direction=direction)
                        for number in range(coins) for direction in ("loses", "wins")}
         self.known: dict[Claim, Adaptation] = {}
         self.steps: list[Step] = []

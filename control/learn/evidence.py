@@ -10,8 +10,8 @@ of several claims, control/learn/gate.py says which may be believed at once.
   multiplies the wealth by 1 + share × weight × gain/span. Which share is best depends on what is not known, so the wealth is divided over a grid of
   shares that never changes, and the mean over the grid is the wealth: no tuning, no look at the future.
 - **Span** is known when a trade opens (stop and target). What goes beyond it counts as the span: the claim is about the mean of returns so limited.
-- **Episodes**: trades that overlap in time move together, so they are one bet. An episode takes what opens while it is under way, up to a cap that the
-  episodes before it have set, each with the weight 1/cap; what opens beyond that is not counted. It is over when all that it counts have closed.
+- **Episodes**: trades that overlap in time move together, so they are one bet. An episode takes what opens while it is under way, up to a cap that
+  the episodes before it have set, each with the weight 1/cap; what opens beyond that is not counted. It is over when all that it counts have closed.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@
   probability 1 − α, over all looks together: e-BH picks something only when the mean of the e-values is 1/α. α is divided over the families, K
   counts every claim that a trade has ever spoken for or against.
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
-- **Watched**: its forecast is the mean result at its promotion. Evidence is gathered, from nothing, that the mean has moved more than half the way back
-  to 0; at 1/ROLLBACK_ALPHA it is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim that
-  was tested.
+- **Watched**: its forecast is the mean result at its promotion. Evidence is gathered, from nothing, that the mean has moved more than half the way
+  back to 0; at 1/ROLLBACK_ALPHA it is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim
+  that was tested.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     if one.stage == "active":
         if since.log_e < -math.log(ROLLBACK_ALPHA):
             return None
-        return Step(_to(one, "rolled_back", now_ns), f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in {since.trades} "
-                                                     f"trades: e-value {_e(since.log_e)} against it")
+        against = f"e-value {_e(since.log_e)} against it"
+        return Step(_to(one, "rolled_back", now_ns),
+                    f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in {since.trades} trades: {against}")
     if since.trades < SHADOW_TRADES or evidence is None:
         return None
     sign = -1 if one.direction == "loses" else 1
