@@ -10,6 +10,8 @@ of several claims, control/learn/gate.py says which may be believed at once.
   multiplies the wealth by 1 + share × weight × gain/span. Which share is best depends on what is not known, so the wealth is divided over a grid of
   shares that never changes, and the mean over the grid is the wealth: no tuning, no look at the future.
 - **Span** is known when a trade opens (stop and target). What goes beyond it counts as the span: the claim is about the mean of returns so limited.
+- **A change** is found by wealth that begins anew whenever it is below 1 (an e-detector: Shin, Ramdas and Rinaldo 2024, "E-detectors"). Such wealth
+  is no e-value any more: as long as nothing has changed it takes 1/α episodes on average until it reaches 1/α.
 - **Episodes**: trades that overlap in time move together, so they are one bet. An episode takes what opens while it is under way, up to a cap that
   the episodes before it have set, each with the weight 1/cap; what opens beyond that is not counted. It is over when all that it counts have closed.
 """
@@ -35,6 +37,8 @@ class Evidence(Struct, kw_only=True):
 
     direction: Direction
     margin_bps: float = 0.0
+    #: a change is waited for: the wealth never stays below 1, so that what came before it costs nothing
+    restarts: bool = False
     #: log of the wealth of each share, of the episodes that are over
     log_wealth: list[float] = []
     episodes: int = 0
@@ -74,6 +78,8 @@ class Evidence(Struct, kw_only=True):
 
     def _settle(self) -> None:
         before = self.log_wealth or [0.0] * len(SHARES)
+        if self.restarts:
+            before = [max(0.0, log) for log in before]
         self.log_wealth = [log + math.log1p(share * self.gains) for log, share in zip(before, SHARES, strict=True)]
         self.episodes += 1
 

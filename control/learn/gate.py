@@ -11,8 +11,8 @@
   probability 1 − α, over all looks together: e-BH picks something only when the mean of the e-values is 1/α. α is divided over the families, K
   counts every claim that a trade has ever spoken for or against.
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
-- **Watched**: its forecast is the mean result at its promotion. Evidence is gathered, from nothing, that the mean has moved more than half the way
-  back to 0; at 1/ROLLBACK_ALPHA it is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim
+- **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
+  when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim
   that was tested.
 """
 
@@ -31,8 +31,8 @@ from control.learn.evidence import Direction, Evidence
 ALPHA: Final = {"coin": 0.02, "strategy": 0.008, "pattern": 0.008, "regime": 0.007, "hour": 0.007}
 #: trades without which nothing is promoted, trades in the shadow before it is decided, and at most
 LEAST_TRADES, SHADOW_TRADES, MOST_SHADOW_TRADES = 30, 10, 40
-#: evidence that an adaptation does not hold
-ROLLBACK_ALPHA: Final = 0.05
+#: an adaptation that holds is rolled back by chance after so many trades on average, or later
+FALSE_ALARM_TRADES: Final = 1000
 
 Stage = Literal["shadow", "active", "rejected", "rolled_back"]
 
@@ -89,10 +89,10 @@ def believed(log_e: Mapping[Claim, float], alpha: float, tested: int) -> tuple[s
 
 
 def watch_of(direction: Direction, forecast_bps: float) -> Evidence:
-    """Evidence, from nothing, that the mean has moved more than half the way from its forecast to 0."""
+    """Evidence of a change: that the mean has moved more than half the way from its forecast to 0."""
     opposite: Direction = "wins" if direction == "loses" else "loses"
     half = forecast_bps / 2
-    return Evidence(direction=opposite, margin_bps=half if opposite == "wins" else -half)
+    return Evidence(direction=opposite, margin_bps=half if opposite == "wins" else -half, restarts=True)
 
 
 def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
@@ -121,11 +121,10 @@ def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], en
 def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | None:
     since = one.since
     if one.stage == "active":
-        if since.log_e < -math.log(ROLLBACK_ALPHA):
+        if since.log_e < math.log(FALSE_ALARM_TRADES):
             return None
-        against = f"e-value {_e(since.log_e)} against it"
-        return Step(_to(one, "rolled_back", now_ns),
-                    f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in {since.trades} trades: {against}")
+        return Step(_to(one, "rolled_back", now_ns), f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
+                                                     f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
     if since.trades < SHADOW_TRADES or evidence is None:
         return None
     sign = -1 if one.direction == "loses" else 1
