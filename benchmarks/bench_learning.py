@@ -64,7 +64,7 @@ class Run:
         self.learner = Learner(look=look)
         self.steps: list[tuple[int, Step]] = []
         self.with_learning = self.without = 0.0
-        sizes = np.zeros(len(trades.symbol))
+        sizes = [0.0] * len(trades.symbol)
         moments = [(int(minute), 1, number) for number, minute in enumerate(trades.opened)]
         moments += [(int(minute), 0, number) for number, minute in enumerate(trades.closed)]
         for minute, opens, number in sorted(moments):
