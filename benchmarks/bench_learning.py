@@ -1,0 +1,211 @@
+"""Whether learning finds the edges that are there, and none that are not: paired runs over a market whose edges lie in its prices.
+
+```
+ eight symbols, about 250 trades of each, over 116,000 minutes (benchmarks/edges.py); each trade is fed to the shipped learner (control/learn)
+   edge      two symbols truly lose, one wins, five bring nothing after costs
+   no edge   all eight bring nothing after costs
+   turn      edges change their sign in the middle
+   walk      prices without any drift: every trade loses its costs, so restricting is right there
+```
+
+What happened in a run is a yes or no; its share over the seeds has a one-sided 95 % bound (Clopper and Pearson), and the bound is judged. A run is
+worth the sum of its trades' results, each times the size that the learner allows (0 to 1.5), beside the same trades at full size.
+
+It checks itself: `oracle` plays at least 50,000 trades of each edge and its means are what the edges are meant to be; and gates that must fail do
+fail: one that believes nothing, one that believes everything, and one that takes an ordinary test at every look, as if it were the only one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks import edges as market
+from benchmarks.frame import Row, check
+from control.learn import gate
+from control.learn.evidence import Evidence, span_bps
+from control.learn.gate import Adaptation, Claim, Step
+from control.learn.learner import Learner, Look, Opened, effect
+
+#: seeds of the benchmark, and of --quick; of a gate that must fail
+SEEDS, QUICK_SEEDS, FAILING_SEEDS = 400, 20, 60
+MINUTES: Final = 116_000
+ORACLE_TRADES: Final = 50_000
+#: to reach: upper bounds of the share of runs in which …
+TARGETS: Final = {"loser_not_restricted": 0.10, "activation_without_edge": 0.05, "symbol_without_edge_blacklisted": 0.05,
+                  "not_better_than_control": 0.20}
+STRATEGY: Final = "signals"
+_LOSERS, _ZEROS = market.SYMBOLS[:2], market.SYMBOLS[3:]
+_SPAN: Final = span_bps(market.STOP_BPS, market.TARGET_BPS)
+
+
+def upper_bound(hits: int, count: int, confidence: float = 0.95) -> float:
+    """The share at which so few hits have a probability of 1 − confidence: the upper Clopper–Pearson bound."""
+    if hits >= count:
+        return 1.0
+    low, high = hits / count, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        at_most = sum(math.exp(math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+                               + k * math.log(middle) + (count - k) * math.log1p(-middle)) for k in range(hits + 1)) if middle > 0 else 1.0
+        low, high = (middle, high) if at_most > 1 - confidence else (low, middle)
+    return high
+
+
+class Run:
+    """One market through one learner: every step it took, and what both arms made."""
+
+    def __init__(self, trades: market.Trades, look: Look = gate.look) -> None:
+        self.learner = Learner(look=look)
+        self.steps: list[tuple[int, Step]] = []
+        self.with_learning = self.without = 0.0
+        sizes = [0.0] * len(trades.symbol)
+        moments = [(int(minute), 1, number) for number, minute in enumerate(trades.opened)]
+        moments += [(int(minute), 0, number) for number, minute in enumerate(trades.closed)]
+        for minute, opens, number in sorted(moments):
+            symbol, now_ns = market.SYMBOLS[int(trades.symbol[number])], minute * market.MINUTE_NS
+            if opens:
+                sizes[number] = self.learner.scale(symbol, STRATEGY, now_ns)
+                self.learner.opened(number, Opened(symbol, STRATEGY, now_ns, _SPAN))
+            else:
+                result = float(trades.net_bps[number])
+                self.with_learning += sizes[number] * result
+                self.without += result
+                self.steps += [(minute, step) for step in self.learner.closed(number, result, now_ns)]
+
+    def of(self, stage: str, direction: str) -> dict[str, int]:
+        """Symbols that came to a stage, with the minute at which they first did."""
+        found: dict[str, int] = {}
+        for minute, step in self.steps:
+            one = step.adaptation
+            if (one.family, one.stage, one.direction) == ("coin", stage, direction):
+                found.setdefault(one.value, minute)
+        return found
+
+    @property
+    def activated(self) -> bool:
+        """Anything at all was."""
+        return any(step.adaptation.stage == "active" for _, step in self.steps)
+
+    @property
+    def blacklisted(self) -> set[str]:
+        """Symbols that got no entries at some time."""
+        return {one.value for _, step in self.steps if (one := step.adaptation).stage == "active" and one.family == "coin" and effect(one) == 0.0}
+
+
+# ── gates that must fail ─────────────────────────────────────────────────────────────────────────────────────────────
+def believes_nothing(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+    """Always no."""
+    return []
+
+
+def _at_once(claim: Claim, evidence: Evidence, now_ns: int) -> Step:
+    return Step(Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="active", since_ns=now_ns, trades=evidence.trades,
+                           mean_bps=evidence.mean_bps, log_e=0.0, needed=0.0, since=Evidence(direction=claim.direction)), "")
+
+
+def believes_everything(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+    """Always yes: whatever the mean of a few trades says."""
+    known = {one.claim for one in standing}
+    return [_at_once(claim, evidence, now_ns) for claim, evidence in claims.items()
+            if claim not in known and evidence.trades >= 5 and (evidence.mean_bps < 0) == (claim.direction == "loses")]
+
+
+def tests_each_alone(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+    """An ordinary one-sided test at 5 % for each claim at each look, as if there were no others."""
+    known, made = {one.claim for one in standing}, []
+    for claim, evidence in claims.items():
+        if claim not in known and evidence.trades >= 20 and evidence.deviation_bps:
+            t = evidence.mean_bps / evidence.deviation_bps * math.sqrt(evidence.trades)
+            if (-t if claim.direction == "loses" else t) > 1.645:
+                made.append(_at_once(claim, evidence, now_ns))
+    return made
+
+
+FAILING: Final[dict[str, Look]] = {"always no": believes_nothing, "always yes": believes_everything, "no multiple-testing control": tests_each_alone}
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def shares(seeds: int, look: Look, progress: Callable[[], None] = lambda: None) -> tuple[Counter[str], list[Run]]:
+    """How many runs had each of TARGETS, and the runs with edges."""
+    hits, runs = Counter[str](), []
+    for seed in range(seeds):
+        run = Run(market.play(seed, MINUTES), look)
+        runs.append(run)
+        hits["loser_not_restricted"] += not set(_LOSERS) <= run.of("active", "loses").keys()
+        hits["symbol_without_edge_blacklisted"] += bool(run.blacklisted & set(_ZEROS))
+        hits["not_better_than_control"] += run.with_learning <= run.without
+        hits["activation_without_edge"] += Run(market.play(1_000_000 + seed, MINUTES, (market.NOTHING,) * 8), look).activated
+        progress()
+    return hits, runs
+
+
+def oracle(least: int) -> dict[str, tuple[int, float, float]]:
+    """By edge: trades, mean and standard deviation of a trade in bps, of at least so many trades."""
+    found = {}
+    for name, edge in (("loses", market.LOSES), ("nothing", market.NOTHING), ("wins", market.WINS), ("walk", market.WALK)):
+        results: list[Any] = []
+        seed = 2_000_000
+        while sum(map(len, results)) < least:
+            results.append(market.play(seed, 400_000, (edge,) * 8).net_bps)
+            seed += 1
+        every = np.concatenate(results)
+        found[name] = (len(every), float(every.mean()), float(every.std()))
+    return found
+
+
+def run(quick: bool) -> list[Row]:
+    """The oracle, the paired runs, the gates that must fail, the edges that turn, the walk."""
+    seeds = QUICK_SEEDS if quick else SEEDS
+    rows = []
+    for name, (count, mean, deviation) in oracle(ORACLE_TRADES).items():
+        rows.append(Row("learning", "true_mean_bps", round(mean, 2), "bps", {"edge": name, "trades": count, "deviation_bps": round(deviation, 1)}))
+        meant = {"loses": (-50.0, 3.0), "nothing": (0.0, 2.0), "wins": (50.0, 3.0)}.get(name)
+        check(meant is None or abs(mean - meant[0]) <= meant[1], f"the edge {name} is worth {mean:.1f} bps a trade, not {meant}")
+    hits, runs = shares(seeds, gate.look)
+    for name, target in TARGETS.items():
+        params = {"runs": seeds, "hits": hits[name]}
+        rows.append(Row("learning", name, upper_bound(hits[name], seeds), "share", params, None if quick else target))
+    found = [minute / 1440 for one in runs for symbol, minute in one.of("active", "loses").items() if symbol in _LOSERS]
+    rows.append(Row("learning", "loser_restricted_after", round(median(found), 1) if found else math.inf, "days", {"runs": seeds}))
+    gained = [one.with_learning - one.without for one in runs]
+    rows.append(Row("learning", "gained_by_learning", round(median(gained)), "bps", {"runs": seeds, "least": round(min(gained))}))
+    few = min(seeds, FAILING_SEEDS)
+    for name, look in FAILING.items():
+        failed, _ = shares(few, look)
+        broken = [one for one, target in TARGETS.items() if failed[one] > target * few]
+        check(broken, f"a gate that is wrong passes: {name}")
+        rows.append(Row("learning", "targets_broken", len(broken), "", {"gate": name, "runs": few, "broken": ", ".join(broken)}))
+    return [*rows, *_turned(min(seeds, 100)), *_walked(min(seeds, 100))]
+
+
+def _turned(seeds: int) -> list[Row]:
+    """Edges that change their sign: days until what was learned of them is taken back."""
+    opposite = (market.WINS, market.WINS, market.LOSES, *market.EDGES[3:])
+    took, stuck = [], 0
+    for seed in range(seeds):
+        one = Run(market.play(3_000_000 + seed, 2 * MINUTES, market.EDGES, opposite, MINUTES))
+        back = one.of("rolled_back", "loses")
+        for symbol, minute in one.of("active", "loses").items():
+            if symbol in _LOSERS and minute < MINUTES:
+                if back.get(symbol, 0) >= MINUTES:
+                    took.append((back[symbol] - MINUTES) / 1440)
+                else:
+                    stuck += 1
+    return [Row("learning", "rolled_back_after", round(median(took), 1) if took else math.inf, "days",
+                {"restrictions": len(took) + stuck, "longest": round(max(took), 1) if took else None, "never": stuck})]
+
+
+def _walked(seeds: int) -> list[Row]:
+    restricted, gained = [], []
+    for seed in range(seeds):
+        one = Run(market.play(4_000_000 + seed, MINUTES, (market.WALK,) * 8))
+        restricted.append(len(one.of("active", "loses")))
+        gained.append(one.with_learning - one.without)
+    return [Row("learning", "walk_symbols_restricted", sum(restricted) / seeds, "", {"runs": seeds, "of": 8}),
+            Row("learning", "walk_gained_by_learning", round(median(gained)), "bps", {"runs": seeds})]

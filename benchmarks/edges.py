@@ -1,0 +1,92 @@
+"""A market whose edges lie in its prices: eight symbols, a common factor, clusters of volatility, and a drift behind each signal.
+
+```
+ return of symbol s in a minute  =  σ(t) × (√ρ × factor(t) + √(1 − ρ) × own(s, t)  +  side × edge(s) while its signal holds)
+ log σ(t)                        =  log σ₀ + an autoregression of order 1
+```
+
+A signal comes at a random minute when no trade of the symbol is open, for a random side; a trade enters at that price and ends at its stop, its
+target, or after a day. The edge is a drift, in standard deviations of a minute: what it is worth in basis points of a trade follows from the path,
+with both barriers and costs in it, and is measured by benchmarks/bench_learning.py. Prices do not know whether somebody trades: both arms of a pair
+have the same paths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ipc.jit import kernel
+
+SYMBOLS: Final = ("AAA/USDT", "BBB/USDT", "CCC/USDT", "DDD/USDT", "EEE/USDT", "FFF/USDT", "GGG/USDT", "HHH/USDT")
+STOP_BPS, TARGET_BPS, COST_BPS = 80.0, 160.0, 10.0
+#: standard deviation of a minute, bps; share of the common factor; persistence and step of log σ
+SIGMA_BPS, FACTOR, PERSISTENCE, STEP = 8.0, 0.6, 0.998, 0.025
+#: minutes from one trade's end to the next signal, on average; after so many a trade ends by time
+WAIT_MINUTES, MOST_MINUTES = 240.0, 1440
+MINUTE_NS: Final = 60_000_000_000
+#: drifts that make a mean of about −50, 0 and +50 bps a trade after costs, and what is worth nothing before costs
+LOSES, NOTHING, WINS, WALK = -0.0322, 0.0053, 0.0367, 0.0
+EDGES: Final = (LOSES, LOSES, WINS, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+
+
+class Trades(NamedTuple):
+    """Arrays of one length, by the minute of their end: symbol, first and last minute, result after costs in bps."""
+
+    symbol: Any
+    opened: Any
+    closed: Any
+    net_bps: Any
+
+
+@kernel
+def _play(noise: Any, own: Any, waits: Any, sides: Any, edges: Any, after: Any, turn: int, constants: Any, out: Any) -> int:
+    """Walk through the minutes; `out` rows (symbol, opened, closed) and result; `after` are the edges from minute `turn` on. Gives the count."""
+    minutes, symbols = own.shape
+    sigma0, rho, persistence, step, stop, target, cost, most_minutes = constants
+    open_at = np.full(symbols, -1, np.int64)
+    next_at = np.zeros(symbols, np.int64)
+    made = np.zeros(symbols, np.int64)
+    gained = np.zeros(symbols)
+    log_sigma, count = 0.0, 0
+    for s in range(symbols):
+        next_at[s] = np.int64(waits[s, 0])
+    for t in range(minutes):
+        log_sigma = persistence * log_sigma + step * noise[t, 1]
+        sigma = sigma0 * np.exp(log_sigma)
+        for s in range(symbols):
+            edge = edges[s] if t < turn else after[s]
+            number = made[s]
+            if open_at[s] >= 0:
+                side = 1.0 if sides[s, number] > 0.5 else -1.0
+                gained[s] += side * sigma * (np.sqrt(rho) * noise[t, 0] + np.sqrt(1.0 - rho) * own[t, s]) + sigma * edge
+                if gained[s] <= -stop or gained[s] >= target or t - open_at[s] >= most_minutes:
+                    if count >= len(out):
+                        return count
+                    result = -stop if gained[s] <= -stop else target if gained[s] >= target else gained[s]
+                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = s, open_at[s], t, result - cost
+                    count += 1
+                    made[s] += 1
+                    open_at[s] = -1
+                    if made[s] >= waits.shape[1]:
+                        next_at[s] = minutes
+                    else:
+                        next_at[s] = t + 1 + np.int64(waits[s, made[s]])
+            elif t >= next_at[s]:
+                open_at[s] = t
+                gained[s] = 0.0
+    return count
+
+
+def play(seed: int, minutes: int, edges: tuple[float, ...] = EDGES, after: tuple[float, ...] | None = None, turn: int = 1 << 60) -> Trades:
+    """All trades that close within so many minutes; from minute `turn` on the edges are those of `after`."""
+    chance, symbols = np.random.default_rng(seed), len(edges)
+    noise, own = chance.standard_normal((minutes, 2)), chance.standard_normal((minutes, symbols), dtype=np.float32)
+    most = minutes // 30
+    waits, sides = chance.exponential(WAIT_MINUTES, (symbols, most)), chance.random((symbols, most))
+    out = np.zeros((most * symbols, 4))
+    constants = np.array([SIGMA_BPS, FACTOR, PERSISTENCE, STEP, STOP_BPS, TARGET_BPS, COST_BPS, MOST_MINUTES])
+    count = _play(noise, own, waits, sides, np.array(edges), np.array(after or edges), turn, constants, out)
+    rows = out[:count]
+    return Trades(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2].astype(np.int64), rows[:, 3])
