@@ -1,14 +1,14 @@
 """A market whose edges lie in its prices: eight symbols, a common factor, clusters of volatility, and a drift behind each signal.
 
 ```
- return of symbol s in a minute  =  σ(t) × (√ρ × factor(t) + √(1 − ρ) × own(s, t)  +  side × edge(s) while its signal holds)
+ return of symbol s in a minute  =  σ(t) × (√ρ × factor(t) + √(1 − ρ) × own(s, t)  +  edge(s) while its signal holds)
  log σ(t)                        =  log σ₀ + an autoregression of order 1
 ```
 
-A signal comes at a random minute when no trade of the symbol is open, for a random side; a trade enters at that price and ends at its stop, its
-target, or after a day. The edge is a drift, in standard deviations of a minute: what it is worth in basis points of a trade follows from the path,
-with both barriers and costs in it, and is measured by benchmarks/bench_learning.py. Prices do not know whether somebody trades: both arms of a pair
-have the same paths.
+A signal comes at a random minute when no trade of the symbol is open; a trade buys at that price and ends at its stop, its target, or after a day.
+All trades are long, so those that overlap win and lose together. The edge is a drift, in standard deviations of a minute: what it is worth in basis
+points of a trade follows from the path, with both barriers and costs in it, and is measured by benchmarks/bench_learning.py. A trade ends at its
+level though the minute's price is beyond it. Prices do not know whether somebody trades: both arms of a pair have the same paths.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Trades(NamedTuple):
 
 
 @kernel
-def _play(noise: Any, own: Any, waits: Any, sides: Any, edges: Any, after: Any, turn: int, constants: Any, out: Any) -> int:
+def _play(noise: Any, own: Any, waits: Any, edges: Any, after: Any, turn: int, constants: Any, out: Any) -> int:
     """Walk through the minutes; `out` rows (symbol, opened, closed) and result; `after` are the edges from minute `turn` on. Gives the count."""
     minutes, symbols = own.shape
     sigma0, rho, persistence, step, stop, target, cost, most_minutes = constants
@@ -57,10 +57,8 @@ def _play(noise: Any, own: Any, waits: Any, sides: Any, edges: Any, after: Any, 
         sigma = sigma0 * np.exp(log_sigma)
         for s in range(symbols):
             edge = edges[s] if t < turn else after[s]
-            number = made[s]
             if open_at[s] >= 0:
-                side = 1.0 if sides[s, number] > 0.5 else -1.0
-                gained[s] += side * sigma * (np.sqrt(rho) * noise[t, 0] + np.sqrt(1.0 - rho) * own[t, s]) + sigma * edge
+                gained[s] += sigma * (np.sqrt(rho) * noise[t, 0] + np.sqrt(1.0 - rho) * own[t, s] + edge)
                 if gained[s] <= -stop or gained[s] >= target or t - open_at[s] >= most_minutes:
                     if count >= len(out):
                         return count
@@ -84,9 +82,9 @@ def play(seed: int, minutes: int, edges: tuple[float, ...] = EDGES, after: tuple
     chance, symbols = np.random.default_rng(seed), len(edges)
     noise, own = chance.standard_normal((minutes, 2)), chance.standard_normal((minutes, symbols), dtype=np.float32)
     most = minutes // 30
-    waits, sides = chance.exponential(WAIT_MINUTES, (symbols, most)), chance.random((symbols, most))
+    waits = chance.exponential(WAIT_MINUTES, (symbols, most))
     out = np.zeros((most * symbols, 4))
     constants = np.array([SIGMA_BPS, FACTOR, PERSISTENCE, STEP, STOP_BPS, TARGET_BPS, COST_BPS, MOST_MINUTES])
-    count = _play(noise, own, waits, sides, np.array(edges), np.array(after or edges), turn, constants, out)
+    count = _play(noise, own, waits, np.array(edges), np.array(after or edges), turn, constants, out)
     rows = out[:count]
     return Trades(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2].astype(np.int64), rows[:, 3])

@@ -159,3 +159,18 @@ def test_evidence_goes_through_the_store_in_the_middle_of_an_episode() -> None:
 @pytest.mark.parametrize(("stop", "target", "span"), [(80, 160, 200), (200, 160, 400), (80, 0, 400), (0, 0, 1000), (0, 100, 125)])
 def test_the_span_is_known_when_a_trade_opens(stop: float, target: float, span: float) -> None:
     assert span_bps(stop, target) == span
+
+
+@pytest.mark.parametrize("span", [0.0, -1.0, math.nan])
+def test_a_span_that_is_none_is_refused(span: float) -> None:
+    with pytest.raises(ValueError, match="span"):
+        Evidence(direction="wins").opened(1, span)
+
+
+@pytest.mark.parametrize("result", [math.nan, math.inf])
+def test_a_result_that_is_no_number_is_refused_and_changes_nothing(result: float) -> None:
+    evidence = Evidence(direction="wins")
+    evidence.opened(1, SPAN)
+    with pytest.raises(ValueError, match="result"):
+        evidence.closed(1, result)
+    assert (evidence.trades, evidence.running) == (0, {1: SPAN})

@@ -48,6 +48,30 @@ def test_a_trade_speaks_to_what_is_watched_of_its_kind() -> None:
     assert (one.since.trades, other.since.trades) == (1, 0)
 
 
+def test_a_trade_that_is_not_made_speaks_to_what_restricts_it_alone() -> None:
+    learner = learner_with(active())
+    learner.opened(1, trade())
+    learner.closed(1, -90.0, 15 * HOUR_NS)
+    assert {claim.family for claim in learner.claims} == {"coin"}
+    assert learner.standing[active().claim].since.trades == 1
+
+
+def test_a_trade_speaks_to_what_there_was_when_it_opened() -> None:
+    learner = Learner(look=lambda *_: [])
+    learner.opened(1, trade())
+    one = active(stage="shadow")
+    learner.standing[one.claim] = one
+    learner.closed(1, -90.0, 15 * HOUR_NS)
+    assert one.since.trades == 0, "it was there when the claim was picked"
+
+
+def test_an_opening_that_is_told_twice_counts_once() -> None:
+    learner = Learner()
+    for _ in range(2):
+        learner.opened(1, trade())
+    assert {evidence.opened_in_all for evidence in learner.claims.values()} == {1}
+
+
 def test_an_end_that_nobody_saw_begin_is_passed_over() -> None:
     learner = Learner()
     assert learner.closed(7, -90.0, HOUR_NS) == []
@@ -131,7 +155,7 @@ def test_the_same_seed_is_the_same_market_whatever_its_edges_are() -> None:
 def test_twenty_seeds_of_the_learning_proof() -> None:
     rows = {(row.metric, row.params.get("gate", "")): row for row in bench_learning.run(quick=True)}
     assert rows["loser_not_restricted", ""].params["hits"] <= 2
-    for name in ("activation_without_edge", "symbol_without_edge_blacklisted"):
+    for name in ("activation_without_edge", "symbol_without_edge_shut"):
         assert rows[name, ""].params["hits"] <= 2
     assert rows["not_better_than_control", ""].params["hits"] <= 1
     assert all(rows["targets_broken", gate].value >= 1 for gate in bench_learning.FAILING)

@@ -11,7 +11,7 @@ of several claims, control/learn/gate.py says which may be believed at once.
   shares that never changes, and the mean over the grid is the wealth: no tuning, no look at the future.
 - **Span** is known when a trade opens (stop and target). What goes beyond it counts as the span: the claim is about the mean of returns so limited.
 - **A change** is found by wealth that begins anew whenever it is below 1 (an e-detector: Shin, Ramdas and Rinaldo 2024, "E-detectors"). Such wealth
-  is no e-value any more: as long as nothing has changed it takes 1/α episodes on average until it reaches 1/α.
+  is no e-value any more: as long as nothing has changed it takes at least 1/α episodes on average until it reaches 1/α.
 - **Episodes**: trades that overlap in time move together, so they are one bet. An episode takes what opens while it is under way, up to a cap that
   the episodes before it have set, each with the weight 1/cap; what opens beyond that is not counted. It is over when all that it counts have closed.
 """
@@ -55,7 +55,9 @@ class Evidence(Struct, kw_only=True):
     opened_in_all: int = 0
 
     def opened(self, position_id: int, span_bps: float) -> None:
-        """A trade opens: it belongs to the episode under way, or begins one."""
+        """A trade opens: it belongs to the episode under way, or begins one. Raises ValueError for a span that is none."""
+        if not span_bps > 0.0:
+            raise ValueError(f"position {position_id}: a span of {span_bps} bps is none")
         if not self.running:
             self.cap = min(MOST_AT_ONCE, max(1, round(self.opened_in_all / self.episodes))) if self.episodes else 1
             self.taken, self.gains = 0, 0.0
@@ -65,7 +67,9 @@ class Evidence(Struct, kw_only=True):
             self.running[position_id] = span_bps
 
     def closed(self, position_id: int, net_bps: float) -> None:
-        """It closes, with that result."""
+        """It closes, with that result. Raises ValueError for what is no number."""
+        if not math.isfinite(net_bps):
+            raise ValueError(f"position {position_id}: a result of {net_bps} bps is none")
         self.trades += 1
         self.sum_bps += net_bps
         self.sum_squares += net_bps * net_bps

@@ -31,8 +31,8 @@ from control.learn.evidence import Direction, Evidence
 ALPHA: Final = {"coin": 0.02, "strategy": 0.008, "pattern": 0.008, "regime": 0.007, "hour": 0.007}
 #: trades without which nothing is promoted, trades in the shadow before it is decided, and at most
 LEAST_TRADES, SHADOW_TRADES, MOST_SHADOW_TRADES = 30, 10, 40
-#: an adaptation that holds is rolled back by chance after so many trades on average, or later
-FALSE_ALARM_TRADES: Final = 1000
+#: an adaptation that holds is rolled back by chance after so many episodes on average, or later
+FALSE_ALARM_EPISODES: Final = 1000
 
 Stage = Literal["shadow", "active", "rejected", "rolled_back"]
 
@@ -95,23 +95,24 @@ def watch_of(direction: Direction, forecast_bps: float) -> Evidence:
     return Evidence(direction=opposite, margin_bps=half if opposite == "wins" else -half, restarts=True)
 
 
-def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int,
+         alphas: Mapping[str, float] = ALPHA) -> list[Step]:
     """One look at everything: what is promoted, decided, or rolled back at `now_ns`. `ended` counts by family the claims that were tested and have
     begun anew since."""
     standing = {one.claim: one for one in adaptations if one.stage in ("shadow", "active")}
     steps: list[Step] = []
-    for family, alpha in ALPHA.items():
+    for family, alpha in alphas.items():
         mine = {claim: evidence for claim, evidence in claims.items() if claim.family == family}
         tested = len(mine) + ended.get(family, 0)
-        picked, needed = believed({claim: evidence.log_e for claim, evidence in mine.items()}, alpha, tested)
+        enough = {claim: evidence.log_e for claim, evidence in mine.items() if evidence.trades >= LEAST_TRADES}
+        picked, needed = believed(enough, alpha, tested)
         for claim in sorted(picked - standing.keys()):
             evidence = mine[claim]
-            if evidence.trades >= LEAST_TRADES:
-                made = Adaptation(family=family, value=claim.value, direction=claim.direction, stage="shadow", since_ns=now_ns,
-                                  trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed,
-                                  since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
-                steps.append(Step(made, f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.trades} trades, "
-                                        f"mean {evidence.mean_bps:+.1f} bps"))
+            made = Adaptation(family=family, value=claim.value, direction=claim.direction, stage="shadow", since_ns=now_ns,
+                              trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed,
+                              since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
+            steps.append(Step(made, f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.trades} trades, "
+                                    f"mean {evidence.mean_bps:+.1f} bps"))
     for claim, one in standing.items():
         if step := _decide(one, claims.get(claim), now_ns):
             steps.append(step)
@@ -121,7 +122,7 @@ def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], en
 def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | None:
     since = one.since
     if one.stage == "active":
-        if since.log_e < math.log(FALSE_ALARM_TRADES):
+        if since.log_e < math.log(FALSE_ALARM_EPISODES):
             return None
         return Step(_to(one, "rolled_back", now_ns), f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
                                                      f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
@@ -129,9 +130,9 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
         return None
     sign = -1 if one.direction == "loses" else 1
     why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each, {one.mean_bps:+.1f} before"
-    if sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
+    if evidence.log_e >= one.needed and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
         active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.trades, mean_bps=evidence.mean_bps,
-                                         since=watch_of(one.direction, evidence.mean_bps))
+                                         log_e=evidence.log_e, since=watch_of(one.direction, evidence.mean_bps))
         return Step(active, why)
     if since.trades >= MOST_SHADOW_TRADES:
         return Step(_to(one, "rejected", now_ns), why)

@@ -1,7 +1,8 @@
 """What is learned of trades, as one state that only trades change: evidence for every claim, and the adaptations that came of it. Pure.
 
-A trade speaks for or against claims about its coin, its strategy and its hour (UTC). It speaks when it is made, and just so when it is only followed
-on paper because a restriction keeps it from being made: else a restriction could never be found wrong. A look at everything comes after every
+A trade speaks for or against claims about its coin, its strategy and its hour (UTC). One that is only followed on paper, since a restriction keeps it
+from being made, speaks to what restricts it alone: else a restriction could never be found wrong, and a strategy would be blamed for losses that
+nobody makes. It speaks to what there was when it opened. A look at everything comes after every
 `trades_between_looks` trades that have closed, and at a word. What an adaptation does to an entry is `scale`.
 """
 
@@ -48,28 +49,32 @@ class Learner:
         self.ended: dict[str, int] = {}
         #: how often anything has changed
         self.version = 0
-        self._open: dict[int, Opened] = {}
+        #: what each open trade speaks to
+        self._open: dict[int, list[Evidence]] = {}
         self._since_look = 0
 
     def opened(self, position_id: int, trade: Opened) -> None:
-        """A trade opens, made or only followed."""
-        self._open[position_id] = trade
-        for evidence in self._speaks_to(trade):
-            evidence.opened(position_id, trade.span_bps)
+        """A trade opens, made or only followed; twice is once."""
+        if position_id not in self._open:
+            self._open[position_id] = self._speaks_to(trade)
+            for evidence in self._open[position_id]:
+                evidence.opened(position_id, trade.span_bps)
 
     def closed(self, position_id: int, net_bps: float, now_ns: int) -> list[Step]:
         """It closes, with that result after all costs; gives what changes by a look, if one is due. One that nobody saw open is passed over."""
-        trade = self._open.pop(position_id, None)
-        if trade is None:
+        found = self._open.pop(position_id, None)
+        if found is None:
             return []
-        for evidence in self._speaks_to(trade):
+        for evidence in found:
             evidence.closed(position_id, net_bps)
         self._since_look += 1
         return self.look(now_ns) if self._since_look >= self._every else []
 
     def _speaks_to(self, trade: Opened) -> list[Evidence]:
         found = []
-        for family, value in trade.kinds:
+        active = self._active(trade)
+        restricting = {(one.family, one.value) for one in active if effect(one) == 0.0}
+        for family, value in restricting or trade.kinds:
             for direction in _DIRECTIONS:
                 claim = Claim(family, value, direction)
                 found.append(self.claims.setdefault(claim, Evidence(direction=direction)))
@@ -93,10 +98,12 @@ class Learner:
         self.version += bool(steps)
         return steps
 
+    def _active(self, trade: Opened) -> list[Adaptation]:
+        return [one for one in self.standing.values() if one.stage == "active" and (one.family, one.value) in trade.kinds]
+
     def scale(self, symbol: str, strategy: str, now_ns: int) -> float:
         """By how much the size of an entry is multiplied; 0: none is made. A restriction of any of its kinds comes before a favour."""
-        active = [one for one in self.standing.values() if one.stage == "active"
-                  and (one.family, one.value) in Opened(symbol, strategy, now_ns, 0.0).kinds]
+        active = self._active(Opened(symbol, strategy, now_ns, 0.0))
         return min([effect(one) for one in active if one.direction == "loses"], default=max([effect(one) for one in active], default=1.0))
 
 
