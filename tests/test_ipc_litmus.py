@@ -34,13 +34,17 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 if hasattr
 
 @pytest.fixture(scope="module")
 def partners() -> Iterator[tuple[Partner, Partner]]:
-    """Two processes, ready to play; the second starts when the first has compiled what both need."""
+    """Two processes, ready to play, each on a core of its own however busy both are; the second starts when the first has compiled what both need."""
     first = Partner()
     try:
         first.hear(120)
         second = Partner()
         try:
             second.hear(60)
+            if hasattr(os, "sched_setaffinity"):
+                cores = sorted(os.sched_getaffinity(0))
+                os.sched_setaffinity(first.process.pid, {cores[0]})
+                os.sched_setaffinity(second.process.pid, {cores[-1]})
             yield first, second
         finally:
             second.close()
