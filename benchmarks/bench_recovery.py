@@ -35,7 +35,7 @@ LATE, DEATHS, LIMIT_MS = 2, 200, 100.0
 _QUICK_DEATHS = 20
 _PATIENCE_S = 20.0
 #: event time to wall time at which the default symbols make that many ticks, about; measured anew in each run
-_SPEED = 260
+_SPEED = 278
 #: ms, as shipped
 _HANG_MS = Supervise().hang_sniper_ms
 #: s: supervise.restart_window_s here
