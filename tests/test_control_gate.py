@@ -87,7 +87,7 @@ def test_a_losing_coin_goes_through_the_shadow_and_stays_restricted() -> None:
     assert bench.stages() == ["shadow", "active"]
     (one,) = bench.known.values()
     assert (one.direction, one.trades >= LEAST_TRADES, one.log_e >= one.needed) == ("loses", True, True)
-    assert one.forecast_bps < 0
+    assert one.mean_bps < 0
     shadow, active = bench.steps
     assert active.adaptation.since_ns - shadow.adaptation.since_ns >= SHADOW_TRADES
     assert "e-value" in shadow.why

@@ -1,10 +1,10 @@
 """Evidence for a claim about a kind of trades, as the wealth of a gambler who doubts its opposite. Pure; microseconds.
 
-A claim is "trades of this kind lose" or "they win": more than `margin_bps` each after all costs, on average. Against its opposite (the mean is on
-the other side of the margin) the gambler stakes shares of a wealth of 1 on each trade before it is known. Under the opposite no stake has a
-favourable expectation, so the wealth is a supermartingale whatever is known at each bet: it reaches 1/α with a probability of at most α, however
-often one looks (Ville's inequality). That is what a p-value loses when it is looked at after every tenth trade. Wealth of this kind is an *e-value*;
-of several claims, control/learn/gate.py says which may be believed at once.
+A claim is "trades of this kind lose" or "they win": more than `margin_bps` each after all costs. Against its opposite (the expectation of each,
+given what was known before, is on the other side of the margin) the gambler stakes shares of a wealth of 1 on each trade before it is known. Under
+the opposite no stake has a favourable expectation, so the wealth is a supermartingale: it reaches 1/α with a probability of at most α, however often
+one looks (Ville's inequality). That is what a p-value loses when it is looked at after every tenth trade. Wealth of this kind is an *e-value*; of
+several claims, control/learn/gate.py says which may be believed at once.
 
 - **Bets** (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"): a trade that may move by ±`span_bps` at most
   multiplies the wealth by 1 + share × weight × gain/span. Which share is best depends on what is not known, so the wealth is divided over a grid of
@@ -45,7 +45,6 @@ class Evidence(Struct, kw_only=True):
     #: of every closed trade, counted in an episode or not
     trades: int = 0
     sum_bps: float = 0.0
-    sum_squares: float = 0.0
     #: the episode under way: trades that it has counted, their cap, the span of each that is open, what the closed ones add up to
     taken: int = 0
     cap: int = 1
@@ -72,7 +71,6 @@ class Evidence(Struct, kw_only=True):
             raise ValueError(f"position {position_id}: a result of {net_bps} bps is none")
         self.trades += 1
         self.sum_bps += net_bps
-        self.sum_squares += net_bps * net_bps
         span_bps = self.running.pop(position_id, 0.0)
         if span_bps > 0.0:
             gain = _SIGN[self.direction] * net_bps - self.margin_bps
@@ -99,13 +97,6 @@ class Evidence(Struct, kw_only=True):
     def mean_bps(self) -> float:
         """Average result of a trade; 0.0 before the first."""
         return self.sum_bps / self.trades if self.trades else 0.0
-
-    @property
-    def deviation_bps(self) -> float:
-        """Standard deviation of the results; 0.0 before the second."""
-        if self.trades < 2:
-            return 0.0
-        return math.sqrt(max(0.0, (self.sum_squares - self.sum_bps * self.mean_bps) / (self.trades - 1)))
 
 
 def span_bps(stop_bps: float, target_bps: float) -> float:

@@ -7,9 +7,9 @@
 
 - **Believed** are the claims that the e-BH procedure picks (Wang and Ramdas 2022, "False discovery rate control with e-values"): of K claims the k
   largest e-values, with the largest k whose smallest is at least K/(α k). The share of false ones among them is α at most in expectation, however
-  the claims depend on each other: symbols that move together need no correction. In a market without any edge nothing at all is believed with
-  probability 1 − α, over all looks together: e-BH picks something only when the mean of the e-values is 1/α. α is divided over the families, K
-  counts every claim that a trade has ever spoken for or against.
+  the claims depend on each other: symbols that move together need no correction. e-BH picks something only when the mean of the e-values is 1/α,
+  so where no trade has an edge little is ever believed; over many looks α is approximate, see docs/learning.md. α is divided over the
+  families, K counts every claim that a trade has ever spoken for or against.
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
 - **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
   when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim
@@ -46,7 +46,8 @@ class Claim(NamedTuple):
 
 
 class Adaptation(Struct, kw_only=True):
-    """One claim's way through the gate; figures in bps of a trade after costs. `trades`, `mean_bps`, `log_e`, `needed` are those of its promotion."""
+    """One claim's way through the gate; figures in bps of a trade after costs. `trades`, `mean_bps` and `log_e` are
+    those of its last promotion, and `mean_bps` is its forecast; `needed` is what it took to come into the shadow."""
 
     family: str
     value: str
@@ -64,11 +65,6 @@ class Adaptation(Struct, kw_only=True):
     def claim(self) -> Claim:
         """What it rests on."""
         return Claim(self.family, self.value, self.direction)
-
-    @property
-    def forecast_bps(self) -> float:
-        """What a trade of this kind is expected to bring."""
-        return self.mean_bps
 
 
 class Step(NamedTuple):
@@ -124,7 +120,7 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     if one.stage == "active":
         if since.log_e < math.log(FALSE_ALARM_EPISODES):
             return None
-        return Step(_to(one, "rolled_back", now_ns), f"forecast {one.forecast_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
+        return Step(_to(one, "rolled_back", now_ns), f"forecast {one.mean_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
                                                      f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
     if since.trades < SHADOW_TRADES or evidence is None:
         return None

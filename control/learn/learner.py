@@ -2,8 +2,8 @@
 
 A trade speaks for or against claims about its coin, its strategy and its hour (UTC). One that is only followed on paper, since a restriction keeps it
 from being made, speaks to what restricts it alone: else a restriction could never be found wrong, and a strategy would be blamed for losses that
-nobody makes. It speaks to what there was when it opened. A look at everything comes after every
-`trades_between_looks` trades that have closed, and at a word. What an adaptation does to an entry is `scale`.
+nobody makes. It speaks to what there was when it opened. A look at everything comes after every `trades_between_looks` trades that have closed, and
+at a word. What an adaptation does to an entry is `scale`.
 """
 
 from __future__ import annotations
