@@ -4,7 +4,8 @@
  eight symbols, about 250 trades of each, over 116,000 minutes (benchmarks/edges.py); each trade is fed to the shipped learner (control/learn)
    edge      two symbols truly lose, one wins, five bring nothing after costs
    no edge   all eight bring nothing after costs
-   turn      edges change their sign in the middle
+   turn      in the middle one loser begins to win, one brings nothing from then on, and the winner begins to lose
+   all lose  all eight truly lose, so that it is the strategy
    walk      prices without any drift: every trade loses its costs, so restricting is right there
 ```
 
@@ -12,7 +13,8 @@ What happened in a run is a yes or no; its share over the seeds has a one-sided 
 worth the sum of its trades' results, each times the size that the learner allows (0 to 1.5), beside the same trades at full size.
 
 It checks itself: `oracle` plays at least 50,000 trades of each edge and its means are what the edges are meant to be; and gates that must fail do
-fail: one that believes nothing, one that believes everything, and the shipped one with each claim judged as if it were the only one.
+fail: one that believes nothing, one that believes everything, the shipped one with each claim judged as if it were the only one, and the shipped one
+fed with each trade as if no other were open.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -29,8 +31,9 @@ from benchmarks import edges as market
 from benchmarks.frame import Row, check
 from control.learn import gate
 from control.learn.evidence import Evidence, span_bps
-from control.learn.gate import Adaptation, Claim, Step
-from control.learn.learner import Learner, Look, Opened
+from control.learn.gate import Adaptation, Step
+from control.learn.kinds import FAMILIES, Claim, Family, Kind
+from control.learn.learner import Learner, Look, Opened, universe
 
 #: seeds of the benchmark, and of --quick; of a gate that must fail
 SEEDS, QUICK_SEEDS, FAILING_SEEDS = 400, 20, 60
@@ -60,11 +63,13 @@ def upper_bound(hits: int, count: int, confidence: float = 0.95) -> float:
 class Run:
     """One market through one learner: every step it took, and what both arms made."""
 
-    def __init__(self, trades: market.Trades, look: Look = gate.look) -> None:
-        self.learner = Learner(look=look)
+    def __init__(self, trades: market.Trades, look: Look = gate.look, episodes: bool = True) -> None:
+        """Without `episodes` each trade opens when it closes, so that none is seen to overlap."""
+        self.learner = Learner(universe(len(market.SYMBOLS), 1, 0, 0), look=look)
         self.steps: list[tuple[int, Step]] = []
         self.with_learning = self.without = 0.0
         sizes = [0.0] * len(trades.symbol)
+        seen: dict[int, Opened] = {}
         #: symbols that got no entries at some time, whatever the restriction
         self.shut: set[str] = set()
         moments = [(int(minute), 1, number) for number, minute in enumerate(trades.opened)]
@@ -72,22 +77,29 @@ class Run:
         for minute, opens, number in sorted(moments):
             symbol, now_ns = market.SYMBOLS[int(trades.symbol[number])], minute * market.MINUTE_NS
             if opens:
-                sizes[number] = self.learner.scale(symbol, STRATEGY, now_ns)
+                kind = Kind(symbol, STRATEGY, "buy")
+                sizes[number] = self.learner.scale(kind, now_ns)
                 if sizes[number] == 0.0:
                     self.shut.add(symbol)
-                self.learner.opened(number, Opened(symbol, STRATEGY, now_ns, _SPAN))
+                trade = Opened(kind=kind, opened_ns=now_ns, span_bps=_SPAN, made=sizes[number] > 0.0)
+                if episodes:
+                    self.learner.opened(number, trade)
+                else:
+                    seen[number] = trade
             else:
+                if not episodes:
+                    self.learner.opened(number, seen.pop(number))
                 result = float(trades.net_bps[number])
                 self.with_learning += sizes[number] * result
                 self.without += result
                 self.steps += [(minute, step) for step in self.learner.closed(number, result, now_ns)]
 
-    def of(self, stage: str, direction: str) -> dict[str, int]:
-        """Symbols that came to a stage, with the minute at which they first did."""
+    def of(self, stage: str, direction: str, family: str = "coin", after: int = 0) -> dict[str, int]:
+        """Values of a family that came to a stage at minute `after` or later, with the minute at which they first did."""
         found: dict[str, int] = {}
         for minute, step in self.steps:
             one = step.adaptation
-            if (one.family, one.stage, one.direction) == ("coin", stage, direction):
+            if (one.family, one.stage, one.direction) == (family, stage, direction) and minute >= after:
                 found.setdefault(one.value, minute)
         return found
 
@@ -103,70 +115,75 @@ class Run:
 
 
 # ── gates that must fail ─────────────────────────────────────────────────────────────────────────────────────────────
-def believes_nothing(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+def believes_nothing(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], tested: Mapping[Family, int], now_ns: int) -> list[Step]:
     """Always no."""
     return []
 
 
 def _at_once(claim: Claim, evidence: Evidence, now_ns: int) -> Step:
-    return Step(Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="active", since_ns=now_ns, trades=evidence.trades,
-                           mean_bps=evidence.mean_bps, log_e=0.0, needed=0.0, since=Evidence(direction=claim.direction)), "")
+    return Step(Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="active", made_ns=now_ns, since_ns=now_ns,
+                           trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=0.0, needed=0.0, since=Evidence(direction=claim.direction)), "")
 
 
-def believes_everything(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+def believes_everything(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], tested: Mapping[Family, int], now_ns: int) -> list[Step]:
     """Always yes: whatever the mean of a few trades says."""
     known = {one.claim for one in standing}
     return [_at_once(claim, evidence, now_ns) for claim, evidence in claims.items()
             if claim not in known and evidence.trades >= 5 and (evidence.mean_bps < 0) == (claim.direction == "loses")]
 
 
-def each_alone(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int) -> list[Step]:
+def each_alone(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], tested: Mapping[Family, int], now_ns: int) -> list[Step]:
     """The same evidence, shadow and watch, but each claim at 5 % as if there were no others."""
     known = {one.claim: one for one in standing}
     return [step for claim, evidence in claims.items()
-            for step in gate.look({claim: evidence}, [known[claim]] if claim in known else [], {}, now_ns, dict.fromkeys(gate.ALPHA, 0.05))]
+            for step in gate.look({claim: evidence}, [known[claim]] if claim in known else [], dict.fromkeys(FAMILIES, 1), now_ns,
+                                  dict.fromkeys(FAMILIES, 0.05))]
 
 
-FAILING: Final[dict[str, Look]] = {"always no": believes_nothing, "always yes": believes_everything, "no multiple-testing control": each_alone}
+#: by name: a look, and whether trades that overlap are one bet
+FAILING: Final[dict[str, tuple[Look, bool]]] = {
+    "always no": (believes_nothing, True), "always yes": (believes_everything, True), "no multiple-testing control": (each_alone, True),
+    "no episodes": (gate.look, False)}
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def shares(seeds: int, look: Look, progress: Callable[[], None] = lambda: None) -> tuple[Counter[str], list[Run]]:
+def shares(seeds: int, look: Look, episodes: bool = True, progress: Callable[[], None] = lambda: None) -> tuple[Counter[str], list[Run]]:
     """How many runs had each of TARGETS, and the runs with edges."""
     hits, runs = Counter[str](), []
     for seed in range(seeds):
-        run = Run(market.play(seed, MINUTES), look)
+        run = Run(market.play(seed, MINUTES), look, episodes)
         runs.append(run)
         hits["loser_not_restricted"] += not set(_LOSERS) <= run.of("active", "loses").keys()
         hits["symbol_without_edge_shut"] += bool(run.shut & set(_ZEROS))
         hits["not_better_than_control"] += run.with_learning <= run.without
-        hits["activation_without_edge"] += Run(market.play(1_000_000 + seed, MINUTES, (market.NOTHING,) * 8), look).activated
+        hits["activation_without_edge"] += Run(market.play(1_000_000 + seed, MINUTES, (market.NOTHING,) * 8), look, episodes).activated
         progress()
     return hits, runs
 
 
-def oracle(least: int) -> dict[str, tuple[int, float, float]]:
-    """By edge: trades, mean and standard deviation of a trade in bps, of at least so many trades."""
-    found = {}
-    for name, edge in (("loses", market.LOSES), ("nothing", market.NOTHING), ("wins", market.WINS), ("walk", market.WALK)):
-        results: list[Any] = []
-        seed = 2_000_000
-        while sum(map(len, results)) < least:
-            results.append(market.play(seed, 400_000, (edge,) * 8).net_bps)
-            seed += 1
-        every = np.concatenate(results)
-        found[name] = (len(every), float(every.mean()), float(every.std()))
-    return found
+def oracle(edges: tuple[float, ...], least: int, minutes: int = 2_000_000) -> list[tuple[int, float, float]]:
+    """By symbol of one market: trades (at least so many), mean and standard deviation of a trade in bps."""
+    sums = np.zeros((3, len(edges)))
+    seed = 2_000_000
+    while sums[0].min() < least:
+        trades = market.play(seed, minutes, edges)
+        for row, values in enumerate((np.ones(len(trades.symbol)), trades.net_bps, trades.net_bps**2)):
+            sums[row] += np.bincount(trades.symbol, values, len(edges))
+        seed += 1
+    means = sums[1] / sums[0]
+    return list(zip(sums[0].astype(int).tolist(), means.tolist(), np.sqrt(sums[2] / sums[0] - means**2).tolist(), strict=True))
 
 
 def run(quick: bool) -> list[Row]:
     """The oracle, the paired runs, the gates that must fail, the edges that turn, the walk."""
     seeds = QUICK_SEEDS if quick else SEEDS
     rows = []
-    for name, (count, mean, deviation) in oracle(ORACLE_TRADES).items():
-        rows.append(Row("learning", "true_mean_bps", round(mean, 2), "bps", {"edge": name, "trades": count, "deviation_bps": round(deviation, 1)}))
-        meant = {"loses": (-50.0, 3.0), "nothing": (0.0, 2.0), "wins": (50.0, 3.0)}.get(name)
-        check(meant is None or abs(mean - meant[0]) <= meant[1], f"the edge {name} is worth {mean:.1f} bps a trade, not {meant}")
+    least = ORACLE_TRADES // 10 if quick else ORACLE_TRADES
+    for symbol, edge, (count, mean, deviation) in zip(market.SYMBOLS, market.EDGES, oracle(market.EDGES, least), strict=True):
+        meant, within = {market.LOSES: (-50.0, 3.0), market.WINS: (50.0, 4.0)}.get(edge, (0.0, 2.0))
+        params = {"symbol": symbol, "trades": count, "deviation_bps": round(deviation, 1)}
+        rows.append(Row("learning", "true_mean_bps", round(mean, 2), "bps", params))
+        check(abs(mean - meant) <= within + 3 * deviation / math.sqrt(count), f"{symbol} is worth {mean:.1f} bps a trade, not {meant}")
     hits, runs = shares(seeds, gate.look)
     for name, target in TARGETS.items():
         params = {"runs": seeds, "hits": hits[name]}
@@ -179,29 +196,44 @@ def run(quick: bool) -> list[Row]:
     gained = [one.with_learning - one.without for one in runs]
     rows.append(Row("learning", "gained_by_learning", round(median(gained)), "bps", {"runs": seeds, "least": round(min(gained))}))
     few = min(seeds, FAILING_SEEDS)
-    for name, look in FAILING.items():
-        failed, _ = shares(few, look)
-        broken = [one for one, target in TARGETS.items() if 1.0 - upper_bound(few - failed[one], few) > target]
+    for name, (look, episodes) in FAILING.items():
+        failed, _ = shares(few, look, episodes)
+        broken = [one for one, target in TARGETS.items()  # twenty runs prove nothing by themselves
+                  if (failed[one] / few if quick else 1.0 - upper_bound(few - failed[one], few)) > target]
         check(broken, f"a gate that is wrong passes: {name}")
         rows.append(Row("learning", "targets_broken", len(broken), "", {"gate": name, "runs": few, "broken": ", ".join(broken)}))
-    return [*rows, *_turned(min(seeds, 100)), *_walked(min(seeds, 100))]
+    few = min(seeds, 100)
+    return [*rows, *_turned(few), *_all_lost(few), *_walked(few)]
 
 
 def _turned(seeds: int) -> list[Row]:
-    """Edges that change their sign: days until what was learned of them is taken back."""
-    opposite = (market.WINS, market.WINS, market.LOSES, *market.EDGES[3:])
-    took, stuck = [], 0
+    """Edges that change: days until what was learned of them is taken back."""
+    changes = (("a loser wins", market.SYMBOLS[0], "loses"), ("a loser brings nothing", market.SYMBOLS[1], "loses"),
+               ("the winner loses", market.SYMBOLS[2], "wins"))
+    took: dict[str, list[float]] = {name: [] for name, _, _ in changes}
+    stuck = Counter[str]()
     for seed in range(seeds):
-        one = Run(market.play(3_000_000 + seed, 2 * MINUTES, market.EDGES, opposite, MINUTES))
-        back = one.of("rolled_back", "loses")
-        for symbol, minute in one.of("active", "loses").items():
-            if symbol in _LOSERS and minute < MINUTES:
-                if back.get(symbol, 0) >= MINUTES:
-                    took.append((back[symbol] - MINUTES) / 1440)
+        one = Run(market.play(3_000_000 + seed, 2 * MINUTES, market.EDGES, (market.WINS, market.NOTHING, market.LOSES, *market.EDGES[3:]), MINUTES))
+        for name, symbol, direction in changes:
+            if one.of("active", direction).get(symbol, MINUTES) < MINUTES:
+                if (minute := one.of("rolled_back", direction, after=MINUTES).get(symbol)) is not None:
+                    took[name].append((minute - MINUTES) / 1440)
                 else:
-                    stuck += 1
-    return [Row("learning", "rolled_back_after", round(median(took), 1) if took else math.inf, "days",
-                {"restrictions": len(took) + stuck, "longest": round(max(took), 1) if took else None, "never": stuck})]
+                    stuck[name] += 1
+    return [Row("learning", "rolled_back_after", round(median(days), 1) if days else math.inf, "days",
+                {"change": name, "adaptations": len(days) + stuck[name], "longest": round(max(days), 1) if days else None, "never": stuck[name]})
+            for name, days in took.items()]
+
+
+def _all_lost(seeds: int) -> list[Row]:
+    """Every coin loses: whether the strategy is found, or its coins one by one before it."""
+    resized, coins = [], []
+    for seed in range(seeds):
+        one = Run(market.play(5_000_000 + seed, MINUTES, (market.LOSES,) * 8))
+        resized += [minute / 1440 for minute in one.of("active", "loses", "strategy").values()]
+        coins.append(len(one.of("active", "loses")))
+    return [Row("learning", "losing_strategy_resized_after", round(median(resized), 1) if resized else math.inf, "days",
+                {"runs": seeds, "resized": len(resized), "coins_restricted": round(sum(coins) / seeds, 1)})]
 
 
 def _walked(seeds: int) -> list[Row]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.learn.evidence import Evidence, span_bps
-from control.learn.gate import ALPHA, LEAST_TRADES, MOST_SHADOW_TRADES, SHADOW_TRADES, Adaptation, Claim, Step, believed, look
+from control.learn.gate import ALPHA, LEAST_TRADES, MOST_SHADOW_TRADES, SHADOW_TRADES, Adaptation, Step, believed, look
+from control.learn.kinds import FAMILIES, Claim
 
 LOSS, WIN, SPAN = -90.0, 150.0, span_bps(80, 160)
 CLAIMS = [Claim("coin", f"C{number}", "loses") for number in range(12)]
@@ -64,13 +65,14 @@ class Bench:
         every = [evidence for claim, evidence in self.claims.items() if claim.value == coin]
         every += [one.since for one in self.known.values() if one.value == coin and one.stage in ("shadow", "active")]
         for evidence in every:
-            evidence.opened(self.trades, SPAN)
-            evidence.closed(self.trades, result)
+            evidence.opened(self.trades, SPAN, self.trades)
+            evidence.closed(self.trades, result, SPAN, self.trades)
         if self.trades % 10 == 0:
             self.look()
 
     def look(self) -> list[Step]:
-        made = look(self.claims, self.known.values(), {}, self.trades)
+        standing = [one for one in self.known.values() if one.stage in ("shadow", "active")]
+        made = look(self.claims, standing, dict.fromkeys(FAMILIES, len(self.claims)), self.trades)
         for step in made:
             self.known[step.adaptation.claim] = step.adaptation
         self.steps += made
@@ -168,11 +170,24 @@ def test_a_market_without_edge_changes_nothing() -> None:
 
 def test_families_share_alpha() -> None:
     assert sum(ALPHA.values()) == pytest.approx(0.05)
-    strong = Evidence(direction="loses", log_wealth=[math.log(2 / ALPHA["hour"]) + 0.01] * 6, trades=50, sum_bps=-50 * 30.0)
+    strong = Evidence(direction="loses", log_wealth=[[math.log(4 / ALPHA["hour"]) + 0.01] * 6], trades=50, sum_bps=-50 * 30.0, held_bps=-50 * 30.0)
     claims = {Claim("hour", "14", "loses"): strong, Claim("hour", "15", "loses"): Evidence(direction="loses"),
               **{Claim("coin", f"C{number}", "loses"): Evidence(direction="loses") for number in range(100)}}
-    assert [step.adaptation.value for step in look(claims, [], {}, 1)] == ["14"], "a hundred coins take nothing from the hours"
-    assert look(claims, [], {"hour": 1}, 1) == []
+    tested = dict.fromkeys(FAMILIES, 2)
+    assert [step.adaptation.value for step in look(claims, [], tested, 1)] == ["14"], "a hundred coins take nothing from the hours"
+    assert look(claims, [], {**tested, "hour": 3}, 1) == []
+
+
+@pytest.mark.parametrize(("direction", "sum_bps", "worst_bps"), [("loses", 100.0, -90.0), ("wins", -100.0, -5000.0), ("wins", 3000.0, -4000.0)],
+                         ids=["what was paid wins", "what was paid loses", "one more of the worst would lose"])
+def test_evidence_whose_plain_results_say_the_opposite_is_not_promoted(direction: str, sum_bps: float, worst_bps: float) -> None:
+    sign = -1 if direction == "loses" else 1
+    one = Evidence(direction=direction, log_wealth=[[20.0] * 6], trades=50, sum_bps=sum_bps, held_bps=sign * 1500.0,  # type: ignore[arg-type]
+                   worst_bps=worst_bps)
+    claims, tested = {Claim("coin", "C0", direction): one}, dict.fromkeys(FAMILIES, 2)  # type: ignore[arg-type]
+    assert look(claims, [], tested, 1) == []
+    one.sum_bps, one.worst_bps = sign * 1500.0, -90.0
+    assert len(look(claims, [], tested, 1)) == 1
 
 
 def test_an_adaptation_goes_through_the_store() -> None:

@@ -8,12 +8,12 @@
 - **Believed** are the claims that the e-BH procedure picks (Wang and Ramdas 2022, "False discovery rate control with e-values"): of K claims the k
   largest e-values, with the largest k whose smallest is at least K/(α k). The share of false ones among them is α at most in expectation, however
   the claims depend on each other: symbols that move together need no correction. e-BH picks something only when the mean of the e-values is 1/α,
-  so where no trade has an edge little is ever believed; over many looks α is approximate, see docs/learning.md. α is divided over the
-  families, K counts every claim that a trade has ever spoken for or against.
+  so where no trade has an edge little is ever believed. α is divided over the families. K is how many claims of the family there can be (what has
+  not been traded has an e-value of 1), and one more for each that began anew: so it hardly grows with time, and looks may be as many as one likes.
+- **Agreement**: results beyond their span are held to it as evidence. Where that turns a sign, nothing is promoted (`Evidence.agrees`).
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
 - **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
-  when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew. A rolled back claim is one more claim
-  that was tested.
+  when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew, in both directions.
 """
 
 from __future__ import annotations
@@ -26,33 +26,30 @@ import msgspec
 from msgspec import Struct
 
 from control.learn.evidence import Direction, Evidence
+from control.learn.kinds import Claim, Family, action
 
 #: share of false promotions that is put up with, by family
-ALPHA: Final = {"coin": 0.02, "strategy": 0.008, "pattern": 0.008, "regime": 0.007, "hour": 0.007}
+ALPHA: Final[dict[Family, float]] = {"coin": 0.02, "strategy": 0.008, "pattern": 0.008, "regime": 0.007, "hour": 0.007}
 #: trades without which nothing is promoted, trades in the shadow before it is decided, and at most
 LEAST_TRADES, SHADOW_TRADES, MOST_SHADOW_TRADES = 30, 10, 40
 #: an adaptation that holds is rolled back by chance after so many episodes on average, or later
 FALSE_ALARM_EPISODES: Final = 1000
 
 Stage = Literal["shadow", "active", "rejected", "rolled_back"]
-
-
-class Claim(NamedTuple):
-    """Trades of this kind (a family and its value: coin BTC/USDT, hour 14) lose, or win, by more than the margin."""
-
-    family: str
-    value: str
-    direction: Direction
+#: stages in which an adaptation is not over
+STANDING: Final = ("shadow", "active")
 
 
 class Adaptation(Struct, kw_only=True):
-    """One claim's way through the gate; figures in bps of a trade after costs. `trades`, `mean_bps` and `log_e` are
+    """One claim's way through the gate; figures in bps of a trade after costs, times are event times. `trades`, `mean_bps` and `log_e` are
     those of its last promotion, and `mean_bps` is its forecast; `needed` is what it took to come into the shadow."""
 
-    family: str
+    number: int = 0
+    family: Family
     value: str
     direction: Direction
     stage: Stage
+    made_ns: int
     since_ns: int
     trades: int
     mean_bps: float
@@ -60,11 +57,23 @@ class Adaptation(Struct, kw_only=True):
     needed: float
     #: of the trades since its stage began
     since: Evidence
+    #: the last step, in words with numbers
+    why: str = ""
 
     @property
     def claim(self) -> Claim:
         """What it rests on."""
         return Claim(self.family, self.value, self.direction)
+
+    @property
+    def action(self) -> str:
+        """What it is called."""
+        return action(self.family, self.direction, self.mean_bps)[0]
+
+    @property
+    def scale(self) -> float:
+        """By how much it multiplies the size of an entry when it is active."""
+        return action(self.family, self.direction, self.mean_bps)[1]
 
 
 class Step(NamedTuple):
@@ -91,28 +100,31 @@ def watch_of(direction: Direction, forecast_bps: float) -> Evidence:
     return Evidence(direction=opposite, margin_bps=half if opposite == "wins" else -half, restarts=True)
 
 
-def look(claims: Mapping[Claim, Evidence], adaptations: Iterable[Adaptation], ended: Mapping[str, int], now_ns: int,
-         alphas: Mapping[str, float] = ALPHA) -> list[Step]:
-    """One look at everything: what is promoted, decided, or rolled back at `now_ns`. `ended` counts by family the claims that were tested and have
-    begun anew since."""
-    standing = {one.claim: one for one in adaptations if one.stage in ("shadow", "active")}
+def look(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], tested: Mapping[Family, int], now_ns: int,
+         alphas: Mapping[Family, float] = ALPHA) -> list[Step]:
+    """One look at everything: what is promoted, decided, or rolled back at `now_ns`. `tested` is K of each family."""
+    known = {one.claim: one for one in standing}
     steps: list[Step] = []
     for family, alpha in alphas.items():
-        mine = {claim: evidence for claim, evidence in claims.items() if claim.family == family}
-        tested = len(mine) + ended.get(family, 0)
-        enough = {claim: evidence.log_e for claim, evidence in mine.items() if evidence.trades >= LEAST_TRADES}
-        picked, needed = believed(enough, alpha, tested)
-        for claim in sorted(picked - standing.keys()):
-            evidence = mine[claim]
-            made = Adaptation(family=family, value=claim.value, direction=claim.direction, stage="shadow", since_ns=now_ns,
-                              trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed,
-                              since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
-            steps.append(Step(made, f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.trades} trades, "
-                                    f"mean {evidence.mean_bps:+.1f} bps"))
-    for claim, one in standing.items():
+        # below 1/α an e-value is of no use to any number of others
+        promising = {claim: evidence for claim, evidence in claims.items()
+                     if claim.family == family and evidence.trades >= LEAST_TRADES and evidence.most_log_e >= -math.log(alpha)}
+        picked, needed = believed({claim: evidence.log_e for claim, evidence in promising.items()}, alpha, tested[family])
+        steps += [_promoted(claim, promising[claim], needed, tested[family], now_ns) for claim in sorted(picked - known.keys())
+                  if promising[claim].agrees]
+    for claim, one in known.items():
         if step := _decide(one, claims.get(claim), now_ns):
             steps.append(step)
     return steps
+
+
+def _promoted(claim: Claim, evidence: Evidence, needed: float, tested: int, now_ns: int) -> Step:
+    why = (f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.trades} trades, "
+           f"mean {evidence.mean_bps:+.1f} bps")
+    made = Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="shadow", made_ns=now_ns, since_ns=now_ns,
+                      trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed, why=why,
+                      since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
+    return Step(made, why)
 
 
 def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | None:
@@ -120,23 +132,21 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     if one.stage == "active":
         if since.log_e < math.log(FALSE_ALARM_EPISODES):
             return None
-        return Step(_to(one, "rolled_back", now_ns), f"forecast {one.mean_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
-                                                     f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
+        return _to(one, "rolled_back", now_ns, f"forecast {one.mean_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
+                                               f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
     if since.trades < SHADOW_TRADES or evidence is None:
         return None
     sign = -1 if one.direction == "loses" else 1
     why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each, {one.mean_bps:+.1f} before"
-    if evidence.log_e >= one.needed and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
+    if evidence.log_e >= one.needed and evidence.agrees and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
         active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.trades, mean_bps=evidence.mean_bps,
-                                         log_e=evidence.log_e, since=watch_of(one.direction, evidence.mean_bps))
+                                         log_e=evidence.log_e, since=watch_of(one.direction, evidence.mean_bps), why=why)
         return Step(active, why)
-    if since.trades >= MOST_SHADOW_TRADES:
-        return Step(_to(one, "rejected", now_ns), why)
-    return None
+    return _to(one, "rejected", now_ns, why) if since.trades >= MOST_SHADOW_TRADES else None
 
 
-def _to(one: Adaptation, stage: Stage, now_ns: int) -> Adaptation:
-    return msgspec.structs.replace(one, stage=stage, since_ns=now_ns)
+def _to(one: Adaptation, stage: Stage, now_ns: int, why: str) -> Step:
+    return Step(msgspec.structs.replace(one, stage=stage, since_ns=now_ns, why=why), why)
 
 
 def _e(log_e: float) -> str:

@@ -1,116 +1,242 @@
 """What is learned of trades, as one state that only trades change: evidence for every claim, and the adaptations that came of it. Pure.
 
-A trade speaks for or against claims about its coin, its strategy and its hour (UTC). One that is only followed on paper, since a restriction keeps it
-from being made, speaks to what restricts it alone: else a restriction could never be found wrong, and a strategy would be blamed for losses that
-nobody makes. It speaks to what there was when it opened. A look at everything comes after every `trades_between_looks` trades that have closed, and
-at a word. What an adaptation does to an entry is `scale`.
+A trade speaks for or against claims about each of its kinds (control/learn/kinds.py). One that is only followed on paper, since a restriction
+keeps it from being made, speaks to what restricts it alone: else a restriction could never be found wrong, and a strategy would be blamed for losses
+that nobody makes. It speaks to what there was when it opened: each piece of evidence has a `birth`, and an open trade remembers the births that it
+speaks to. A look at everything comes after every `trades_between_looks` trades that have closed, after `hours_between_looks`, and at a word.
+
+The state is the Struct `State` and pieces by their key, so that whoever keeps it stores what has changed (`take_changes`) and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from control.learn import gate
-from control.learn.evidence import Direction, Evidence
-from control.learn.gate import Adaptation, Claim, Step
+from control.learn.evidence import Evidence
+from control.learn.gate import STANDING, Adaptation, Step
+from control.learn.kinds import DIRECTIONS, FAMILIES, HOURS, Claim, Family, Kind, combined
 
+#: trades that are open at once and remembered; the oldest goes first
+MOST_OPEN: Final = 10_000
 _HOUR_NS: Final = 3_600_000_000_000
-_DIRECTIONS: Final[tuple[Direction, ...]] = ("loses", "wins")
-#: a coin that loses at least so much a trade gets no entries, one that loses less gets half of them; a coin that wins gets half as much again
-BLACKLIST_BPS, REDUCED, FAVOURED = -20.0, 0.5, 1.5
 
-Look = Callable[[Mapping[Claim, Evidence], Iterable[Adaptation], Mapping[str, int], int], list[Step]]
+Look = Callable[[Mapping[Claim, Evidence], Iterable[Adaptation], Mapping[Family, int], int], list[Step]]
 
 
-class Opened(NamedTuple):
-    """A trade as it opens: event time, and how far it may move (evidence.span_bps)."""
+class Opened(Struct, frozen=True, kw_only=True):
+    """A trade as it opens: its kind, event time, how far it may move (evidence.span_bps), and whether it is made or only followed on paper."""
 
-    symbol: str
-    strategy: str
+    kind: Kind
     opened_ns: int
     span_bps: float
+    made: bool = True
 
-    @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
-        """(family, value) of every kind of trades that it belongs to."""
-        return ("coin", self.symbol), ("strategy", self.strategy), ("hour", f"{self.opened_ns // _HOUR_NS % 24:02}")
+
+class Open(Struct, kw_only=True):
+    """An open trade: births of the evidence that it speaks to, and the version of the knowledge that it was made with."""
+
+    trade: Opened
+    births: list[int]
+    version: int
+
+
+class Piece(Struct, kw_only=True):
+    """Evidence for a claim, and when it was begun: births rise, and none is given twice."""
+
+    birth: int
+    evidence: Evidence
+
+
+class State(Struct, kw_only=True):
+    """What is not in a piece. `version` rises with every change of what is active; `births`, `adaptations`: how many there ever were; `ended`: claims
+    of a family that were tested and have begun anew."""
+
+    version: int = 0
+    births: int = 0
+    adaptations: int = 0
+    since_look: int = 0
+    last_look_ns: int = 0
+    ended: dict[Family, int] = {}
+
+
+class Changes(Struct):
+    """What has changed since it was last taken; None is gone."""
+
+    claims: dict[Claim, Piece | None]
+    opened: dict[int, Open | None]
+    adaptations: dict[int, Adaptation]
+
+
+def universe(symbols: int, strategies: int, patterns: int, regimes: int) -> dict[Family, int]:
+    """How many claims there can be of each family."""
+    values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS}
+    return {family: max(1, values[family] * len(DIRECTIONS[family])) for family in FAMILIES}
 
 
 class Learner:
-    """The state; `look` is control/learn/gate.py's, or another one that it is to be compared with."""
+    """The state; `look` is control/learn/gate.py's, or another one that it is to be compared with. `claims_possible` is `universe`."""
 
-    def __init__(self, trades_between_looks: int = 10, look: Look = gate.look) -> None:
-        self._every, self._look = trades_between_looks, look
-        self.claims: dict[Claim, Evidence] = {}
+    def __init__(self, claims_possible: Mapping[Family, int], trades_between_looks: int = 10, hours_between_looks: float = 1.0,
+                 look: Look = gate.look) -> None:
+        self._possible, self._every, self._every_ns, self._look = claims_possible, trades_between_looks, int(hours_between_looks * _HOUR_NS), look
+        self.state = State()
+        self.claims: dict[Claim, Piece] = {}
+        self.open: dict[int, Open] = {}
         #: those that are in the shadow or active
         self.standing: dict[Claim, Adaptation] = {}
-        #: by family, claims that were tested and have begun anew
-        self.ended: dict[str, int] = {}
-        #: how often anything has changed
-        self.version = 0
-        #: what each open trade speaks to
-        self._open: dict[int, list[Evidence]] = {}
-        self._since_look = 0
+        self._by_birth: dict[int, tuple[Claim, Evidence]] = {}
+        #: births of what is counted since an adaptation's stage began
+        self._since: dict[int, int] = {}
+        self._changes = Changes({}, {}, {})
 
+    # ── trades ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def opened(self, position_id: int, trade: Opened) -> None:
         """A trade opens, made or only followed; twice is once."""
-        if position_id not in self._open:
-            self._open[position_id] = self._speaks_to(trade)
-            for evidence in self._open[position_id]:
-                evidence.opened(position_id, trade.span_bps)
+        if position_id in self.open:
+            return
+        births = self._speaks_to(trade)
+        for birth in births:
+            self._by_birth[birth][1].opened(position_id, trade.span_bps, trade.opened_ns)
+        self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births, version=self.state.version)
+        self._touch(births)
+        if len(self.open) > MOST_OPEN:
+            self._forget(next(iter(self.open)))
 
     def closed(self, position_id: int, net_bps: float, now_ns: int) -> list[Step]:
         """It closes, with that result after all costs; gives what changes by a look, if one is due. One that nobody saw open is passed over."""
-        found = self._open.pop(position_id, None)
+        found = self.open.get(position_id)
         if found is None:
             return []
-        for evidence in found:
-            evidence.closed(position_id, net_bps)
-        self._since_look += 1
-        return self.look(now_ns) if self._since_look >= self._every else []
+        births = [birth for birth in found.births if birth in self._by_birth]
+        for birth in births:
+            self._by_birth[birth][1].closed(position_id, net_bps, found.trade.span_bps, now_ns)
+        self._touch(births)
+        self._forget(position_id)
+        self.state.since_look += 1
+        due = self.state.since_look >= self._every or (self.state.last_look_ns and now_ns - self.state.last_look_ns >= self._every_ns)
+        return self.look(now_ns) if due else []
 
-    def _speaks_to(self, trade: Opened) -> list[Evidence]:
-        found = []
-        active = self._active(trade)
-        restricting = {(one.family, one.value) for one in active if effect(one) == 0.0}
-        for family, value in restricting or trade.kinds:
-            for direction in _DIRECTIONS:
+    def _forget(self, position_id: int) -> None:
+        del self.open[position_id]
+        self._changes.opened[position_id] = None
+
+    def _touch(self, births: Iterable[int]) -> None:
+        for birth in births:
+            claim = self._by_birth[birth][0]
+            if (piece := self.claims.get(claim)) is not None and piece.birth == birth:
+                self._changes.claims[claim] = piece
+            else:
+                one = self.standing[claim]
+                self._changes.adaptations[one.number] = one
+
+    def _speaks_to(self, trade: Opened) -> list[int]:
+        values = trade.kind.values(trade.opened_ns)
+        if not trade.made:
+            values = {one.family: one.value for one in self._active(values) if one.scale == 0.0}
+        births = []
+        for family, value in values.items():
+            for direction in DIRECTIONS[family]:
                 claim = Claim(family, value, direction)
-                found.append(self.claims.setdefault(claim, Evidence(direction=direction)))
+                if claim not in self.claims:
+                    self.claims[claim] = Piece(birth=self._born(claim, evidence := Evidence(direction=direction)), evidence=evidence)
+                births.append(self.claims[claim].birth)
                 if claim in self.standing:
-                    found.append(self.standing[claim].since)
-        return found
+                    births.append(self._since[self.standing[claim].number])
+        return births
 
+    def _born(self, claim: Claim, evidence: Evidence) -> int:
+        self.state.births += 1
+        self._by_birth[self.state.births] = claim, evidence
+        return self.state.births
+
+    # ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def look(self, now_ns: int) -> list[Step]:
         """Decide on everything."""
-        self._since_look = 0
-        steps = self._look(self.claims, self.standing.values(), self.ended, now_ns)
+        self.state.since_look, self.state.last_look_ns = 0, now_ns
+        tested = {family: self._possible[family] + self.state.ended.get(family, 0) for family in FAMILIES}
+        steps = self._look({claim: piece.evidence for claim, piece in self.claims.items()}, self.standing.values(), tested, now_ns)
         for step in steps:
-            one = step.adaptation
-            if one.stage in ("shadow", "active"):
-                self.standing[one.claim] = one
-            else:
-                self.standing.pop(one.claim, None)
-                for direction in _DIRECTIONS:  # what was known of this kind begins anew
-                    if self.claims.pop(Claim(one.family, one.value, direction), None) is not None:
-                        self.ended[one.family] = self.ended.get(one.family, 0) + 1
-        self.version += bool(steps)
+            self._take(step.adaptation)
         return steps
 
-    def _active(self, trade: Opened) -> list[Adaptation]:
-        return [one for one in self.standing.values() if one.stage == "active" and (one.family, one.value) in trade.kinds]
+    def _take(self, one: Adaptation) -> None:
+        before = self.standing.get(one.claim)
+        if one.number == 0:
+            self.state.adaptations += 1
+            one.number = self.state.adaptations
+        elif before is None:
+            return  # its kind began anew within this look
+        if "active" in (one.stage, before.stage if before else ""):
+            self.state.version += 1
+        if one.stage in STANDING:
+            if (counted := self._since.pop(one.number, 0)):
+                self._by_birth.pop(counted)
+            self._since[one.number] = self._born(one.claim, one.since)
+            self.standing[one.claim] = one
+        else:
+            self._begin_anew(one)
+        self._changes.adaptations[one.number] = one
 
-    def scale(self, symbol: str, strategy: str, now_ns: int) -> float:
-        """By how much the size of an entry is multiplied; 0: none is made. A restriction of any of its kinds comes before a favour."""
-        active = self._active(Opened(symbol, strategy, now_ns, 0.0))
-        return min([effect(one) for one in active if one.direction == "loses"], default=max([effect(one) for one in active], default=1.0))
+    def _begin_anew(self, ended: Adaptation) -> None:
+        """What was known of a kind is forgotten in both directions, and with it what stands on it."""
+        for direction in DIRECTIONS[ended.family]:
+            claim = Claim(ended.family, ended.value, direction)
+            if (other := self.standing.pop(claim, None)) is not None:
+                self._by_birth.pop(self._since.pop(other.number))
+                if other.number != ended.number:
+                    self.state.version += other.stage == "active"
+                    other.stage, other.since_ns = "rolled_back" if other.stage == "active" else "rejected", ended.since_ns
+                    other.why = f"adaptation {ended.number} of the same {ended.family} ended"
+                    self._changes.adaptations[other.number] = other
+            if (piece := self.claims.pop(claim, None)) is not None:
+                self._by_birth.pop(piece.birth)
+                self._changes.claims[claim] = None
+                self.state.ended[ended.family] = self.state.ended.get(ended.family, 0) + 1
 
+    # ── what is asked of it ──────────────────────────────────────────────────────────────────────────────────────────
+    def _active(self, values: Mapping[Family, str]) -> list[Adaptation]:
+        return [one for one in self.standing.values() if one.stage == "active" and values.get(one.family) == one.value]
 
-def effect(one: Adaptation) -> float:
-    """What an active adaptation does to the size of an entry."""
-    if one.direction == "wins":
-        return FAVOURED if one.family == "coin" else 1.0
-    return 0.0 if one.family != "coin" or one.mean_bps <= BLACKLIST_BPS else REDUCED
+    def scale(self, kind: Kind, now_ns: int) -> float:
+        """By how much the size of such an entry is multiplied; 0: none is made."""
+        return combined(one.scale for one in self._active(kind.values(now_ns)))
 
+    # ── keeping it ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def take_changes(self) -> Changes:
+        """What has changed since; to be stored in one transaction with `state`."""
+        taken, self._changes = self._changes, Changes({}, {}, {})
+        return taken
 
+    def restore(self, state: State, claims: Mapping[Claim, Piece], opened: Mapping[int, Open], standing: Iterable[tuple[Adaptation, int]]) -> None:
+        """Go on where another one was: `standing` with the births of what they count. Raises ValueError where the parts contradict each other."""
+        self.state, self.claims, self.open = state, dict(claims), dict(sorted(opened.items()))
+        self._changes = Changes({}, {}, {})
+        self.standing, self._since, self._by_birth = {}, {}, {}
+        for claim, piece in self.claims.items():
+            self._by_birth[piece.birth] = claim, piece.evidence
+        for one, birth in standing:
+            self.standing[one.claim] = one
+            self._since[one.number] = birth
+            self._by_birth[birth] = one.claim, one.since
+        self.check()
+
+    def since_birth(self, number: int) -> int:
+        """Birth of what a standing adaptation counts; 0 for one that is over."""
+        return self._since.get(number, 0)
+
+    def check(self) -> None:
+        """Raises ValueError where the parts contradict each other."""
+        for evidence in (found for _, found in self._by_birth.values()):
+            evidence.check()
+        births = [piece.birth for piece in self.claims.values()] + list(self._since.values())
+        if len(births) != len(set(births)) or set(births) != self._by_birth.keys() or max(births, default=0) > self.state.births:
+            raise ValueError(f"births of evidence: {sorted(births)} of {self.state.births}")
+        if self._since.keys() != {one.number for one in self.standing.values()}:
+            raise ValueError(f"standing adaptations: {sorted(self._since)} count, {[one.number for one in self.standing.values()]} stand")
+        for claim, one in self.standing.items():
+            if one.claim != claim or one.stage not in STANDING or not 0 < one.number <= self.state.adaptations:
+                raise ValueError(f"adaptation {one.number} of {claim.text} cannot stand as {one.stage}")

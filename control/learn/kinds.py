@@ -1,0 +1,103 @@
+"""Kinds of trades, and what is done when one of them is found to lose or to win. Pure.
+
+| family   | a trade's value              | loses                                                        | wins              |
+|----------|------------------------------|--------------------------------------------------------------|-------------------|
+| coin     | its symbol                   | blacklist (× 0) from 20 bps a trade on, else reduce (× 0.5)  | favour (× 1.5)    |
+| strategy | its strategy's name          | resize (× 0.5)                                               | resize (× 1.25)   |
+| pattern  | its pattern and side         | deactivate (× 0)                                             | activate (× 1.25) |
+| regime   | its strategy in its regime   | regime rule: no entries (× 0)                                | not asked         |
+| hour     | hour of its opening, UTC     | hour rule: no entries (× 0)                                  | not asked         |
+
+What is not asked costs no share of α. Several together: a restriction comes before any favour, the strongest restriction before the others, and
+favours are not multiplied. No factor is above `MOST_SCALE`, and what an entry is multiplied to goes through the same risk gate as every other
+entry, whose limits know nothing of what was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+from control.learn.evidence import Direction
+
+Family = Literal["coin", "strategy", "pattern", "regime", "hour"]
+FAMILIES: Final[tuple[Family, ...]] = ("coin", "strategy", "pattern", "regime", "hour")
+#: what is asked of a family
+DIRECTIONS: Final[dict[Family, tuple[Direction, ...]]] = {
+    "coin": ("loses", "wins"), "strategy": ("loses", "wins"), "pattern": ("loses", "wins"), "regime": ("loses",), "hour": ("loses",)}
+#: a coin that loses at least so much a trade gets no entries, one that loses less gets smaller ones
+BLACKLIST_BPS: Final = -20.0
+REDUCED, FAVOURED, LARGER = 0.5, 1.5, 1.25
+MOST_SCALE: Final = FAVOURED
+HOURS: Final = 24
+_HOUR_NS: Final = 3_600_000_000_000
+
+
+class Claim(NamedTuple):
+    """Trades of this kind (a family and its value: coin BTC/USDT, hour 14) lose, or win, by more than the margin."""
+
+    family: Family
+    value: str
+    direction: Direction
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"{self.family} {self.value} {self.direction}"
+
+
+class Kind(NamedTuple):
+    """What is known of an entry before it is made. `pattern` and `regime` are empty where its condition names none."""
+
+    symbol: str
+    strategy: str
+    side: str
+    pattern: str = ""
+    regime: str = ""
+
+    def values(self, now_ns: int) -> dict[Family, str]:
+        """Its value in every family that it belongs to, when it opens at that event time."""
+        found: dict[Family, str] = {"coin": self.symbol, "strategy": self.strategy, "hour": hour_of(now_ns)}
+        if self.pattern:
+            found["pattern"] = f"{self.pattern} {self.side}"
+        if self.regime:
+            found["regime"] = f"{self.strategy} in {self.regime}"
+        return found
+
+
+def hour_of(now_ns: int) -> str:
+    """Hour of the day, UTC, two digits."""
+    return f"{now_ns // _HOUR_NS % HOURS:02}"
+
+
+def hour_ends_ns(now_ns: int) -> int:
+    """When that hour is over."""
+    return (now_ns // _HOUR_NS + 1) * _HOUR_NS
+
+
+def action(family: Family, direction: Direction, mean_bps: float) -> tuple[str, float]:
+    """(what it is called, by how much the size of an entry is multiplied; 0: none is made)."""
+    match family, direction:
+        case "coin", "loses":
+            return ("blacklist", 0.0) if mean_bps <= BLACKLIST_BPS else ("reduce", REDUCED)
+        case "coin", "wins":
+            return "favour", FAVOURED
+        case "strategy", "loses":
+            return "resize", REDUCED
+        case "strategy", "wins":
+            return "resize", LARGER
+        case "pattern", "wins":
+            return "activate pattern", LARGER
+        case "pattern", "loses":
+            return "deactivate pattern", 0.0
+        case "regime", _:
+            return "regime rule", 0.0
+        case _:
+            return "hour rule", 0.0
+
+
+def combined(scales: Iterable[float]) -> float:
+    """One factor of several."""
+    every = list(scales)
+    least = min(every, default=1.0)
+    return least if least < 1.0 else max(every, default=1.0)
