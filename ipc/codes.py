@@ -54,10 +54,12 @@ DIRECTIONS: Final = ("up", "down")
 SIZE_QUOTE, SIZE_BASE, SIZE_EQUITY_BPS = 1, 2, 3
 
 #: order-ring record kinds
-NEW, CANCEL, AMEND, CANCEL_ALL, SWAPPED, REFUSED, TIMER, MISSED, CLOSED, LIFECYCLE, RELEASED = range(1, 12)
+(NEW, CANCEL, AMEND, CANCEL_ALL, SWAPPED, REFUSED, TIMER, MISSED, CLOSED, LIFECYCLE, RELEASED, CONTEXT, AFTERWARDS, PAPER_OPENED,
+ PAPER_CLOSED) = range(1, 16)
 INTENT_KINDS: Final = {NEW: "NEW", CANCEL: "CANCEL", AMEND: "AMEND", CANCEL_ALL: "CANCEL_ALL", SWAPPED: "SWAPPED",
                        REFUSED: "REFUSED", TIMER: "TIMER", MISSED: "MISSED", CLOSED: "CLOSED", LIFECYCLE: "LIFECYCLE",
-                       RELEASED: "RELEASED"}
+                       RELEASED: "RELEASED", CONTEXT: "CONTEXT", AFTERWARDS: "AFTERWARDS", PAPER_OPENED: "PAPER_OPENED",
+                       PAPER_CLOSED: "PAPER_CLOSED"}
 #: report-ring record kinds
 (ACCEPTED, FILL, CANCELLED, REJECTED, EXPIRED, UNKNOWN, LOST, ADOPTED, FUNDING, BALANCE, ANNOUNCED) = range(1, 12)
 REPORT_KINDS: Final = {ACCEPTED: "ACCEPTED", FILL: "FILL", CANCELLED: "CANCELLED", REJECTED: "REJECTED", EXPIRED: "EXPIRED",
@@ -107,6 +109,10 @@ FEATURES: Final = (
     "last", "bid", "ask", "mid", "microprice", "spread_bps", "imbalance", "ema_10s", "ema_60s", "ema_300s", "return_1s_bps", "return_10s_bps",
     "return_60s_bps", "return_300s_bps", "volatility_60s_bps", "volatility_300s_bps", "volume_burst", "flow_imbalance", "high_60s", "low_60s",
     "high_300s", "low_300s", "high_900s", "low_900s", "vwap_distance_bps", "trades_per_s", "trade_age_s", "quote_age_s")
+#: what is journaled of the market at an entry, in the order of layout.ENTRY_CONTEXT
+CONTEXT_FEATURES: Final = (
+    FEATURE_SPREAD, FEATURE_IMBALANCE, FEATURE_RETURN_10S, FEATURE_RETURN_60S, FEATURE_RETURN_300S, FEATURE_VOLATILITY_60S,
+    FEATURE_VOLATILITY_300S, FEATURE_VOLUME_BURST, FEATURE_FLOW_IMBALANCE, FEATURE_VWAP_DISTANCE, FEATURE_TRADES_PER_S, FEATURE_QUOTE_AGE)
 #: what a condition waits for, `CONDITION.trigger`: a price or a feature of that number crosses a level, or a price comes back from its extreme
 TRIGGER_TRAILING: Final = 28
 #: triggers of an instrument, and keys of its thresholds: key = (instrument × TRIGGERS + trigger) × 2 + direction

@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 9
+LAYOUT_VERSION: Final = 10
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -57,6 +57,10 @@ MAX_ACTIVITIES: Final = 6
 MAX_ADDED: Final = 4096
 #: trailing entries of one instrument: each is looked at with every tick of its price
 MAX_TRAILING: Final = 64
+#: closed trades whose price afterwards is still to be told; of more than these within 15 minutes the oldest is not told
+MAX_AFTERMATH: Final = 512
+#: first bit of `INSTRUMENT_STATE.open_mask` that is a paper trade of a strategy, not a position
+PAPER_BIT: Final = 32
 #: operator commands waiting for the hot loop
 MAX_COMMANDS: Final = 64
 #: the gateway's order rows: one for every slot of the order ring, so that none is used again while a record that it belongs to may have to be handled
@@ -167,6 +171,13 @@ TRADE = _record(
     ("plan_seq", "<i4"), ("generation", "<i4"), ("params_epoch", "<i4"), ("fire_index", "<i4"),
     ("leg", "<u2"), ("attempt", "<u2"), ("exit_reason", "<u2"), ("flags", "<u2"), ("pnl", "<i8"), ("fees", "<i8"),
 )
+#: a CONTEXT record: the features of CONTEXT_FEATURES at an entry's first fill, in two parts; NaN where one has no value
+ENTRY_CONTEXT = _record(
+    ("seq", "<i8"), ("event_ns", "<i8"), ("tick_seq", "<i8"), ("report_seq", "<i8"),
+    ("kind", "u1"), ("purpose", "u1"), ("side", "i1"), ("order_type", "u1"), ("instrument", "<u2"), ("strategy", "<u2"),
+    ("features", "<f4", (6,)), ("condition_id", "<i8"), ("position_id", "<i8"), ("order_seq", "<i8"),
+    ("plan_seq", "<i4"), ("generation", "<i4"), ("params_epoch", "<i4"), ("fire_index", "<i4"), ("more_features", "<f4", (6,)),
+)
 #: a report-ring record; writer: gateway. Lots and quote are cumulative over the order; `last_*` and `fee` belong to this fill.
 REPORT = _record(
     ("seq", "<i8"), ("event_ns", "<i8"), ("venue_seq", "<i8"), ("order_seq", "<i8"),
@@ -207,7 +218,7 @@ ACCOUNT = _record(
     # bit s: strategy s has repeated itself too often, and makes no entry until a person releases it
     ("messages_due_ns", "<i8"), ("latched", "<i8"),
     # when the entries of each strategy so far would have been made at the permitted rate (event ns)
-    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("_pad", "S16"),
+    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("paper_positions", "<i8"), ("_pad", "S8"),
 )
 #: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
 INSTRUMENT_STATE = _record(
@@ -257,6 +268,12 @@ POSITION = _record(
     ("rung_bps", "<i4", (MAX_RUNGS,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)), ("rung_seq", "<i8"), ("adjusted_tick", "<i8"),
     ("rungs", "<i4"), ("rungs_done", "<i4"), ("break_even_bps", "<i4"), ("adjustments", "<i4"),
 )
+#: closed trades whose price afterwards is to be told: how many there ever were, of how many the first and the second instant is over
+AFTER = _record(("closed", "<i8"), ("told", "<i8", (2,)), ("_pad", "S40"))
+#: one of them, row = its number % MAX_AFTERMATH
+AFTERMATH = _record(("position_id", "<i8"), ("closed_ns", "<i8"), ("exit_price", "<i8"), ("condition_id", "<i8"), ("instrument", "<u2"),
+                    ("strategy", "<u2"), ("side", "i1"), ("exit_reason", "u1"), ("_pad", "S2"), ("plan_seq", "<i4"), ("fire_index", "<i4"),
+                    ("_pad2", "S16"))
 #: an order that has no terminal report yet; order_seq 0 = free
 WORKING = _record(
     ("order_seq", "<i8"), ("position_row", "<i8"), ("side", "i1"), ("purpose", "u1"), ("order_type", "u1"), ("unknown", "u1"), ("_pad", "S4"),
@@ -289,7 +306,9 @@ CONDITION = _record(
     ("arming", "<i4"), ("group_slot", "<i4"), ("clauses", "<i4"), ("rebound_bps", "<i4"), ("break_even_bps", "<i4"),
     # line 2: the group of which one fires: condition id of its first member, 0 = none; absolute protection, 0 = none; ladder of partial targets
     ("group_id", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"), ("since", "<i8"), ("removed", "<i8"),
-    ("rung_bps", "<i4", (MAX_RUNGS,)), ("rungs", "<i4"), ("price_kind", "u1"), ("_pad", "S3"),
+    ("rung_bps", "<i4", (MAX_RUNGS,)), ("rungs", "<i4"), ("price_kind", "u1"),
+    ("paper", "u1"),  # 1: followed on paper, no order is made
+    ("_pad", "S2"),
     # lines 3–4: clause k is feature op value, or feature op other feature (`clause_other` < NO_FEATURE)
     ("clause_value", "<f8", (6,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)),
     ("clause_feature", "u1", (6,)), ("clause_op", "u1", (6,)), ("clause_other", "u1", (6,)), ("_pad2", "S46"),
@@ -362,6 +381,8 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
                    # rows of the positions that are not flat, ACCOUNT.open_positions of them
                    Region("open_rows", np.dtype("<i8"), positions),
+                   # trades on paper, of the same (instrument, strategy) as the positions
+                   Region("papers", POSITION, positions), Region("after", AFTER, 1), Region("aftermath", AFTERMATH, MAX_AFTERMATH),
                    Region("condition_states", CONDITION_STATE, 2 * conditions), Region("features", FEATURE, instruments),
                    *(Region(name, dtype, instruments * FEATURE_BUCKETS) for name, dtype in BUCKETS.items()),
                    Region("feature_before", np.dtype("<f8"), instruments * TRIGGERS),
@@ -379,7 +400,7 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
 
 #: regions of the sniper's segment that belong to the step's transaction
 TRANSACTIONAL: Final = ("account", "instrument_states", "positions", "working", "condition_states", "features", *BUCKETS, "feature_before",
-                         "open_rows")
+                         "open_rows", "papers", "after", "aftermath")
 #: bytes before the first region of a segment: magic, version, layout hash, size, capacities
 HEADER_BYTES: Final = 256
 
@@ -391,9 +412,10 @@ def offset(dtype: np.dtype[Any], field: str) -> int:
 
 
 def _check() -> None:
-    words = {TICK: 64, INTENT: 128, TRADE: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, ACTIVITY: 320, CURSORS: 192, RUN: 64,
-             INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64, UNDO: 64,
-             LINE: 64, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128, CONDITION_STATE: 64, TABLE: 64,
+    words = {TICK: 64, INTENT: 128, TRADE: 128, ENTRY_CONTEXT: 128, REPORT: 128, RING: 64, READER: 64, MODE: 64, PROCESS: 320, ACTIVITY: 320,
+             CURSORS: 192, RUN: 64, INSTRUMENT: 256, STRATEGY: 64, QUOTE: 64, INTERVAL: 64, FEED_LINE: 64, COMMIT: 64, COMMIT_LINE: 64,
+             UNDO: 64, LINE: 64, AFTER: 64, AFTERMATH: 64, ACCOUNT: 192, INSTRUMENT_STATE: 128, POSITION: 320, WORKING: 128,
+             CONDITION_STATE: 64, TABLE: 64,
              GENERATION: 64, THRESHOLD: 16, ADDED: 24, CONDITION: 320, FEATURE: 384, BUCKET_1: 8, BUCKET_10: 32, BUCKET_60: 64,
              BUCKET_300: 64, BUCKET_900: 16, PARAMS: 192, COMMAND: 64, GATEWAY_HEADER: 64, GATEWAY_ORDER: 64}
     for dtype, size in words.items():
@@ -402,10 +424,13 @@ def _check() -> None:
         for name, (field, start, *_) in dtype.fields.items():
             width = field.base.itemsize
             assert name.startswith("_") or field.kind == "S" or start % width == 0, f"{name} at {start} is not aligned"
-    for slot in (TICK, INTENT, TRADE, REPORT, COMMAND):
+    for slot in (TICK, INTENT, TRADE, ENTRY_CONTEXT, REPORT, COMMAND):
         assert offset(slot, "seq") == 0, "the sequence is a slot's first word"
     for shared in ("event_ns", "instrument", "strategy", "condition_id", "position_id", "plan_seq", "leg"):
         assert offset(INTENT, shared) == offset(TRADE, shared), f"TRADE overlays INTENT, but not at {shared}"
+    for shared in ("event_ns", "kind", "instrument", "strategy", "condition_id", "position_id", "plan_seq", "fire_index"):
+        assert offset(INTENT, shared) == offset(ENTRY_CONTEXT, shared), f"ENTRY_CONTEXT overlays INTENT, but not at {shared}"
+    assert len(CONTEXT_FEATURES) == 12 and PAPER_BIT + MAX_STRATEGIES <= 63 and PAPER_BIT >= MAX_STRATEGIES
     assert offset(PROCESS, "stop") == 64 and offset(PROCESS, "bell") == 128 and offset(PROCESS, "metrics") == 192
     assert offset(CURSORS, "learned_orders") == 64 and offset(CURSORS, "plan_horizon_ns") == 128
     assert RING_SLOTS & (RING_SLOTS - 1) == 0 and RING_SLOTS > 2 * OUTBOX_SLOTS

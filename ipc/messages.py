@@ -24,6 +24,8 @@ Nanoseconds = Annotated[int, Meta(ge=0, le=2**62)]
 DecimalText = Annotated[str, Meta(pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
 Symbol = Annotated[str, Meta(min_length=3, max_length=32)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,48}$")]
+#: what a strategy calls something, "" without
+Word = Annotated[str, Meta(max_length=48, pattern=r"^[A-Za-z0-9_ .+-]*$")]
 #: a journaled plan's number, 0 before it has one; a part's place in its plan; ids of conditions
 PlanNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 PlanPart = Annotated[int, Meta(ge=0, le=2**20)]
@@ -78,6 +80,9 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Stop and target are prices, or distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there. From
     `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
     a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
+
+    `pattern` and `regime` are what its strategy saw; learning judges trades by them. One that is `paper` makes no order: it is followed as if it did,
+    since learning keeps its kind from trading and wants to know if that is right.
     """
 
     symbol: Symbol
@@ -111,6 +116,9 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target_price: DecimalText | None = None
     break_even_bps: Bps = 0
     ladder: Annotated[list[Rung], Meta(max_length=4)] = []
+    pattern: Word = ""
+    regime: Word = ""
+    paper: bool = False
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipc import layout as l
+from tests.reference_papers import Papers
 
 VALUE, FEE_E8, SLIPPAGE_BPS, MAX_LOTS = 1000, 100_000, 20, 10**6
 DAY = 86_400 * 10**9
@@ -138,6 +139,7 @@ class Reference:
         self.last_entry: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.running = True
         self.arming = 0
+        self.papers = Papers(self)
 
     # ── money ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def mark(self, position: Position) -> int:
@@ -208,6 +210,8 @@ class Reference:
                 self.become(position, l.POS_OPEN)
             self.become(position, after)
             position.adjusted_tick = tick
+            if before == l.POS_OPENING:
+                self.tell(l.CONTEXT, position.id)
         self.close_if_flat(order.key)
         self.now = keep
 
@@ -285,6 +289,7 @@ class Reference:
             return
         p.reason = p.reason or l.EXIT_RUNG
         self.tell(l.CLOSED, p.id, p.entry_lots, p.side * (p.exit_quote - p.entry_quote) - p.fees, p.reason)
+        self.papers.closed.append((p.id, self.now, p.key, p.side))
         del self.positions[key]
 
     # ── plans and commands ───────────────────────────────────────────────────────────────────────────────────────────
@@ -329,6 +334,7 @@ class Reference:
             if order.purpose == l.ENTRY and not order.cancelled and (overdue or not self.running):
                 order.cancelled = True
                 self.tell(l.CANCEL, order.seq)
+        self.papers.clock()
 
     def begin(self, event_ns: int) -> None:
         """What each tick begins with."""
@@ -354,6 +360,9 @@ class Reference:
             p = self.positions[key]
             price = 0 if trade and (not stale or not real) else m.last if trade else (m.bid if p.side > 0 else m.ask)
             self.evaluate(p, price)
+        for key in sorted(key for key in self.papers.open if key[0] == instrument):
+            side = self.papers.open[key].side
+            self.papers.evaluate(key, 0 if trade and (not stale or not real) else m.last if trade else (m.bid if side > 0 else m.ask))
         if not real:
             return
         kinds = (l.PRICE_LAST,) if trade else (l.PRICE_BID, l.PRICE_ASK, l.PRICE_MID)
@@ -512,12 +521,16 @@ class Reference:
             return False
         limit = c.more["limit_price"]
         key = (c.instrument, c.strategy)
-        seq = self.tell(l.NEW, l.ENTRY, c.side, c.more["order_type"], lots, limit, self.seq + 1, 0, 0, 0)
+        if c.more["paper"]:
+            self.papers.fire(c, lots, price)
+        seq = 0 if c.more["paper"] else self.tell(l.NEW, l.ENTRY, c.side, c.more["order_type"], lots, limit, self.seq + 1, 0, 0, 0)
         c.last_refusal = 0
         c.fired += 1
         c.next_allowed = self.now + c.more["cooldown_ns"]
         if c.more["group"]:
             self.groups.add(c.more["group"])
+        if c.more["paper"]:
+            return True
         self.orders.append(Order(seq, key, c.side, l.ENTRY, c.more["order_type"], lots, limit, reserved=self.reserve(c.instrument, price, lots),
                                  valid_until=c.more["valid_until"], slot=self.free_slot()))
         self.positions[key] = Position(seq, key, c.side, c, entry_seq=seq, stop=c.more["stop_price"], target=c.more["target_price"],
@@ -527,13 +540,21 @@ class Reference:
         self.last_entry[key] = (self.now, lots, limit if c.more["order_type"] == l.LIMIT else price, c.side)
         return True
 
-    def refusal(self, c: Condition, price: int, lots: int) -> int:
-        """Why there is no entry; 0 for one."""
-        q, m, key = self.params, self.markets[c.instrument], (c.instrument, c.strategy)
+    def clauses_hold(self, c: Condition, m: Market) -> bool:
+        """Whether every clause is true."""
         for feature, above, value in c.more["clauses"]:
             left = {"last": m.last, "bid": m.bid, "ask": m.ask}[feature]
             if (feature == "last" and not left) or (feature != "last" and not (m.bid and m.ask)) or not (left > value if above else left < value):
-                return l.REF_CLAUSE
+                return False
+        return True
+
+    def refusal(self, c: Condition, price: int, lots: int) -> int:
+        """Why there is no entry; 0 for one."""
+        q, m, key = self.params, self.markets[c.instrument], (c.instrument, c.strategy)
+        if c.more["paper"]:
+            return self.papers.refusal(c, lots, self.clauses_hold(c, m))
+        if not self.clauses_hold(c, m):
+            return l.REF_CLAUSE
         equity = self.equity()
         at = c.more["limit_price"] if c.more["order_type"] == l.LIMIT else price
         level = (c.level // 2 if c.trigger == l.PRICE_MID else c.level) if c.trigger != l.TRIGGER_TRAILING else (

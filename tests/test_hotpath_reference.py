@@ -161,6 +161,7 @@ class Pair:
             words["limit_price"] = f"{more['limit_price'] / 100:.2f}"
         if r.random() < 0.2:
             words["group"] = r.choice("ab")
+        words["paper"] = more["paper"] = r.random() < 0.25
         if r.random() < 0.15:
             feature, above, at = r.choice(("last", "bid", "ask")), r.random() < 0.5, self.price[number] + r.randrange(-30, 31) + 0.5
             words["clauses"] = [{"feature": feature, "op": ">" if above else "<", "value": at / 100}]
@@ -293,6 +294,14 @@ def plain(row: Any) -> tuple[Any, ...]:
             return (*head, *facts("position_id", "leg", "code", "flags", "limit_price", "reference_price", "attempt"))
         case "RELEASED":
             return (*head, *facts("strategy"))
+        case "CONTEXT":
+            return (*head, *facts("position_id"))
+        case "AFTERWARDS":
+            return (*head, *facts("position_id", "code", "reference_price"))
+        case "PAPER_OPENED":
+            return (*head, *facts("position_id", "code", "value", "limit_price", "reference_price", "lots"))
+        case "PAPER_CLOSED":
+            return (*head, *facts("position_id", "lots", "value", "code"))
     return head
 
 
@@ -326,16 +335,22 @@ def test_kernel_and_reference_agree_over_ten_thousand_examples(seed: int, length
 
 def test_the_examples_reach_every_exit_and_most_refusals() -> None:
     """What is compared is worth comparing: all in all the runs below see these."""
-    reasons, refusals, causes = set(), set(), set()
+    reasons, refusals, causes, on_paper, afterwards = set(), set(), set(), set(), set()
     for seed in range(60):
         for record in agree(seed, 250).slow.records:
             match record[1]:
                 case "CLOSED":
                     reasons.add(l.EXIT_REASONS[record[5]])
+                case "PAPER_CLOSED":
+                    on_paper.add(l.EXIT_REASONS[record[5]])
+                case "AFTERWARDS":
+                    afterwards.add(record[3])
                 case "REFUSED":
                     refusals.add(l.REFUSALS[record[3]])
                 case "LIFECYCLE":
                     causes.add(l.ADJUSTMENTS[record[5]])
     assert reasons >= {"stop", "trailing", "target", "time", "operator", "rung"}, reasons
     assert causes == set(l.ADJUSTMENTS)
+    assert on_paper >= {"stop", "trailing", "target", "time", "rung"}, on_paper
+    assert afterwards == {5, 15}
     assert len(refusals) >= 12, refusals

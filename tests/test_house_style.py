@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ipc", "hotpath", "control")
 #: lines of a room at most; the layout is one file by its nature: who reads shared bytes looks nowhere else
-MOST_LINES = {"ipc/layout.py": 420}
+MOST_LINES = {"ipc/layout.py": 450}
 MOST_LINES_ELSEWHERE = 400
 #: names that say nothing
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

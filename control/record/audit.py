@@ -21,7 +21,9 @@ from ipc import layout as l
 _SIDES = {l.BUY: "buy", l.SELL: "sell", 0: ""}
 #: names of what a row is, where its kind in small letters does not say it
 _WHAT = {l.SWAPPED: "armed", l.REFUSED: "refused", l.LIFECYCLE: "position", l.CLOSED: "closed", l.CANCEL: "cancel", l.RELEASED: "released",
-         l.MISSED: "missed"}
+         l.MISSED: "missed", l.AFTERWARDS: "afterwards", l.PAPER_OPENED: "on paper", l.PAPER_CLOSED: "on paper", l.CONTEXT: "context"}
+#: kinds of order-ring records whose lots are a size
+_SIZED = frozenset((l.NEW, l.CLOSED, l.LIFECYCLE, l.PAPER_OPENED, l.PAPER_CLOSED))
 
 
 class Audit:
@@ -48,26 +50,36 @@ class Audit:
     def _order(self, record: Record) -> dict[str, Any]:
         row = record.row
         kind, fact = int(row["kind"]), self.queries.fact(record.incarnation, int(row["instrument"]))
-        of_symbol = kind in (l.NEW, l.CANCEL, l.REFUSED, l.LIFECYCLE, l.CLOSED)
+        of_symbol = kind in (l.NEW, l.CANCEL, l.REFUSED, l.LIFECYCLE, l.CLOSED, l.CONTEXT, l.AFTERWARDS, l.PAPER_OPENED, l.PAPER_CLOSED)
         purpose = "exit" if row["purpose"] == l.EXIT else "entry"
         made = {"record": f"order {record.incarnation}/{record.seq}",
                 "what": purpose if kind == l.NEW else _WHAT.get(kind) or l.INTENT_KINDS.get(kind, "order").lower(),
                 "symbol": fact.symbol if of_symbol else "", "side": _SIDES.get(int(row["side"]), "") if of_symbol else "",
                 "strategy": self.queries.strategy(record.incarnation, int(row["strategy"])) if of_symbol or kind == l.RELEASED else "",
-                "size": fact.size_text(int(row["lots"])) if kind in (l.NEW, l.CLOSED, l.LIFECYCLE) else "", "price": "",
-                "position": str(int(row["position_id"]) or ""), "text": ""}
+                "size": fact.size_text(int(row["lots"])) if kind in _SIZED else "", "price": "", "position": str(int(row["position_id"]) or ""), "text": ""}
         why = self.queries.why(int(row["condition_id"])) if of_symbol else ""
         if kind == l.NEW:
             price = int(row["limit_price"]) or int(row["reference_price"])
             made["price"] = fact.price_text(price) if price else ""
             made["text"] = why if row["purpose"] == l.ENTRY else l.EXIT_REASONS[int(row["code"])]
-        elif kind == l.CLOSED:
+        elif kind in (l.CLOSED, l.PAPER_CLOSED):
             trade = np.frombuffer(record.payload, l.TRADE, 1)[0]
             made["price"] = fact.price_text(int(trade["exit_price"]))
             made["text"] = (f"{l.EXIT_REASONS[int(trade['exit_reason'])]}, P&L {fact.cash_text(int(trade['pnl']))} after fees of "
                             f"{fact.cash_text(int(trade['fees']))}")
         elif kind == l.LIFECYCLE:
             made["text"] = self._lifecycle(row, fact)
+        elif kind == l.PAPER_OPENED:
+            made["price"] = fact.price_text(int(row["value"])) if row["value"] else ""
+            made["text"] = f"{l.POSITION_STATES[int(row['code'])]}: {why}"
+        elif kind == l.CONTEXT:
+            context = np.frombuffer(record.payload, l.ENTRY_CONTEXT, 1)[0]
+            values = [*context["features"].tolist(), *context["more_features"].tolist()]
+            made["text"] = ", ".join(f"{l.FEATURES[feature]} {value:.4g}" for feature, value in zip(l.CONTEXT_FEATURES, values, strict=True)
+                                     if value == value)
+        elif kind == l.AFTERWARDS:
+            made["price"] = fact.price_text(int(row["reference_price"]))
+            made["text"] = f"{int(row['code'])} minutes after the exit at {fact.price_text(int(row['limit_price']))}"
         elif kind == l.REFUSED:
             made["text"] = f"{l.REFUSALS[int(row['code'])]}: {why}"
         elif kind == l.SWAPPED:

@@ -26,7 +26,7 @@ _WORKING_LINES = l.WORKING.itemsize // l.CACHE_LINE
 _CONDITION_LINES = l.CONDITION_STATE.itemsize // l.CACHE_LINE
 _FEATURE_LINES = l.FEATURE.itemsize // l.CACHE_LINE
 _BEFORE_LINES = l.TRIGGERS * 8 // l.CACHE_LINE
-_BEFORE, _OPEN_ROWS = l.TRANSACTIONAL.index("feature_before"), l.TRANSACTIONAL.index("open_rows")
+_BEFORE, _OPEN_ROWS, _PAPERS, _AFTER, _AFTERMATH = map(l.TRANSACTIONAL.index, ("feature_before", "open_rows", "papers", "after", "aftermath"))
 #: undo lines that the largest single action of a step may need
 ACTION_LINES = 384
 _WINDOWS = sum(l.FEATURE_BUCKETS * bucket.itemsize // l.CACHE_LINE + 1 for bucket in l.BUCKETS.values())
@@ -143,6 +143,24 @@ def touch_before(s: Any, instrument: int) -> None:
 def touch_open_row(s: Any, index: int) -> None:
     """Save the line of an entry of `open_rows` before it is written."""
     _save(s, s.bases[_OPEN_ROWS] + (index >> 3), 1)
+
+
+@kernel
+def touch_paper(s: Any, row: int) -> None:
+    """Save a paper trade before it is written."""
+    _save(s, s.bases[_PAPERS] + row * _POSITION_LINES, _POSITION_LINES)
+
+
+@kernel
+def touch_after(s: Any) -> None:
+    """Save the counts of closed trades whose price afterwards is to be told."""
+    _save(s, s.bases[_AFTER], 1)
+
+
+@kernel
+def touch_aftermath(s: Any, row: int) -> None:
+    """Save one of those before it is written."""
+    _save(s, s.bases[_AFTERMATH] + row, 1)
 
 
 @kernel

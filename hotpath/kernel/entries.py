@@ -1,4 +1,4 @@
-"""Entries: what becomes of a condition whose level was passed: skipped, refused, or an order that counts at once."""
+"""Entries: what becomes of a condition whose level was passed: skipped, refused, a trade on paper, or an order that counts at once."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hotpath.kernel.commit import (
 )
 from hotpath.kernel.intents import emit_entry, emit_refused, open_working
 from hotpath.kernel.money import reserve_of, survey
+from hotpath.kernel.papers import gate_paper, open_paper
 from hotpath.kernel.reports import find_working
 from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
 from ipc import layout as l
@@ -53,16 +54,23 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
     state = s.states[condition.instrument]
     price = reference_price(state, condition.side)
     lots = 0
-    code = gate_state(s, condition, params, event_ns) if clauses_hold(s, condition, event_ns) else l.REF_CLAUSE
-    if code == l.REF_NONE:
+    paper = condition.paper != 0
+    code = l.REF_CLAUSE
+    if clauses_hold(s, condition, event_ns):
+        code = gate_paper(s, condition, params, event_ns) if paper else gate_state(s, condition, params, event_ns)
+    if code == l.REF_NONE and paper:
+        survey(s)
+        lots = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
+        code = l.REF_SIZE_ZERO if lots <= 0 else l.REF_MAX_LOTS if lots > s.instruments[condition.instrument].max_lots else l.REF_NONE
+    elif code == l.REF_NONE:
         survey(s)
         lots = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
         code = gate_size(s, condition, params, price, lots, event_ns)
     if code != l.REF_NONE:
         _refuse(s, slot, known, code, price, params.ring_reserve, event_ns)
         return True
-    working = find_working(s, 0)
-    if working < 0:
+    working = -1 if paper else find_working(s, 0)
+    if working < 0 and not paper:
         _refuse(s, slot, known, l.REF_WORKING_FULL, price, params.ring_reserve, event_ns)
         return True
     touch_condition(s, slot)
@@ -75,6 +83,9 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
     if condition.group_id != 0:
         touch_condition(s, condition.group_slot)
         s.condition_states[condition.group_slot].group_done = condition.group_id
+    if paper:
+        open_paper(s, condition, lots, price, fire_index, event_ns)
+        return True
     emit_entry(s, condition, lots, price, fire_index, event_ns)
     book_entry(s, condition, s.outbox[s.line[0].outbox_len - 1], working,
                reserve_of(s.instruments[condition.instrument], price, lots, params.taker_slippage_bps))

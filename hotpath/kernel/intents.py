@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel.commit import touch_account
+from hotpath.kernel.features import value
+from hotpath.kernel.windows import advance
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -195,9 +197,48 @@ def emit_missed(s: Any, code: int, instrument: int, ticks: int, time_ns: int, ev
 
 
 @kernel
-def emit_closed(s: Any, position: Any, pnl: int, value_quanta: int, event_ns: int) -> None:
-    """CLOSED: a round trip; see layout.TRADE, which overlays the record."""
-    row = claim(s, l.CLOSED, event_ns)
+def emit_paper_opened(s: Any, position: Any, price: int, event_ns: int) -> None:
+    """PAPER_OPENED: a condition that may not trade has fired (`code` opening), and its trade on paper is in at `value` (monitoring); stop is
+    `limit_price`, target `reference_price`."""
+    row = claim(s, l.PAPER_OPENED, event_ns)
+    out = s.outbox[row]
+    out.side = position.side
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.lots = position.entry_lots
+    out.limit_price = position.stop_price
+    out.reference_price = position.target_price
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+    out.code = position.state
+    out.value = price
+
+
+@kernel
+def emit_context(s: Any, position: Any, event_ns: int) -> None:
+    """CONTEXT: what the market was like when a position, or a trade on paper, opened; see layout.ENTRY_CONTEXT, which overlays the record."""
+    row = claim(s, l.CONTEXT, event_ns)
+    out = s.outbox[row]
+    out.side = position.side
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+    seen_ns = max(event_ns, s.line[0].event_ns)
+    advance(s, position.instrument, seen_ns)
+    for k in range(6):
+        s.outbox_context[row].features[k] = value(s, position.instrument, l.CONTEXT_FEATURES[k], seen_ns)
+        s.outbox_context[row].more_features[k] = value(s, position.instrument, l.CONTEXT_FEATURES[6 + k], seen_ns)
+
+
+@kernel
+def emit_closed(s: Any, kind: int, position: Any, pnl: int, value_quanta: int, event_ns: int) -> None:
+    """CLOSED or PAPER_CLOSED: a round trip; see layout.TRADE, which overlays the record."""
+    row = claim(s, kind, event_ns)
     out = s.outbox[row]
     out.purpose = l.EXIT
     out.side = position.side

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotpath.kernel.afterwards import remember
 from hotpath.kernel.commit import touch_account, touch_open_row, touch_position, touch_state, touch_working
-from hotpath.kernel.intents import emit_closed, emit_lifecycle
+from hotpath.kernel.intents import emit_closed, emit_context, emit_lifecycle
 from hotpath.kernel.money import bps_of, cost_removed, survey
 from ipc import layout as l
 from ipc.jit import kernel
@@ -160,7 +161,8 @@ def close_if_flat(s: Any, row: int, event_ns: int) -> None:
         position.exit_reason = l.EXIT_RUNG  # the ladder has closed all of it
     account = s.account[0]
     pnl = position.side * (position.exit_quote - position.entry_quote) - position.fees
-    emit_closed(s, position, pnl, s.instruments[position.instrument].value_quanta, event_ns)
+    emit_closed(s, l.CLOSED, position, pnl, s.instruments[position.instrument].value_quanta, event_ns)
+    remember(s, position, s.outbox[s.line[0].outbox_len - 1].limit_price, event_ns)
     account.realised_pnl += pnl
     account.trades_closed += 1
     if pnl > 0:
@@ -304,7 +306,7 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
 
 @kernel
 def apply_report(s: Any, exit_retry_ns: int) -> None:
-    """Settle `s.report[0]`, tell how its position went on, and close the round trip that it has ended: at most three intents."""
+    """Settle `s.report[0]`, tell how its position went on, and close the round trip that it has ended: at most four intents."""
     row = settle_report(s, exit_retry_ns)
     if row >= 0:
         event_ns = max(s.report[0].event_ns, s.line[0].event_ns)
@@ -317,4 +319,6 @@ def apply_report(s: Any, exit_retry_ns: int) -> None:
                 position.state = after
                 before = l.POS_OPEN
             emit_lifecycle(s, position, before, l.ADJUST_NONE, event_ns)
+        if s.own[0].state_before == l.POS_OPENING and after != l.POS_OPENING and after != l.POS_FLAT:
+            emit_context(s, position, event_ns)
         close_if_flat(s, row, event_ns)

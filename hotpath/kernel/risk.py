@@ -44,19 +44,9 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_CONFIDENCE
     if s.instruments[condition.instrument].permitted >> condition.strategy & 1 == 0:
         return l.REF_PERMISSION
-    state = s.states[condition.instrument]
-    if state.closed_to_entries != 0:
-        return l.REF_SYMBOL_CLOSED
-    if state.last == 0 and (state.bid == 0 or state.ask == 0):
-        return l.REF_NO_QUOTE
-    if event_ns - max(state.trade_ns, state.quote_ns) > params.max_quote_age_ns:
-        return l.REF_STALE
-    if state.quote_ns != 0 and event_ns - state.quote_ns > params.max_quote_age_ns:
-        return l.REF_STALE
-    if state.quote_ns != 0 and (state.bid == 0 or state.ask == 0):
-        return l.REF_EMPTY_BOOK
-    if state.bid > 0 and state.ask > 0 and state.bid > state.ask:
-        return l.REF_CROSSED
+    code = gate_market(s, condition, params, event_ns)
+    if code != l.REF_NONE:
+        return code
     if s.positions[condition.instrument * l.MAX_STRATEGIES + condition.strategy].state != l.POS_FLAT:
         return l.REF_POSITION_OPEN
     if condition.side < 0 and s.instruments[condition.instrument].kind == l.KIND_SPOT:
@@ -75,6 +65,25 @@ def gate_state(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_WORKING_FULL
     if ring_room(s) <= params.ring_reserve:
         return l.REF_RING_RESERVE
+    return l.REF_NONE
+
+
+@kernel
+def gate_market(s: Any, condition: Any, params: Any, event_ns: int) -> int:
+    """Controls of the market alone."""
+    state = s.states[condition.instrument]
+    if state.closed_to_entries != 0:
+        return l.REF_SYMBOL_CLOSED
+    if state.last == 0 and (state.bid == 0 or state.ask == 0):
+        return l.REF_NO_QUOTE
+    if event_ns - max(state.trade_ns, state.quote_ns) > params.max_quote_age_ns:
+        return l.REF_STALE
+    if state.quote_ns != 0 and event_ns - state.quote_ns > params.max_quote_age_ns:
+        return l.REF_STALE
+    if state.quote_ns != 0 and (state.bid == 0 or state.ask == 0):
+        return l.REF_EMPTY_BOOK
+    if state.bid > 0 and state.ask > 0 and state.bid > state.ask:
+        return l.REF_CROSSED
     return l.REF_NONE
 
 

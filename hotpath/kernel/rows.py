@@ -88,7 +88,7 @@ def place(c: Any, rows: Any, first: int, slots: Any, made: Any, strategy: int, p
 @kernel
 def _fault(row: Any, instrument: Any) -> int:
     most = instrument.max_price
-    if row.trigger > l.TRIGGER_TRAILING or row.price_kind > l.PRICE_MID:
+    if row.trigger > l.TRIGGER_TRAILING or row.price_kind > l.PRICE_MID or row.paper > 1:
         return 2
     if row.direction > l.CROSS_DOWN:
         return 3

@@ -47,10 +47,11 @@ def sniper_arrays(memory: Memory, crash: np.ndarray[Any, Any] | None = None) -> 
         # the sniper's own segment
         commit=s.commit, commit_lines=s.commit_lines, undo=s.undo,
         undo_at=s.undo_at, undo_lines=s.undo_lines,
-        outbox=s.outbox,
+        outbox=s.outbox, outbox_context=s.outbox.view(l.ENTRY_CONTEXT),
         tx=tx,  # the transactional region as lines
         bases=np.array([bases[name] for name in l.TRANSACTIONAL], np.int64),  # first line of each transactional array
         account=s.account, states=s.instrument_states, positions=s.positions, open_rows=s.open_rows,
+        papers=s.papers, after=s.after, aftermath=s.aftermath,
         working=s.working, condition_states=s.condition_states,
         features=s.features, feature_before=s.feature_before,
         **{name: getattr(s, name).reshape(len(s.features), l.FEATURE_BUCKETS) for name in l.BUCKETS},

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from hotpath.kernel import commit as tx
+from hotpath.kernel.afterwards import tell_afterwards
 from hotpath.kernel.ahead import foresee
 from hotpath.kernel.exits import adjust, cancel_overdue, exits_everywhere, exits_of, quote_age_ns
 from hotpath.kernel.features import trade
 from hotpath.kernel.intents import emit_cancel_all, emit_missed, emit_released, emit_swapped, emit_timer
 from hotpath.kernel.money import survey
+from hotpath.kernel.papers import papers_everywhere, papers_of
 from hotpath.kernel.reports import apply_report
 from hotpath.kernel.triggers import anchor, lose_anchors, set_off
 from hotpath.kernel.windows import forget
@@ -193,6 +195,8 @@ def substep(s: Any) -> bool:
                 long_price, short_price = state.last, state.last  # no quote, or none any more: a stop is then kept by trades
             if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, tick.event_ns, l.EXIT_NONE):
                 return False
+            if state.open_mask >> l.PAPER_BIT != 0 and not papers_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
+                return False
         if tick.flags & l.FLAG_NOT_MARKET == 0:
             if not set_off(s, tick, params):
                 return False
@@ -211,6 +215,8 @@ def substep(s: Any) -> bool:
         if not cancel_overdue(s, tick.event_ns, tick.event_ns, blind):
             return False
         if blind and not lose_sight(s):
+            return False
+        if not papers_everywhere(s, tick.event_ns, forced) or not tell_afterwards(s, tick.event_ns, params.ring_reserve):
             return False
         if not tx.has_room(s):
             return False
