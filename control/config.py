@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from control.faults import ConfigError, Fault, check_tree, describe, resolve, words_as_values
+from control.learn.config import Learning
 from control.think.config import Strategy
 from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
 from ipc.messages import Name
@@ -90,6 +91,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     run: Run = Run()
     limits: Limits = Limits()
     strategy: Strategy = Strategy()
+    learning: Learning = Learning()
     paper: Paper = Paper()
     hotpath: Hotpath = Hotpath()
     supervise: Supervise = Supervise()

@@ -100,7 +100,8 @@ METRICS: Final[dict[int, tuple[str, ...]]] = {
     SNIPER: ("ticks", "intents", "lost", "plans_armed", "plans_refused", "commands"),
     FEED: ("ticks", "frames", "frames_passed_over", "frames_bad", "records", "connections", "bad_price", "crossed", "time_back",
            "gaps", "gap_ticks"),
-    REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted"),
+    REFLECTION: ("trades_applied", "updates", "last_update_us", "last_trade_ns", "coins", "coins_adapted", "version", "adaptations",
+                 "trades_since_look"),
     STRATEGIST: ("ticks", "plans", "conditions", "strategy_errors", "warmup_left_s", "last_plan_ms", "last_plan_ns",
                  "ticks_lost"),
 }

@@ -81,8 +81,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
     a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
 
-    `pattern` and `regime` are what its strategy saw; learning judges trades by them. One that is `paper` makes no order: it is followed as if it did,
-    since learning keeps its kind from trading and wants to know if that is right.
+    `pattern` and `regime` are what its strategy saw; learning judges trades by them. `mark` is the last price when it was planned. One that is
+    `paper` makes no order: it is followed as if it did, since learning keeps its kind from trading and wants to know if that is right.
     """
 
     symbol: Symbol
@@ -118,6 +118,7 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ladder: Annotated[list[Rung], Meta(max_length=4)] = []
     pattern: Word = ""
     regime: Word = ""
+    mark: DecimalText | None = None
     paper: bool = False
 
 
@@ -239,6 +240,30 @@ class Errors(Message, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
+class Knowledge(Message, frozen=True):
+    """What is known of each kind of trades, or figures by one dimension (`about`: side, exit, …, version), or what is known of one coin."""
+
+    about: Annotated[str, Meta(max_length=64)] = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Adaptations(Message, frozen=True):
+    """What was learned and changes plans, or did, newest first; `about` selects a stage, a family, or a value."""
+
+    about: Annotated[str, Meta(max_length=64)] = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Why(Message, frozen=True):
+    """Explain an adaptation by its number, a position by its id, or a kind of trades by its value."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Reflect(Message, frozen=True):
+    """Look at what trades say now, and decide. Also what reflection is asked."""
+
+
 class Pause(Message, frozen=True):
     """No new entries until resume; exits go on."""
 
@@ -326,10 +351,10 @@ class Unavailable(Message, frozen=True):
 
 
 #: what a child accepts on its own socket
-ChildRequest = Ping | Plan | Arm | Event | Query | Operate
+ChildRequest = Ping | Plan | Arm | Event | Query | Operate | Reflect
 #: what the control socket accepts
-ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Errors | Pause | Resume | Safe | Close | Adjust |
-                  Release | Flatten | Stop)
+ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Errors | Knowledge | Adaptations | Why | Reflect |
+                  Pause | Resume | Safe | Close | Adjust | Release | Flatten | Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 _json, _json_child = msgspec.json.Encoder(), msgspec.json.Decoder(ChildRequest)

@@ -19,7 +19,7 @@ from control.supervise.launch import make_plan
 from control.supervise.session import Session
 from ipc import layout as l
 from tests.journal_scene import PERPETUAL, SPOT, Scene, position_fact
-from tests.test_control_learn import closed
+from tests.test_control_learn import closed, stored
 
 
 def plan_of(symbols: str, strategies: str) -> Any:
@@ -89,10 +89,10 @@ def test_more_strategies_than_there_are_rows_are_refused_with_the_remedy(state: 
 
 def test_knowledge_of_another_run_is_copied_and_its_journal_position_is_not(tmp_path: Path) -> None:
     store = Knowledge(tmp_path / "old" / "knowledge", writable=True)
-    store.apply([(Applied(3, 70), closed("A", 5))])
+    stored(store, Applied(3, 70), closed("A", 5))
     store.close()
     (tmp_path / "state").mkdir()
     instance.copy_knowledge(tmp_path / "old", tmp_path / "state")
     copy = Knowledge(tmp_path / "state" / "knowledge")
-    assert (copy.coins()["A"].trades, copy.applied()) == (1, Applied())
+    assert (copy.scores()["coin", "A"].trades, copy.applied()) == (1, Applied())
     copy.close()

@@ -19,8 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.learn import reflection as module
-from control.learn.knowledge import Applied, Knowledge, KnowledgeError, Learned, Reader, adopt
-from control.learn.quick_update import PROBATION_NS, SCALES, ClosedTrade, CoinScore, status, updated
+from control.learn.evidence import Evidence
+from control.learn.follower import Changes
+from control.learn.gate import Adaptation, Step
+from control.learn.knowledge import SCHEMA, Applied, Knowledge, KnowledgeError, Learned, adopt
+from control.learn.learner import Learner, universe
+from control.learn.quick_update import TREND_WEIGHT, Score, updated
+from control.learn.snapshot import Reader, Snapshot
+from control.learn.trade import Trade
 from control.record import records
 from control.record.writer import JournalWriter
 from hotpath.kernel import barriers
@@ -32,100 +38,106 @@ from ipc.process import Boot, Child
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
 #: quanta of one USDT
 USDT = 100_000_000
+HOUR_NS = 3_600_000_000_000
 
 
-def closed(symbol: str, pnl: int, fees: int = 3, at_ns: int = 5) -> ClosedTrade:
-    return ClosedTrade(symbol=symbol, pnl=pnl, fees=fees, closed_ns=at_ns)
+def closed(symbol: str = "A", pnl: int = 1, number: int = 1, made: bool = True, net_bps: float = 0.0) -> Trade:
+    return Trade(position_id=number, symbol=symbol, strategy="momentum", side="buy", made=made, pnl_quanta=pnl, fees_quanta=3, closed_ns=number,
+                 net_bps=net_bps)
 
 
 # ── the update ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @given(st.lists(st.integers(-1000, 1000), max_size=50))
 def test_a_score_equals_what_all_its_trades_say(results: list[int]) -> None:
-    score = CoinScore()
-    for number, pnl in enumerate(results):
-        score = updated(score, closed("X", pnl, fees=number, at_ns=number))
+    score, trend = Score(), None
+    for number, pnl in enumerate(results, 1):
+        score = updated(score, closed(pnl=pnl, number=number, net_bps=pnl / 10))
+        score = updated(score, closed(pnl=pnl, number=number, made=False, net_bps=1.0))
+        trend = pnl / 10 if trend is None else (1 - TREND_WEIGHT) * trend + TREND_WEIGHT * pnl / 10
     streak = 0
     for pnl in reversed(results):
         if streak and (pnl > 0) != (streak > 0):
             break
         streak += 1 if pnl > 0 else -1
-    assert score == CoinScore(
-        trades=len(results), wins=sum(pnl > 0 for pnl in results), pnl=sum(results), fees=sum(range(len(results))), streak=streak,
-        best=max([0, *results]), worst=min([0, *results]), last_ns=max(0, len(results) - 1))
-
-
-@pytest.mark.parametrize(("score", "later_ns", "word"), [
-    (CoinScore(), 0, "unknown"),
-    (CoinScore(trades=4, wins=0, pnl=-9, streak=-4), 0, "unknown"),
-    (CoinScore(trades=5, wins=3, pnl=9, streak=1), 0, "favoured"),
-    (CoinScore(trades=5, wins=3, pnl=0, streak=1), 0, "normal"),
-    (CoinScore(trades=5, wins=1, pnl=9, streak=1), 0, "normal"),
-    (CoinScore(trades=5, wins=1, pnl=-9, streak=-1), 0, "reduced"),
-    (CoinScore(trades=9, wins=4, pnl=9, streak=-5), 0, "reduced"),
-    (CoinScore(trades=19, wins=0, pnl=-9, streak=-19), 0, "reduced"),
-    (CoinScore(trades=20, wins=4, pnl=-9, streak=-1), 0, "blacklisted"),
-    (CoinScore(trades=20, wins=4, pnl=9, streak=-1), 0, "normal"),
-    (CoinScore(trades=20, wins=5, pnl=-9, streak=-1), 0, "reduced"),
-    (CoinScore(trades=20, wins=4, pnl=-9, streak=-1), PROBATION_NS, "reduced"),
-])
-def test_status_follows_from_the_score(score: CoinScore, later_ns: int, word: str) -> None:
-    assert status(score, score.last_ns + later_ns) == word
-    assert word in SCALES
+    won, lost = [pnl / 10 for pnl in results if pnl > 0], [pnl / 10 for pnl in results if pnl <= 0]
+    count = len(results)
+    assert (score.trades, score.wins, score.pnl, score.fees, score.streak) == (count, len(won), sum(results), 3 * count, streak)
+    assert (score.best, score.worst, score.last_ns, score.last) == (max([0, *results]), min([0, *results]), count, count)
+    assert (score.first, score.paper_trades) == (min(1, count), count)
+    assert [score.mean_bps, score.average_win_bps, score.average_loss_bps, score.trend_bps, score.paper_bps] == pytest.approx(
+        [sum(results) / 10 / count if count else 0, sum(won) / len(won) if won else 0, sum(lost) / len(lost) if lost else 0, trend or 0, count])
 
 
 # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_trades_before_the_cursor_are_passed_over_and_the_cursor_moves_with_the_scores(tmp_path: Path) -> None:
-    store = Knowledge(tmp_path / "k", writable=True)
-    assert store.apply([(Applied(1, 5), closed("A", 10)), (Applied(1, 9), closed("A", -4))]) == 2
-    assert store.apply([(Applied(1, 5), closed("A", 10)), (Applied(1, 9), closed("A", 10)), (Applied(2, 1), closed("B", 1))]) == 1
-    assert store.apply([(Applied(2, 3), None)]) == 0
-    assert store.applied() == Applied(2, 3)
-    coins = store.coins()
-    assert (coins["A"].trades, coins["A"].pnl, coins["B"].trades) == (2, 6, 1)
+def learner() -> Learner:
+    return Learner(universe(8, 2, 24, 4))
+
+
+def stored(store: Knowledge, applied: Applied, *trades: Trade) -> None:
+    scores = {}
+    for trade in trades:
+        key = ("coin", trade.symbol)
+        scores[key] = updated(scores.get(key) or store.score(key) or Score(), trade)  # type: ignore[arg-type, call-overload]
+    one = learner()
+    store.restore(one)
+    store.store(applied, Changes(scores, {}, {trade.position_id: trade for trade in trades}, [], len(trades),  # type: ignore[arg-type]
+                                 max((trade.closed_ns for trade in trades), default=0)), one, one.take_changes())
 
 
 def test_what_was_learned_is_counted_with_the_scores_and_survives_the_writer(tmp_path: Path) -> None:
     store = Knowledge(tmp_path / "k", writable=True)
-    assert store.learned() == Learned()
-    store.apply([(Applied(1, 5), closed("A", 10, at_ns=70)), (Applied(1, 9), closed("A", -4, at_ns=60))])
-    store.apply([(Applied(1, 5), closed("A", 10, at_ns=900))])
-    store.apply([(Applied(2, 3), None)])
+    assert (store.learned(), store.applied()) == (Learned(), Applied())
+    stored(store, Applied(1, 9), closed(number=70), closed(number=60, pnl=-4))
+    stored(store, Applied(2, 3))
     store.close()
     store = Knowledge(tmp_path / "k", writable=True)
-    assert store.learned() == Learned(trades=2, updates=1, last_trade_ns=70)
-    with store.env.begin(write=True) as transaction:  # as it was before this was counted
-        transaction.delete(b"learned", db=store._meta)
-    assert store.learned() == Learned(trades=2, updates=0, last_trade_ns=70)
-    store.apply([(Applied(2, 4), closed("B", 1, at_ns=80))])
-    assert store.learned() == Learned(trades=3, updates=1, last_trade_ns=80)
+    assert (store.learned(), store.applied()) == (Learned(trades=2, updates=1, last_trade_ns=70), Applied(2, 3))
+    assert store.scores()["coin", "A"].pnl == -3
+    assert [trade.position_id for trade in store.trades()] == [60, 70], "in the order of their ends"
+    store.close()
 
 
-def test_a_respawned_reflection_shows_what_it_learned_in_all_its_lives(world: World, tmp_path: Path) -> None:
-    for life in (1, 2):
-        world.trade(0, -4)
-        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
-        reflection._journal = world.journal
-        reflection.step()
-        reflection.store.close()
-        world.memory.board.processes[l.REFLECTION]["metrics"] = 0  # shared memory is gone
-        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
-        shown = dict(zip(l.METRICS[l.REFLECTION], world.memory.board.processes[l.REFLECTION]["metrics"].tolist(), strict=False))
-        assert (shown["trades_applied"], shown["coins"], shown["coins_adapted"]) == (life, 1, 0)
-        reflection.store.close()
+def test_a_store_of_an_older_schema_begins_anew_and_one_of_a_newer_is_refused(tmp_path: Path) -> None:
+    store = Knowledge(tmp_path / "k", writable=True)
+    stored(store, Applied(1, 9), closed())
+    with store.env.begin(write=True) as transaction:
+        transaction.delete(b"schema", db=store._db["meta"])
+    store.close()
+    with pytest.raises(KnowledgeError, match="schema 1"):
+        Knowledge(tmp_path / "k")
+    store = Knowledge(tmp_path / "k", writable=True)
+    assert (store.applied(), store.scores()) == (Applied(), {})
+    with store.env.begin(write=True) as transaction:
+        transaction.put(b"schema", str(SCHEMA + 1).encode(), db=store._db["meta"])
+    store.close()
+    for writable in (True, False):
+        with pytest.raises(KnowledgeError, match=r"update trader|reads 2"):
+            Knowledge(tmp_path / "k", writable=writable)
+
+
+@pytest.mark.parametrize("database", ["claims", "adaptations", "open", "meta"])
+def test_a_damaged_store_names_the_place_and_the_remedy(tmp_path: Path, database: str) -> None:
+    store = Knowledge(tmp_path / "k", writable=True)
+    key = {"claims": b"coin\0A\0loses", "meta": b"state"}.get(database, (7).to_bytes(8, "big"))
+    with store.env.begin(write=True) as transaction:
+        transaction.put(key, b"{oh no", db=store._db[database])
+    with pytest.raises(KnowledgeError, match=f"{database}.*learned anew"):
+        store.restore(learner())
+    store.close()
 
 
 def test_a_reader_sees_an_absent_store_as_empty_and_a_grown_one_whole(tmp_path: Path) -> None:
     reader = Reader(tmp_path / "k", 1e-8)
     assert reader.snapshot(0).coin("A").status == "unknown"
     store = Knowledge(tmp_path / "k", writable=True, sync=False)
-    store.apply([(Applied(1, 1), closed("A", 2 * USDT))])
+    stored(store, Applied(1, 1), closed(pnl=2 * USDT))
     assert reader._store is None
     # readers live in other processes: a second environment on one path in this one is not allowed by LMDB
     process = multiprocessing.get_context("spawn").Process(target=read_while_it_grows, args=(str(tmp_path),))
     process.start()
     until((tmp_path / "seen").exists)
     store.env.set_mapsize(1 << 17)
-    store.apply((Applied(1, 2 + n), closed(f"COIN{n}", 1)) for n in range(3000))  # grows the map
+    stored(store, Applied(1, 2), *(closed(f"COIN{n}", number=n + 2) for n in range(3000)))  # grows the map
     assert store.env.info()["map_size"] > 1 << 17
     (tmp_path / "grown").touch()
     process.join(20)
@@ -141,23 +153,55 @@ def read_while_it_grows(folder: str) -> None:
     assert reader.snapshot(0).coin("COIN2999").trades == 1
 
 
-def test_knowledge_adopted_from_another_run_keeps_scores_and_begins_a_new_journal(tmp_path: Path) -> None:
+def test_knowledge_adopted_from_another_run_keeps_what_was_learned_and_begins_a_new_journal(tmp_path: Path) -> None:
     store = Knowledge(tmp_path / "old", writable=True)
-    store.apply([(Applied(3, 70), closed("A", 5))])
+    stored(store, Applied(3, 70), closed(pnl=5, number=7))
+    one = learner()
+    store.restore(one)
+    one.opened(8, module_opened("A"))
+    store.store(Applied(3, 71), Changes({}, {8: closed(number=8)}, {}, []), one, one.take_changes())
     store.close()
     adopt(tmp_path / "old", tmp_path / "new")
     copy = Knowledge(tmp_path / "new", writable=True)
-    assert (copy.applied(), copy.learned()) == (Applied(), Learned())
-    assert copy.apply([(Applied(1, 1), closed("A", 5))]) == 1
-    assert copy.coins()["A"].trades == 2
+    assert (copy.applied(), copy.learned(), copy.opening(8), copy.trade(7)) == (Applied(), Learned(), None, None)
+    again = learner()
+    copy.restore(again)
+    assert again.open == {}
+    assert [piece.evidence.running for piece in again.claims.values()] == [{}] * len(again.claims), "nobody will tell how those end"
+    assert copy.scores()["coin", "A"].trades == 1
+    stored(copy, Applied(1, 1), closed(pnl=5, number=7))
+    assert (copy.scores()["coin", "A"].trades, len(copy.trades())) == (2, 2), "a position of the new journal may bear an old number"
+    copy.close()
     with pytest.raises(KnowledgeError):
         adopt(tmp_path / "nowhere", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
+def module_opened(symbol: str) -> Any:
+    from control.learn.kinds import Kind
+    from control.learn.learner import Opened
+
+    return Opened(kind=Kind(symbol, "momentum", "buy"), opened_ns=5, span_bps=100.0)
+
+
+# ── what a plan sees ─────────────────────────────────────────────────────────────────────────────────────────────────
+def adaptation(mean_bps: float = -50.0, direction: str = "loses") -> Adaptation:
+    return Adaptation(number=1, family="coin", value="A", direction=direction, stage="active", made_ns=0, since_ns=0,  # type: ignore[arg-type]
+                      trades=50, mean_bps=mean_bps, log_e=9, needed=8, since=Evidence(direction="wins"))
+
+
+@pytest.mark.parametrize(("trades", "active", "status", "scale"), [
+    (4, [], "unknown", 1.0), (5, [], "normal", 1.0), (50, [adaptation()], "blacklisted", 0.0), (50, [adaptation(-5)], "reduced", 0.5),
+    (50, [adaptation(40, "wins")], "favoured", 1.5)])
+def test_a_coins_status_is_what_is_active_for_it(trades: int, active: list[Adaptation], status: str, scale: float) -> None:
+    coin = Snapshot({("coin", "A"): Score(trades=trades)}, active, 0, 1e-8).coin("A")
+    assert (coin.status, coin.scale) == (status, scale)
+    assert Snapshot({("coin", "A"): Score(trades=trades)}, active, 0, 1e-8, apply=False).coin("A").scale == 1.0
+
+
 # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
 class World:
-    """An instance whose recorder is this test: it writes CLOSED records and moves the durable cursor."""
+    """An instance whose recorder is this test: it writes order-ring records and moves the durable cursor."""
 
     def __init__(self, folder: Path) -> None:
         segment.create_all("learn", 1024, 8, 64)
@@ -169,18 +213,30 @@ class World:
         self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(
             "first", {"instruments": msgspec.to_builtins(records.instrument_facts(rows, len(rows)))})
         self.seq = 0
+        self.incarnation = 1
 
-    def trade(self, instrument: int, pnl: int) -> None:
-        """One CLOSED record, some order-ring records behind the last one, and durable."""
+    def record(self, **fields: int) -> int:
+        """An order-ring record, some behind the last one, and durable; gives its sequence."""
         self.seq += 3
-        row = np.zeros(1, l.TRADE)
-        row["seq"], row["kind"], row["instrument"], row["event_ns"] = self.seq, l.CLOSED, instrument, self.seq
-        row["pnl"], row["fees"] = pnl, 7
-        ((key, value),) = records.encode_rows(records.TRADE, row, 1, 0, 0)
+        row = np.zeros(1, l.TRADE if fields["kind"] == l.CLOSED else l.INTENT)
+        row["seq"], row["event_ns"] = self.seq, self.seq
+        for name, value in fields.items():
+            row[name] = value
+        ((key, value),) = records.encode_rows(records.ORDER, row, self.incarnation, 0, 0)
         with self.journal.env.begin(write=True) as transaction:
-            transaction.put(key, value, db=self.journal.databases["trades"])
+            transaction.put(key, value, db=self.journal.databases["orders"])
         self.memory.board.cursors[0]["durable_orders"] = self.seq
         wait.ring_bells(self.memory.board.processes, 1 << l.REFLECTION)
+        return self.seq
+
+    def trade(self, instrument: int, pnl: int) -> int:
+        """A position opens and closes; gives its id."""
+        place = {"instrument": instrument, "side": l.BUY}
+        position = self.incarnation << 40 | self.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_000, **place)
+        self.record(kind=l.LIFECYCLE, leg=l.POS_OPENING, code=l.POS_OPEN, position_id=position, limit_price=9_900, reference_price=10_200, **place)
+        self.record(kind=l.CLOSED, position_id=position, pnl=pnl, fees=7, lots=100, entry_price=10_000, exit_price=10_001, opened_ns=self.seq,
+                    exit_reason=l.EXIT_STOP, **place)
+        return position
 
     def learned(self) -> int:
         return int(barriers.word(self.memory.board.cursors, 0, barriers.LEARNED_ORDERS))
@@ -229,7 +285,7 @@ def test_trades_reach_the_store_and_the_learned_cursor_follows(world: World, tmp
         wait.ring_bells(world.memory.board.processes, 1 << l.REFLECTION)
         until(lambda: world.learned() == world.seq + 10)
         answer = bus.Client(str(tmp_path), "reflection").ask(messages.Query(what="knowledge"))
-        assert [(one["symbol"], one["trades"], one["pnl_quanta"], one["status"]) for one in answer.rows] == [
+        assert [(one["value"], one["trades"], one["pnl_quanta"], one["status"]) for one in answer.rows if one["family"] == "coin"] == [
             ("BTC/USDT", 1, 5 * USDT, "unknown"), ("ETH/USDT", 1, -2 * USDT, "unknown")]
         assert row["metrics"][0] == 2
         took_us = [int(row["metrics"][2])]
@@ -261,7 +317,7 @@ def test_at_the_stop_the_last_trades_are_learned_though_they_are_not_durable_yet
     finally:
         process.kill()
     store = Knowledge(tmp_path / "knowledge")
-    assert store.coins()["BTC/USDT"].trades == 1
+    assert store.scores()["coin", "BTC/USDT"].trades == 1
     store.close()
 
 
@@ -294,7 +350,7 @@ def test_a_disk_that_refuses_knowledge_is_tried_again_then_safe_mode_and_both_en
     finally:
         process.kill()
     store = Knowledge(tmp_path / "knowledge")
-    assert store.coins()["BTC/USDT"].trades == 2, "each trade once"
+    assert store.scores()["coin", "BTC/USDT"].trades == 2, "each trade once"
     store.close()
 
 
@@ -316,7 +372,7 @@ def test_trades_of_an_earlier_incarnation_are_named_by_the_journals_own_facts(wo
     reflection = module.Reflection(child_of(str(tmp_path), world.memory))
     reflection._journal = world.journal
     assert reflection.step() == 1
-    assert list(reflection.store.coins()) == ["BTC/USDT"]
+    assert coins(reflection.store) == ["BTC/USDT"]
     reflection.store.close()
 
 
@@ -326,7 +382,7 @@ def test_a_trade_of_an_unknown_instrument_is_passed_over(world: World, tmp_path:
     reflection = module.Reflection(child_of(str(tmp_path), world.memory))
     reflection._journal = world.journal
     assert reflection.step() == 1
-    assert list(reflection.store.coins()) == ["BTC/USDT"]
+    assert coins(reflection.store) == ["BTC/USDT"]
     assert reflection.step() == 0
     assert reflection.applied == Applied(1, world.seq)
     reflection.store.close()
@@ -359,9 +415,105 @@ def test_every_trade_counts_exactly_once_through_kill_minus_nine(world: World, t
         assert process.exitcode == 0
     finally:
         process.kill()
-    coins = Knowledge(tmp_path / "knowledge").coins()
-    assert [coins[symbol].trades for symbol in SYMBOLS] == expected
-    assert sum(score.pnl for score in coins.values()) == pnl
+    store = Knowledge(tmp_path / "knowledge")
+    scores = store.scores()
+    assert [scores["coin", symbol].trades for symbol in SYMBOLS] == expected
+    assert sum(scores["coin", symbol].pnl for symbol in SYMBOLS) == pnl
+    one = learner()
+    store.restore(one)
+    assert sum(piece.evidence.trades for claim, piece in one.claims.items() if claim.family == "coin") == 2 * sum(expected), "in both directions"
+    assert (one.open, one.state.since_look) == ({}, sum(expected) % 10)
+
+
+def coins(store: Knowledge) -> list[str]:
+    return [value for family, value in store.scores() if family == "coin"]
+
+
+def test_a_respawned_reflection_shows_what_it_learned_in_all_its_lives(world: World, tmp_path: Path) -> None:
+    for life in (1, 2):
+        world.trade(0, -4)
+        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+        reflection._journal = world.journal
+        reflection.step()
+        reflection.store.close()
+        world.memory.board.processes[l.REFLECTION]["metrics"] = 0  # shared memory is gone
+        reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+        shown = dict(zip(l.METRICS[l.REFLECTION], world.memory.board.processes[l.REFLECTION]["metrics"].tolist(), strict=False))
+        assert (shown["trades_applied"], shown["coins"], shown["coins_adapted"], shown["trades_since_look"]) == (life, 1, 0, life)
+        reflection.store.close()
+
+
+def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: Path) -> None:
+    place = {"instrument": 0, "side": l.BUY}
+    plan = messages.Plan(strategy="momentum", due_ns=1, next_due_ns=2, conditions=[messages.Condition(
+        symbol="BTC/USDT", side="buy", direction="up", size=messages.Size(kind="base", value="1"), confidence=0.8, why="range breakout",
+        level="101", mark="100", stop_bps=100, pattern="breakout", regime="trend")])
+    (number,) = world.journal.append(plans=[plan])
+    condition = number << l.PLAN_SHIFT
+    position = 1 << 40 | world.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_100, condition_id=condition, **place)
+    named = {"position_id": position, "condition_id": condition, **place}
+    world.record(kind=l.LIFECYCLE, leg=l.POS_OPENING, code=l.POS_OPEN, limit_price=9_999, reference_price=10_302, **named)
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    reflection.step()
+    reflection.store.close()  # a successor knows what was open
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    world.record(kind=l.NEW, purpose=l.EXIT, **{**named, "reference_price": 10_000})
+    world.record(kind=l.CLOSED, pnl=-2_000_000, fees=20_000, lots=100, entry_price=10_101, exit_price=9_998, opened_ns=9, exit_reason=l.EXIT_STOP,
+                 **named)
+    world.record(kind=l.AFTERWARDS, code=5, limit_price=9_998, **{**named, "reference_price": 10_098})
+    world.record(kind=l.AFTERWARDS, code=15, limit_price=9_998, **{**named, "reference_price": 9_898})
+    reflection.step()
+    trade = reflection.store.trade(position)
+    assert trade is not None
+    assert (trade.pattern, trade.regime, trade.why, trade.strategy, trade.exit_reason, trade.confidence) == (
+        "breakout", "trend", "range breakout", "0", "stop", 0.8)
+    assert [trade.stop_bps, trade.target_bps, trade.distance_bps, trade.entry_slippage_bps, trade.exit_slippage_bps, trade.after_5m_bps,
+            trade.after_15m_bps] == pytest.approx([100, 200, 100, 0.99, 2, 100, -100], abs=0.05)
+    value = int(world.journal.instruments()[1][0].value_quanta) * 100 * 10_101
+    assert trade.net_bps == pytest.approx(-2_000_000 / value * 1e4)
+    assert {key for key, score in reflection.store.scores().items() if score.trades} == {
+        ("coin", "BTC/USDT"), ("strategy", "0"), ("pattern", "breakout buy"), ("regime", "0 in trend"), ("hour", "00")}
+    assert reflection.store.opening(position) is None
+    reflection.store.close()
+
+
+def test_a_look_at_a_persons_word_decides_at_once_and_is_stored(world: World, tmp_path: Path) -> None:
+    for _ in range(3):
+        world.trade(0, 4)
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    reply = reflection.handle(messages.Reflect())
+    assert isinstance(reply, messages.Done)
+    assert reply.text == "looked at 0 trades since the last look: nothing changes" or "3 trades" in reply.text
+    assert reflection.learner.state.since_look == 0
+    reflection.store.close()
+    again = module.Reflection(child_of(str(tmp_path), world.memory))
+    assert again.learner.state.since_look == 0
+    again.store.close()
+
+
+def test_steps_become_events_once_the_recorder_has_them(world: World, tmp_path: Path) -> None:
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))
+    reflection._journal = world.journal
+    one = adaptation()
+    one.number = 0
+    reflection.learner._look = lambda *_: [Step(one, "it loses")] if one.number == 0 else []
+    world.trade(0, -4)
+    reflection.handle(messages.Reflect())
+    assert [(step.number, step.stage, step.version, step.why) for step in reflection.steps] == [(1, "active", 1, "it loses")]
+    reflection.store.close()
+    reflection = module.Reflection(child_of(str(tmp_path), world.memory))  # killed before it was told
+    teller = module.Teller(child_of(str(tmp_path), world.memory), reflection)
+    told: list[messages.Event] = []
+    server = bus.Server(str(tmp_path), "recorder", messages.decode_child_request)
+    until(lambda: not (teller.turn(time.monotonic_ns()), server.poll(0, lambda event: told.append(event) or messages.Done()), reflection.steps)[2])
+    assert [(event.kind, event.data["action"], event.data["adaptation"]) for event in told] == [("adaptation", "blacklist", 1)]
+    assert (reflection.store.told(), reflection.store.active()[0].value) == (1, "A")
+    server.close()
+    teller.close()
+    reflection.store.close()
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -29,7 +29,8 @@ from ipc import layout as l
 from ipc import messages
 from tests import power
 from tests.journal_scene import DEPOSIT, NOON_NS, RUN_FACTS, SPOT, market_day, plan, position_fact
-from tests.test_control_learn import closed
+from tests.relearn import contents
+from tests.test_control_learn import closed, stored
 
 COMMITS = 9
 
@@ -96,13 +97,13 @@ def _read_ledger(folder: Path) -> Any:
 
 
 def _learn(store: Any, number: int) -> None:
-    store.apply([(Applied(1, number * 3 + k), closed(f"C{number * k}/USDT", 5 + k)) for k in range(1, 3)])
+    stored(store, Applied(1, number + 1), *(closed(f"C{number * k}/USDT", 5 + k, number * 3 + k) for k in range(1, 3)))
 
 
 def _read_knowledge(folder: Path) -> Any:
     store = Knowledge(folder)
     try:
-        return msgspec.to_builtins([store.applied(), store.coins()])
+        return contents(store)
     finally:
         store.close()
 

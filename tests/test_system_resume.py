@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -176,7 +177,7 @@ def test_a_strategy_from_a_file_trades_what_it_learns_serves_a_replay_and_fresh_
     assert instance.stop() == 0
     assert instance.summary()["reconciled"] is True
     learned = coins(instance.state / "knowledge")
-    assert sum(score.trades for score in learned.values()) == instance.summary()["trades_closed"]
+    assert sum(score["trades"] for score in learned.values()) == instance.summary()["trades_closed"]
 
     prices = instance.folder / "flat.csv"
     prices.write_text("time,price,size\n" + "".join(f"{1_700_000_000 + second},100.0,1\n" for second in range(30)))
@@ -202,7 +203,7 @@ def test_a_strategy_from_a_file_trades_what_it_learns_serves_a_replay_and_fresh_
 def coins(folder: Path) -> dict[str, Any]:
     store = Knowledge(folder)
     try:
-        return store.coins()
+        return {symbol: msgspec.to_builtins(score) for (family, symbol), score in store.scores().items() if family == "coin"}
     finally:
         store.close()
 

@@ -11,13 +11,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
-from control.learn.knowledge import Knowledge
-from control.learn.quick_update import SCALES, CoinScore, status
+from control.learn.knowledge import Applied, Knowledge
 from ipc import layout as l
 from ipc.segment import Memory, instance_dir
+from tests.relearn import contents_of, relearned
 from tests.running import Running, until
 
 CONFIG = """
@@ -200,13 +199,15 @@ def test_what_was_learned_and_what_waits_to_be_comes_back_exactly(instance: Runn
     instance.config.write_text(CONFIG + "[supervise]\nhang_reflection_ms = 600000\n")
     (instance.folder / "many.py").write_text(QUICK)
     instance.start("--strategy", f"{instance.folder / 'many.py'}:Many")
-    until(lambda: (now := instance.status()["learning"])["trades"] >= 12 and now["adapted"] >= 1, 60, "coins whose entries have another size")
+    until(lambda: instance.status()["learning"]["trades"] >= 12, 60, "trades that are learned")
     instance.kill("reflection", signal.SIGSTOP)
     closed = instance.status()["trades_closed"]
     until(lambda: (now := instance.status())["trades_closed"] >= closed + 3 and now["learning"]["waiting"] >= 2, 30, "trades that nobody learns")
     instance.kill_everything()
     kept, trades = learned_so_far(instance), closed_trades(instance)
     assert kept == learned_of(trades[:kept.count]), "the store is what its trades make of it"
+    everything = contents_of(instance.state / "knowledge")
+    assert everything == relearned_by(instance, "once", everything), "and its evidence, too"
     waiting = len(trades) - kept.count
     assert waiting >= 1
 
@@ -218,18 +219,26 @@ def test_what_was_learned_and_what_waits_to_be_comes_back_exactly(instance: Runn
     expected, learning = learned_of(all_trades), instance.status()["learning"]
     assert learning["waiting"] == 0
     assert (learning["trades"], learning["last_trade_ns"], learning["coins"]) == (len(all_trades), expected.last_trade_ns, len(expected.coins))
-    now_ns = max(expected.last_trade_ns, int(instance.row("strategist")["last_event_ns"]))
-    assert learning["adapted"] == sum(SCALES[status(CoinScore(**score), now_ns)] != 1 for score in expected.coins.values()) >= 1
     instance.kill_everything()
     assert learned_so_far(instance) == expected == learned_of(closed_trades(instance))
+    everything = contents_of(instance.state / "knowledge")
+    assert everything == relearned_by(instance, "again", everything)
+    assert everything["state"]["since_look"] == len(all_trades) % 10, "trades since the last look go on over any loss"
+
+
+def relearned_by(instance: Running, name: str, kept: dict[str, Any]) -> dict[str, Any]:
+    journal = instance.journal()
+    try:
+        return relearned(journal, instance.folder / name, 1, Applied(**kept["applied"]))
+    finally:
+        journal.close()
 
 
 class Known(NamedTuple):
-    """What is learned: how many trades, when the last of them closed, the position behind which the next waits, each coin's score."""
+    """What is learned: how many trades, when the last of them closed, each coin's score."""
 
     count: int
     last_trade_ns: int
-    applied: tuple[int, int]
     coins: dict[str, dict[str, int]]
 
 
@@ -237,9 +246,10 @@ def learned_so_far(running: Running) -> Known:
     """By the knowledge store alone."""
     store = Knowledge(running.state / "knowledge")
     try:
-        learned, applied = store.learned(), store.applied()
-        return Known(learned.trades, learned.last_trade_ns, (applied.incarnation, applied.seq),
-                     {symbol: msgspec.to_builtins(score) for symbol, score in store.coins().items()})
+        learned = store.learned()
+        return Known(learned.trades, learned.last_trade_ns,
+                     {symbol: {name: getattr(score, name) for name in ("trades", "wins", "pnl", "fees", "streak", "best", "worst", "last_ns")}
+                      for (family, symbol), score in store.scores().items() if family == "coin"})
     finally:
         store.close()
 
@@ -275,7 +285,7 @@ def learned_of(trades: list[Closed]) -> Known:
         coins[symbol] = {"trades": len(own), "wins": sum(one.pnl > 0 for one in own), "pnl": sum(one.pnl for one in own),
                          "fees": sum(one.fees for one in own), "streak": streak, "best": max(0, *(one.pnl for one in own)),
                          "worst": min(0, *(one.pnl for one in own)), "last_ns": max(one.event_ns for one in own)}
-    return Known(len(trades), max((one.event_ns for one in trades), default=0), trades[-1].position if trades else (0, 0), coins)
+    return Known(len(trades), max((one.event_ns for one in trades), default=0), coins)
 
 
 def kept_their_word(running: Running) -> None:

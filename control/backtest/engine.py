@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from control.learn.knowledge import Reader
+from control.learn.config import Learning
 from control.learn.reflection import Reflection
+from control.learn.snapshot import Reader
 from control.record import rings
 from control.record import snapshot as snapshots
 from control.record.run_start import run_facts
@@ -27,7 +28,7 @@ from control.record.writer import JournalWriter
 from control.supervise import instance
 from control.supervise.session import Plan
 from control.think.config import Strategy as Settings
-from control.think.planning import Outcome, Planning, decision_of
+from control.think.planning import Outcome, Planning, changes_of, decision_of
 from hotpath.arming import NotArmed, arm_of
 from hotpath.backtest import Machine
 from hotpath.kernel import backtest as kernel
@@ -73,7 +74,8 @@ class Backtest:
             self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(run_id, run_facts(self.boot, self.memory))
             self.reflection = Reflection(Child(self.boot, l.REFLECTION, self.memory, log), self.journal)
             self._closers.append(self.reflection.store.close)
-            self._knowledge = Reader(state_dir / "knowledge", self.planning.quantum, self.reflection.store)
+            self._knowledge = Reader(state_dir / "knowledge", self.planning.quantum, self.reflection.store,
+                                     self.boot.section("learning", Learning).apply)
             self.machine = Machine(self.memory, self.boot, self.planning.fold, self._records, log)
             self._closers.append(self.machine.close)
         except BaseException:
@@ -101,17 +103,19 @@ class Backtest:
     def _plan(self, event_ns: int) -> int:
         """The plans that are due before a tick of that time; gives when the next ones are."""
         self._look()
-        closed = int(self.memory.sniper.account[0]["trades_closed"])
-        if closed != self._learned:
+        head = int(self.memory.orders.ring[0]["head"])
+        if head != self._learned:
             self._store()
             self.reflection.step()
-            self._learned = closed
+            self._learned = head
         due_ns = self.planning.due_ns(event_ns)
         for outcome in self.planning.outcomes(due_ns, self._knowledge):
             if outcome.decision:
                 self._store(events=[decision_of(outcome, time.time_ns())])
             if outcome.error:
                 self._tell(outcome.error)
+            if outcome.changed:
+                self._store(events=changes_of(outcome, time.time_ns()))
             if not outcome.plan.keep:
                 self._arm(outcome)
         return due_ns + self.planning.interval_ns

@@ -109,6 +109,11 @@ class Evidence(Struct, kw_only=True):
 
     def _expire(self, now_ns: int) -> None:
         if self.running and now_ns >= self.until_ns:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """The episode under way is over; what it has open is lost by the gambler."""
+        if self.running:
             self.gains -= len(self.running) / self.cap
             self.running.clear()
             self._settle()

@@ -1,43 +1,60 @@
 """The knowledge store: one LMDB environment, `state_dir/knowledge`, written by reflection alone and read by whoever plans.
 
-| database | key              | value (JSON)                                                                        |
-|----------|------------------|-------------------------------------------------------------------------------------|
-| coins    | unified symbol   | CoinScore                                                                           |
-| meta     | b"applied"       | Applied: the last closed trade (incarnation, order-ring sequence) that is in `coins` |
-| meta     | b"learned"       | Learned: how many trades of this journal are in `coins`, in how many updates, when   |
+| database    | key                        | value (JSON)                                                                            |
+|-------------|----------------------------|-----------------------------------------------------------------------------------------|
+| scores      | family NUL value           | Score: what trades of this kind have made                                               |
+| trades      | era u16, position id u64   | Trade: a closed trade with its context; an era is the journal that they come of         |
+| opening     | position id u64            | Trade: one that is open, as far as it is known                                          |
+| open        | position id u64            | Open: what it speaks to                                                                 |
+| claims      | family NUL value NUL direction | Piece: evidence                                                                     |
+| adaptations | number u64                 | Stood: an adaptation, standing or over                                                  |
+| steps       | number u64                 | StepRecord: each step that an adaptation took, with the knowledge's version then        |
+| meta        | b"applied"                 | Applied: the last order-ring record (incarnation, sequence) that is in all of this      |
+| meta        | b"state", b"learned"       | State of the learner; Learned: how many trades, in how many updates, when               |
+| meta        | b"told", b"era", b"schema" | steps that the journal has as events; eras so far; schema of the store                  |
 
-A score, `applied` and `learned` change in one transaction, so each trade counts exactly once, whenever the writer dies. Paper runs sync each commit
-(hotpath/durable.py); what a loss of power may cost was not committed, and is applied again from the journal.
+Everything that a record changes is stored in one transaction with `applied`, so each trade counts exactly once, whenever the writer dies. Paper runs
+sync each commit (hotpath/durable.py); what a loss of power may cost was not committed, and is applied again from the journal.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
 from msgspec import Struct
 
-from control.learn.quick_update import SCALES, ClosedTrade, CoinScore, status, updated
-from control.think.strategy import CoinStatus
+from control.learn.follower import Changes, ScoreKey
+from control.learn.gate import STANDING, Adaptation
+from control.learn.kinds import FAMILIES, Claim
+from control.learn.learner import Changes as LearnerChanges
+from control.learn.learner import Learner, Open, Piece, State
+from control.learn.quick_update import Score
+from control.learn.trade import Trade
 from hotpath import durable
 
 #: bytes of a new store's map; it doubles when it is full
-FIRST_MAP_BYTES = 16 << 20
-_APPLIED, _LEARNED = b"applied", b"learned"
+FIRST_MAP_BYTES: Final = 16 << 20
+SCHEMA: Final = 2
+DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "meta")
+_APPLIED, _LEARNED, _STATE, _TOLD, _ERA, _SCHEMA = b"applied", b"learned", b"state", b"told", b"era", b"schema"
+_TRADE_KEY: Final = struct.Struct(">HQ")
+_NUMBER: Final = struct.Struct(">Q")
 _encode = msgspec.json.Encoder().encode
-_decode_score = msgspec.json.Decoder(CoinScore).decode
+T = TypeVar("T")
 
 
 class KnowledgeError(Exception):
-    """The store cannot be opened or written; the text names the path and the remedy."""
+    """The store cannot be opened, read or written; the text names the path and the remedy."""
 
 
 class Applied(Struct, frozen=True, order=True):
-    """Position of a closed trade in the journal."""
+    """Position of an order-ring record in the journal."""
 
     incarnation: int = 0
     seq: int = 0
@@ -51,8 +68,40 @@ class Learned(Struct, frozen=True):
     last_trade_ns: int = 0
 
 
-_decode_applied = msgspec.json.Decoder(Applied).decode
-_decode_learned = msgspec.json.Decoder(Learned).decode
+class Stood(Struct, kw_only=True):
+    """An adaptation, and the birth of what it counts since its stage began (0: it is over)."""
+
+    adaptation: Adaptation
+    birth: int
+
+
+class StepRecord(Struct, kw_only=True):
+    """A step of an adaptation, as the journal's event tells it."""
+
+    number: int
+    version: int
+    at_ns: int
+    adaptation: int
+    family: str
+    value: str
+    direction: str
+    action: str
+    stage: str
+    scale: float
+    trades: int
+    mean_bps: float
+    log_e: float
+    needed: float
+    why: str
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"{self.action} {self.value}: {self.stage.replace('_', ' ')}: {self.why}"
+
+
+_DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind).decode
+                             for kind in (Score, Trade, Open, Piece, Stood, StepRecord, Applied, Learned, State, int)}
 
 
 class Knowledge:
@@ -62,20 +111,37 @@ class Knowledge:
         self.path = Path(path)
         try:
             if writable:
-                self.env = durable.open_environment(self.path, sync=sync, mode=0o600, map_size=FIRST_MAP_BYTES, max_dbs=2)
+                self.env = durable.open_environment(self.path, sync=sync, mode=0o600, map_size=FIRST_MAP_BYTES, max_dbs=len(DATABASES))
+                with self.env.begin(write=True) as transaction:
+                    self._db = {name: self.env.open_db(name.encode(), transaction) for name in DATABASES}
+                    self._begin_store(transaction)
             else:
-                self.env = lmdb.open(str(self.path), map_size=0, max_dbs=2, readonly=True, create=False)
-            self._coins = self.env.open_db(b"coins", create=writable)
-            self._meta = self.env.open_db(b"meta", create=writable)
+                self.env = lmdb.open(str(self.path), map_size=0, max_dbs=len(DATABASES), readonly=True, create=False)
+                self._db = {name: self.env.open_db(name.encode(), create=False) for name in DATABASES}
         except (lmdb.Error, OSError) as error:
             raise KnowledgeError(f"{self.path}: {error}; is it a knowledge store that this user may use?") from error
         if writable:
             self.env.reader_check()
+        elif (schema := self._meta(_SCHEMA, int)) != SCHEMA:
+            self.env.close()
+            raise KnowledgeError(f"{self.path}: has schema {schema or 1}, this program reads {SCHEMA}; start the instance once, which learns anew")
+
+    def _begin_store(self, transaction: Any) -> None:
+        """A store of an older schema holds counts that evidence cannot be made of: what the journal still has is learned anew."""
+        value = transaction.get(_SCHEMA, db=self._db["meta"])
+        schema = None if value is None else _DECODERS[int](value)
+        if schema is not None and schema > SCHEMA:
+            raise lmdb.Error(f"schema {schema} is of a later version of this program, which knows {SCHEMA}; update trader")
+        if schema is None or schema < SCHEMA:
+            for database in self._db.values():
+                transaction.drop(database, delete=False)
+            transaction.put(_SCHEMA, _encode(SCHEMA), db=self._db["meta"])
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
 
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def _begin(self) -> Any:
         try:
             return self.env.begin()
@@ -83,36 +149,111 @@ class Knowledge:
             self.env.set_mapsize(0)
             return self.env.begin()
 
+    def _get(self, database: str, key: bytes, kind: type[T]) -> T | None:
+        try:
+            with self._begin() as transaction:
+                value = transaction.get(key, db=self._db[database])
+            return None if value is None else _DECODERS[kind](value)
+        except msgspec.DecodeError as error:
+            raise self._damaged(database, key, error) from None
+
+    def _meta(self, key: bytes, kind: type[T]) -> T | None:
+        return self._get("meta", key, kind)
+
+    def _all(self, database: str, kind: type[T], prefix: bytes = b"") -> Iterator[tuple[bytes, T]]:
+        with self._begin() as transaction, transaction.cursor(self._db[database]) as cursor:
+            for key, value in cursor.iternext() if cursor.set_range(prefix) else ():
+                if not key.startswith(prefix):
+                    break
+                try:
+                    yield bytes(key), _DECODERS[kind](value)
+                except msgspec.DecodeError as error:
+                    raise self._damaged(database, key, error) from None
+
+    def _damaged(self, database: str, key: bytes, error: Exception) -> KnowledgeError:
+        return KnowledgeError(f"{self.path}: {database} {bytes(key)!r} cannot be read: {error}; move the folder away, and it is learned anew "
+                              "from the journal")
+
     def applied(self) -> Applied:
-        """Up to which trade the scores are."""
-        with self._begin() as transaction:
-            value = transaction.get(_APPLIED, db=self._meta)
-        return Applied() if value is None else _decode_applied(value)
+        """Up to which record everything is in."""
+        return self._meta(_APPLIED, Applied) or Applied()
 
     def learned(self) -> Learned:
-        """How much has been learned of this journal. A store from before this was counted says it by its scores."""
-        with self._begin() as transaction:
-            value = transaction.get(_LEARNED, db=self._meta)
-            counted = value is not None or transaction.get(_APPLIED, db=self._meta) is None
-        if counted:
-            return Learned() if value is None else _decode_learned(value)
-        scores = self.coins().values()
-        return Learned(sum(score.trades for score in scores), 0, max((score.last_ns for score in scores), default=0))
+        """How much has been learned of this journal."""
+        return self._meta(_LEARNED, Learned) or Learned()
 
-    def coins(self) -> dict[str, CoinScore]:
-        """All scores by symbol, as of one instant."""
-        with self._begin() as transaction, transaction.cursor(self._coins) as cursor:
-            return {key.decode(): _decode_score(value) for key, value in cursor}
+    def version(self) -> int:
+        """Of the knowledge: rises with every change of what is active."""
+        return (self._meta(_STATE, State) or State()).version
 
-    def apply(self, trades: Iterable[tuple[Applied, ClosedTrade | None]]) -> int:
-        """Add trades behind `applied`, in order, in one transaction; gives how many changed a score.
+    def state(self) -> State:
+        """The learner's state."""
+        return self._meta(_STATE, State) or State()
 
-        A trade at or before `applied` is passed over; None moves the cursor only. Raises KnowledgeError when nothing could be stored.
-        """
-        batch = list(trades)
+    def scores(self) -> dict[ScoreKey, Score]:
+        """All scores, as of one instant."""
+        return {_score_key(key): score for key, score in self._all("scores", Score)}
+
+    def score(self, key: ScoreKey) -> Score | None:
+        """One score."""
+        return self._get("scores", _key_of(*key), Score)
+
+    def opening(self, position_id: int) -> Trade | None:
+        """A trade that is open."""
+        return self._get("opening", _NUMBER.pack(position_id), Trade)
+
+    def trade(self, position_id: int) -> Trade | None:
+        """A closed trade of this journal."""
+        return self._get("trades", _TRADE_KEY.pack(self._meta(_ERA, int) or 0, position_id), Trade)
+
+    def trades(self) -> list[Trade]:
+        """All closed trades, of earlier journals too, in the order of their ends."""
+        return sorted((trade for _, trade in self._all("trades", Trade)), key=lambda trade: trade.closed_ns)
+
+    def claims(self) -> dict[Claim, Piece]:
+        """All evidence."""
+        return {Claim(*key.decode().split("\0")): piece for key, piece in self._all("claims", Piece)}  # type: ignore[arg-type]
+
+    def adaptations(self) -> dict[int, Stood]:
+        """All adaptations by number."""
+        return {_NUMBER.unpack(key)[0]: stood for key, stood in self._all("adaptations", Stood)}
+
+    def active(self) -> list[Adaptation]:
+        """Those that are applied."""
+        return [stood.adaptation for stood in self.adaptations().values() if stood.adaptation.stage == "active"]
+
+    def steps(self, after: int = 0) -> list[StepRecord]:
+        """All steps behind a number, in order."""
+        return [step for _, step in self._all("steps", StepRecord) if step.number > after]
+
+    def told(self) -> int:
+        """Steps that the journal has as events."""
+        return self._meta(_TOLD, int) or 0
+
+    def restore(self, learner: Learner) -> None:
+        """Let a learner go on where the store is. Raises KnowledgeError where its parts contradict each other."""
+        opened = {_NUMBER.unpack(key)[0]: one for key, one in self._all("open", Open)}
+        standing = [(stood.adaptation, stood.birth) for stood in self.adaptations().values() if stood.adaptation.stage in STANDING]
+        try:
+            learner.restore(self.state(), self.claims(), opened, standing)
+        except ValueError as error:
+            raise KnowledgeError(f"{self.path}: {error}; move the folder away, and it is learned anew from the journal") from None
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def store(self, applied: Applied, changes: Changes, learner: Learner, of_learner: LearnerChanges) -> None:
+        """What the records up to `applied` have changed, in one transaction. Raises KnowledgeError when nothing could be stored."""
+        self._write(lambda transaction: self._put_all(transaction, applied, changes, learner, of_learner))
+
+    def tell(self, number: int) -> None:
+        """The journal has all steps up to this number."""
+        self._write(lambda transaction: transaction.put(_TOLD, _encode(number), db=self._db["meta"]))
+
+    def _write(self, work: Any) -> None:
         while True:
             try:
-                return self._store(batch)
+                with self.env.begin(write=True) as transaction:
+                    work(transaction)
+                return
             except lmdb.MapFullError:
                 try:
                     self.env.set_mapsize(2 * int(self.env.info()["map_size"]))
@@ -121,60 +262,58 @@ class Knowledge:
             except lmdb.Error as error:
                 raise KnowledgeError(f"{self.path}: {error}; free space on that disk") from error
 
-    def _store(self, batch: list[tuple[Applied, ClosedTrade | None]]) -> int:
-        count, learned = 0, self.learned()
-        last_ns = learned.last_trade_ns
-        with self.env.begin(write=True) as transaction:
-            value = transaction.get(_APPLIED, db=self._meta)
-            applied = Applied() if value is None else _decode_applied(value)
-            for position, trade in batch:
-                if position <= applied:
-                    continue
-                applied = position
-                if trade is not None:
-                    key = trade.symbol.encode()
-                    known = transaction.get(key, db=self._coins)
-                    score = CoinScore() if known is None else _decode_score(known)
-                    transaction.put(key, _encode(updated(score, trade)), db=self._coins)
-                    count += 1
-                    last_ns = max(last_ns, trade.closed_ns)
-            transaction.put(_APPLIED, _encode(applied), db=self._meta)
-            transaction.put(_LEARNED, _encode(Learned(learned.trades + count, learned.updates + bool(count), last_ns)), db=self._meta)
-        return count
+    def _put_all(self, transaction: Any, applied: Applied, changes: Changes, learner: Learner, of_learner: LearnerChanges) -> None:
+        def put(database: str, key: bytes, value: Any) -> None:
+            if value is None:
+                transaction.delete(key, db=self._db[database])
+            else:
+                transaction.put(key, _encode(value), db=self._db[database])
+
+        meta = self._db["meta"]
+        era = transaction.get(_ERA, db=meta)
+        era = 0 if era is None else _DECODERS[int](era)
+        for score_key, score in changes.scores.items():
+            put("scores", _key_of(*score_key), score)
+        for position_id, trade in changes.opening.items():
+            put("opening", _NUMBER.pack(position_id), trade)
+        for position_id, trade in changes.trades.items():
+            put("trades", _TRADE_KEY.pack(era, position_id), trade)
+        for claim, piece in of_learner.claims.items():
+            put("claims", _key_of(*claim), piece)
+        for position_id, one in of_learner.opened.items():
+            put("open", _NUMBER.pack(position_id), one)
+        for number, adaptation in of_learner.adaptations.items():
+            put("adaptations", _NUMBER.pack(number), Stood(adaptation=adaptation, birth=learner.since_birth(number)))
+        with transaction.cursor(self._db["steps"]) as cursor:
+            last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+        for number, step in enumerate(changes.steps, last + 1):
+            put("steps", _NUMBER.pack(number), _recorded(number, learner.state.version, step.adaptation, step.why))
+        value = transaction.get(_LEARNED, db=meta)
+        learned = Learned() if value is None else _DECODERS[Learned](value)
+        put("meta", _APPLIED, applied)
+        put("meta", _STATE, learner.state)
+        put("meta", _LEARNED, Learned(learned.trades + changes.closed, learned.updates + bool(changes.closed),
+                                      max(learned.last_trade_ns, changes.last_ns)))
 
 
-class Snapshot:
-    """All scores as of one instant, for one plan; see KnowledgeView in control/think/strategy.py."""
-
-    def __init__(self, scores: dict[str, CoinScore], now_ns: int, quantum: float) -> None:
-        self._scores, self._now_ns, self._quantum = scores, now_ns, quantum
-
-    def coin(self, symbol: str) -> CoinStatus:
-        """Record of a symbol."""
-        score = self._scores.get(symbol)
-        if score is None:
-            return CoinStatus()
-        word = status(score, self._now_ns)
-        return CoinStatus(score.trades, score.wins, score.pnl * self._quantum, score.streak, word, SCALES[word])
+def _recorded(number: int, version: int, one: Adaptation, why: str) -> StepRecord:
+    return StepRecord(number=number, version=version, at_ns=one.since_ns, adaptation=one.number, family=one.family, value=one.value,
+                      direction=one.direction, action=one.action, stage=one.stage, scale=one.scale, trades=one.trades, mean_bps=one.mean_bps,
+                      log_e=one.log_e, needed=one.needed, why=why)
 
 
-class Reader:
-    """Snapshots for the strategist. A store that is not there yet is empty; one that cannot be read is an error at that plan."""
+def _key_of(*words: str) -> bytes:
+    return "\0".join(words).encode()
 
-    def __init__(self, path: Path | str, quantum: float, store: Knowledge | None = None) -> None:
-        """`store`: one that this process has open already, as LMDB opens an environment once a process."""
-        self._path, self._quantum = Path(path), quantum
-        self._store = store
 
-    def snapshot(self, now_ns: int) -> Snapshot:
-        """What is known at an event time. Raises KnowledgeError."""
-        if self._store is None and durable.begun(self._path / "data.mdb"):
-            self._store = Knowledge(self._path)
-        return Snapshot(self._store.coins() if self._store else {}, now_ns, self._quantum)
+def _score_key(key: bytes) -> ScoreKey:
+    family, _, value = key.decode().partition("\0")
+    return family, value  # type: ignore[return-value]
 
 
 def adopt(source: Path | str, target: Path | str) -> None:
-    """Copy another run's knowledge for an instance whose journal begins anew: the scores stay, `applied` and `learned` go. Raises KnowledgeError."""
+    """Copy another run's knowledge for an instance whose journal begins anew: what was learned stays; what is open, and up to which record of the
+    old journal it was learned, goes. Raises KnowledgeError."""
     target = Path(target)
     origin = Knowledge(source)
     try:
@@ -186,7 +325,16 @@ def adopt(source: Path | str, target: Path | str) -> None:
     finally:
         origin.close()
     copy = Knowledge(target, writable=True)
-    with copy.env.begin(write=True) as transaction:
-        for key in (_APPLIED, _LEARNED):
-            transaction.delete(key, db=copy._meta)
+    learner = Learner(dict.fromkeys(FAMILIES, 1))
+    copy.restore(learner)
+    learner.forget_open()
+    copy.store(Applied(), Changes({}, {}, {}, []), learner, learner.take_changes())
+    with copy.env.begin(write=True) as transaction, transaction.cursor(copy._db["steps"]) as steps:
+        meta = copy._db["meta"]
+        transaction.delete(_APPLIED, db=meta)
+        transaction.delete(_LEARNED, db=meta)
+        transaction.drop(copy._db["opening"], delete=False)
+        era = transaction.get(_ERA, db=meta)
+        transaction.put(_ERA, _encode((0 if era is None else _DECODERS[int](era)) + 1), db=meta)
+        transaction.put(_TOLD, _encode(_NUMBER.unpack(steps.key())[0] if steps.last() else 0), db=meta)
     copy.close()

@@ -224,6 +224,15 @@ class Learner:
             self._by_birth[birth] = one.claim, one.since
         self.check()
 
+    def forget_open(self) -> None:
+        """Nobody will ever tell how the open trades end: what counts them counts them as lost by the gambler."""
+        counting = [birth for birth, (_, evidence) in self._by_birth.items() if evidence.running]
+        for birth in counting:
+            self._by_birth[birth][1].abandon()
+        self._touch(counting)
+        for position_id in list(self.open):
+            self._forget(position_id)
+
     def since_birth(self, number: int) -> int:
         """Birth of what a standing adaptation counts; 0 for one that is over."""
         return self._since.get(number, 0)

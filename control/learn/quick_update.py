@@ -1,46 +1,25 @@
-"""The quick update: a closed trade into its coin's score, and what a score means for the next plan. Pure; microseconds.
+"""The quick update: a closed trade into the scores of its coin, strategy, pattern, regime and hour. Pure; microseconds.
 
-status by the score, first match (all of it after fees):
-
-| status      | when                                                              | size of an entry |
-|-------------|-------------------------------------------------------------------|------------------|
-| unknown     | fewer than 5 trades                                               | × 1              |
-| blacklisted | 20 trades or more, wins < 25 %, P&L < 0, last trade within 24 h   | × 0, no entries  |
-| reduced     | wins < 40 % and P&L < 0, or 5 losses in a row                     | × 0.5            |
-| favoured    | wins ≥ 60 % and P&L > 0                                           | × 1.5            |
-| normal      | else                                                              | × 1              |
-
-A blacklisted coin is tried again, reduced, when nothing has been traded in it for 24 h of event time: without that nothing could ever
-change its score.
+A score only counts; what is done about it is decided by evidence (control/learn/gate.py). Trades on paper are counted apart.
 """
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
+from control.learn.trade import Trade
+
+#: weight of the newest trade in the trend
+TREND_WEIGHT = 0.1
 #: trades below which a record says nothing
 FEW_TRADES = 5
-#: trades from which a coin may be blacklisted
-ENOUGH_TRADES = 20
-#: event time without a trade after which a blacklisted coin is tried again
-PROBATION_NS = 24 * 3_600_000_000_000
-#: losses in a row that halve the size
-LOSING_STREAK = -5
-#: size of an entry by status
-SCALES = {"unknown": 1.0, "blacklisted": 0.0, "reduced": 0.5, "favoured": 1.5, "normal": 1.0}
 
 
-class ClosedTrade(Struct, frozen=True, kw_only=True):
-    """What the update needs of a round trip: P&L after fees and fees (> 0) in quanta, event time of its end."""
-
-    symbol: str
-    pnl: int
-    fees: int
-    closed_ns: int
-
-
-class CoinScore(Struct, frozen=True, kw_only=True):
-    """A coin's record. Cash in quanta; streak counts wins in a row above 0, losses in a row below; a trade of exactly 0 is no win."""
+class Score(Struct, kw_only=True):
+    """A kind's record, of its trades after fees. Cash in quanta; streak counts wins in a row above 0, losses in a row below; a trade of exactly 0
+    is no win. `trend_bps` is the average of its trades, newer ones weighing more. `first` and `last` are the positions that it rests on: all of its
+    kind between these two."""
 
     trades: int = 0
     wins: int = 0
@@ -49,25 +28,43 @@ class CoinScore(Struct, frozen=True, kw_only=True):
     streak: int = 0
     best: int = 0
     worst: int = 0
+    sum_bps: float = 0.0
+    #: of the winning ones alone
+    won_bps: float = 0.0
+    trend_bps: float = 0.0
     last_ns: int = 0
+    first: int = 0
+    last: int = 0
+    paper_trades: int = 0
+    paper_bps: float = 0.0
+
+    @property
+    def mean_bps(self) -> float:
+        """Average result; 0.0 without trades."""
+        return self.sum_bps / self.trades if self.trades else 0.0
+
+    @property
+    def average_win_bps(self) -> float:
+        """Average of the winning trades; 0.0 without."""
+        return self.won_bps / self.wins if self.wins else 0.0
+
+    @property
+    def average_loss_bps(self) -> float:
+        """Average of the others, not above 0; 0.0 without."""
+        losses = self.trades - self.wins
+        return (self.sum_bps - self.won_bps) / losses if losses else 0.0
 
 
-def updated(score: CoinScore, trade: ClosedTrade) -> CoinScore:
+def updated(score: Score, trade: Trade) -> Score:
     """The score after one more trade."""
-    won = trade.pnl > 0
-    return CoinScore(
-        trades=score.trades + 1, wins=score.wins + won, pnl=score.pnl + trade.pnl, fees=score.fees + trade.fees,
-        streak=max(score.streak, 0) + 1 if won else min(score.streak, 0) - 1,
-        best=max(score.best, trade.pnl), worst=min(score.worst, trade.pnl), last_ns=max(score.last_ns, trade.closed_ns))
+    if not trade.made:
+        return msgspec.structs.replace(score, paper_trades=score.paper_trades + 1, paper_bps=score.paper_bps + trade.net_bps)
+    won, pnl = trade.pnl_quanta > 0, trade.pnl_quanta
+    return Score(
+        trades=score.trades + 1, wins=score.wins + won, pnl=score.pnl + pnl, fees=score.fees + trade.fees_quanta,
+        streak=max(score.streak, 0) + 1 if won else min(score.streak, 0) - 1, best=max(score.best, pnl), worst=min(score.worst, pnl),
+        sum_bps=score.sum_bps + trade.net_bps, won_bps=score.won_bps + (trade.net_bps if won else 0.0),
+        trend_bps=score.trend_bps + TREND_WEIGHT * (trade.net_bps - score.trend_bps) if score.trades else trade.net_bps,
+        last_ns=max(score.last_ns, trade.closed_ns), first=score.first or trade.position_id, last=trade.position_id,
+        paper_trades=score.paper_trades, paper_bps=score.paper_bps)
 
-
-def status(score: CoinScore, now_ns: int) -> str:
-    """Status of a score at an event time; see the table above."""
-    if score.trades < FEW_TRADES:
-        return "unknown"
-    share, losing = score.wins / score.trades, score.pnl < 0
-    if score.trades >= ENOUGH_TRADES and share < 0.25 and losing and now_ns - score.last_ns < PROBATION_NS:
-        return "blacklisted"
-    if (share < 0.40 and losing) or score.streak <= LOSING_STREAK:
-        return "reduced"
-    return "favoured" if share >= 0.60 and score.pnl > 0 else "normal"

@@ -1,32 +1,36 @@
-"""The reflection process: follows closed trades in the journal and applies the quick update of each, exactly once.
+"""The reflection process: follows what becomes of trades in the journal, updates scores and evidence exactly once, looks at everything in its turn.
 
-It reads behind `applied`, its own durable cursor (incarnation, sequence), which changes in the transaction of the scores. What it has
-gone through of this incarnation it tells in `cursors.learned_orders`: a lockstep plan waits until that has reached what is durable.
+It reads behind `applied`, its own durable cursor (incarnation, sequence of the order ring), which changes in the transaction of what it learned.
+What it has gone through of this incarnation it tells in `cursors.learned_orders`: a lockstep plan waits until that has reached what is durable. Each
+step of an adaptation is stored with the state that it belongs to, and becomes an event of the journal afterwards; the store remembers how many the
+recorder has acknowledged, so that a kill in between tells one twice rather than never.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lmdb
 
-from control.learn.knowledge import Applied, Knowledge, KnowledgeError
-from control.learn.quick_update import SCALES, ClosedTrade, status
+from control.learn import words
+from control.learn.config import Learning as Settings
+from control.learn.follower import Follower, relevant
+from control.learn.knowledge import Applied, Knowledge, KnowledgeError, StepRecord
+from control.learn.learner import Learner, universe
+from control.learn.lookup import JournalLookUp
 from control.record.journal import Journal
 from control.record.records import JournalError
 from hotpath.activities import Activities
 from hotpath.breaker import Breaker
+from hotpath.courier import RoleLine
 from hotpath.errors import ErrorManager, Kind
 from hotpath.kernel import barriers
 from ipc import board, bus, messages
 from ipc import layout as l
 from ipc.process import REPEATABLE, Child
 
-#: trades in one transaction
+#: records that say something of a trade, in one transaction
 _BATCH = 256
 #: longest sleep on the doorbell; pauses after a failed write
 _SLEEP_NS = 50_000_000
@@ -37,6 +41,10 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.25, 5.0
 _SAFE_AFTER_S = 5.0
 #: how long a replay, which can be run again, waits for a disk that refuses; exit code of a fault that a restart does not mend
 _GIVE_UP_S, EXIT_CONFIG = 10.0, 78
+#: until an unanswered step is told again
+_TELL_AGAIN_NS = 1_000_000_000
+#: patterns and regimes that conditions may name: bounds of how many claims there can be, known before any trade is
+MOST_PATTERNS, MOST_REGIMES = 24, 4
 
 
 class Reflection:
@@ -46,13 +54,13 @@ class Reflection:
         """`journal`: one that this process has open already, as LMDB opens an environment once a process."""
         boot = child.boot
         self._child, self._memory = child, child.memory
-        self.store = self._open()
+        self._settings: Settings = boot.section("learning", Settings)
         self._journal_path = Path(boot.state_dir) / "journal"
         self._journal = journal
-        self._symbols: dict[int, dict[int, str]] = {}
+        self._follower: Follower | None = None
         self.examined = -1
-        self.applied = self.store.applied()
-        self._show()
+        self.store = self._open()
+        self.reopened()
 
     def _open(self) -> Knowledge:
         boot = self._child.boot
@@ -62,87 +70,118 @@ class Reflection:
         """LMDB's environment may be unusable after a failed write. Raises KnowledgeError; until it works nothing is applied."""
         self.store.close()
         self.store = self._open()
-        self.applied = self.store.applied()
+        self.reopened()
+
+    def reopened(self) -> None:
+        """Go on where the store is: what was not stored has not been learned."""
+        run = self._memory.board.run[0]
+        symbols, strategies = int(run["instruments"]), max(1, int(run["strategies"]))
+        self.learner = Learner(universe(symbols, strategies, MOST_PATTERNS, MOST_REGIMES), self._settings.trades_between_looks,
+                               self._settings.hours_between_looks)
+        self.store.restore(self.learner)
+        self.applied, self._follower = self.store.applied(), None
+        self.told, self.steps = self.store.told(), self.store.steps(self.store.told())
+        self._show()
 
     def _incarnation(self) -> int:
         return barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))
 
-    def step(self) -> int:
-        """Apply what has become durable since; gives the trades applied. Raises KnowledgeError, JournalError; then nothing has moved."""
-        durable = barriers.word(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS)  # before reading: all of it is in the journal
-        if durable == self.examined:
-            return 0
+    def _following(self) -> Follower | None:
         if self._journal is None:
             if not self._incarnation():
-                return 0  # a recorder that is still making the journal
+                return None  # a recorder that is still making the journal
             self._journal = Journal(self._journal_path)
+        if self._follower is None:
+            self._follower = Follower(self.learner, JournalLookUp(self._journal), self.store)
+        return self._follower
+
+    def step(self) -> int:
+        """Apply what has become durable since; gives the trades that closed. Raises KnowledgeError, JournalError; then nothing of it is stored."""
+        durable = barriers.word(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS)  # before reading: all of it is in the journal
+        if durable == self.examined or (follower := self._following()) is None:
+            return 0
+        assert self._journal is not None
         count = 0
-        records = self._journal.trades((self.applied.incarnation, self.applied.seq))
-        while batch := list(itertools.islice(self._closed(records), _BATCH)):
+        table = self._journal.table("orders", (self.applied.incarnation, self.applied.seq))
+        happened = relevant(table.rows, table.incarnations)
+        for first in range(0, len(happened), _BATCH):
+            batch = happened[first: first + _BATCH]
             began = time.perf_counter_ns()
-            changed = self.store.apply(batch)
-            count += changed
-            self.applied = batch[-1][0]
-            self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
-            self._show()
+            for incarnation, row in batch:
+                follower.take(incarnation, row)
+            for text in follower.passed_over:
+                self._child.log.warning("%s; passed over", text)
+            follower.passed_over.clear()
+            closed = self._store(follower, Applied(batch[-1][0], int(batch[-1][1]["seq"])))
+            count += closed
+            if closed:
+                self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
             row = self._child.processes[l.REFLECTION]  # trades of months may be learned at once
-            self._child.beat(int(row["progress"]) + changed, int(row["last_event_ns"]))
+            self._child.beat(int(row["progress"]) + len(batch), int(row["last_event_ns"]))
         self.examined = durable
         barriers.set_learned(self._memory.board.cursors, self._memory.board.processes, durable)
         return count
 
+    def _store(self, follower: Follower, applied: Applied) -> int:
+        changes = follower.take_changes()
+        self.store.store(applied, changes, self.learner, self.learner.take_changes())
+        self.applied = applied
+        if changes.steps:
+            self.steps = self.store.steps(self.told)
+            for step in changes.steps:
+                self._child.log.info("%s: %s", step.adaptation.claim.text, step.why)
+        if changes.closed or changes.steps:
+            self._show()
+        return changes.closed
+
+    def look(self) -> list[StepRecord]:
+        """A person wants everything decided now. Raises KnowledgeError, JournalError."""
+        self.step()
+        follower = self._following()
+        if follower is None:
+            return []
+        before = len(self.steps) + self.told
+        follower.look(max(self.learner.state.last_look_ns, self.store.learned().last_trade_ns, int(self._child.processes[l.SNIPER]["last_event_ns"])))
+        self._store(follower, self.applied)
+        return self.store.steps(before)
+
     def _show(self) -> None:
         """The figures that the store keeps, for status: they do not begin anew with a process or a run."""
-        learned, scores = self.store.learned(), self.store.coins().values()
-        now_ns = max(learned.last_trade_ns, int(self._child.processes[l.STRATEGIST]["last_event_ns"]))
+        learned, state = self.store.learned(), self.learner.state
+        coins = sum(family == "coin" for family, _ in self.store.scores())
+        active = [one for one in self.learner.standing.values() if one.stage == "active"]
         for name, value in (("trades_applied", learned.trades), ("updates", learned.updates), ("last_trade_ns", learned.last_trade_ns),
-                            ("coins", len(scores)), ("coins_adapted", sum(SCALES[status(score, now_ns)] != 1 for score in scores))):
+                            ("coins", coins), ("coins_adapted", len({one.value for one in active if one.family == "coin"})),
+                            ("version", state.version), ("adaptations", len(active)), ("trades_since_look", state.since_look)):
             self._child.set_metric(name, value)
 
-    def _closed(self, records: Iterator[Any]) -> Iterator[tuple[Applied, ClosedTrade | None]]:
-        for record in records:
-            row, position = record.row, Applied(record.incarnation, record.seq)
-            symbol = self._symbol(record.incarnation, int(row["instrument"]))
-            if symbol is None:
-                self._child.log.warning("trade %d/%d: instrument %d is unknown; passed over", *_pair(position), int(row["instrument"]))
-                yield position, None
-            else:
-                yield position, ClosedTrade(symbol=symbol, pnl=int(row["pnl"]), fees=int(row["fees"]), closed_ns=record.event_ns)
-
-    def _symbol(self, incarnation: int, instrument: int) -> str | None:
-        """Ids belong to an incarnation: this one's are in shared memory, older ones in the journal's run_start."""
-        if incarnation == self._incarnation():
-            known = self._memory.instruments.instruments
-            return known[instrument]["symbol"].decode() or None if instrument < len(known) else None
-        if incarnation not in self._symbols:
-            assert self._journal is not None
-            self._symbols = {number: {fact.id: fact.symbol for fact in facts.values()}
-                             for number, facts in self._journal.instruments().items()}
-            self._symbols.setdefault(incarnation, {})
-        return self._symbols[incarnation].get(instrument)
-
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
     def handle(self, request: messages.ChildRequest) -> messages.Reply:
-        """Ping, and Query "knowledge": the scores by symbol."""
+        """Ping; Reflect; Query "knowledge", "adaptations", "why"."""
         match request:
             case messages.Ping():
                 return messages.Pong(role="reflection", pid=int(self._child.processes[l.REFLECTION]["pid"]))
-            case messages.Query(what="knowledge"):
+            case messages.Reflect():
+                return self._reflect()
+            case messages.Query(what="knowledge" | "adaptations" | "why"):
                 try:
-                    return self._answer(request)
-                except lmdb.Error as error:
+                    return words.answer(request, self.store, self.learner)
+                except (lmdb.Error, KnowledgeError) as error:
                     return messages.Unavailable(role="reflection", text=f"the knowledge cannot be read: {error}; see reflection.log")
             case _:
-                return messages.Refused(code="unknown_query", text="reflection answers knowledge", remedy='ask with what = "knowledge"')
+                return messages.Refused(code="unknown_query", text="reflection answers knowledge, adaptations and why",
+                                        remedy='ask with what = "knowledge"')
 
-    def _answer(self, request: messages.Query) -> messages.Answer:
-        now_ns = int(self._child.processes[l.STRATEGIST]["last_event_ns"])
-        rows: list[dict[str, Any]] = []
-        for symbol, score in sorted(self.store.coins().items()):
-            if request.argument in ("", symbol):
-                word = status(score, now_ns)
-                rows.append({"symbol": symbol, "trades": score.trades, "wins": score.wins, "pnl_quanta": score.pnl,
-                             "fees_quanta": score.fees, "streak": score.streak, "status": word, "size_scale": SCALES[word]})
-        return messages.Answer(data={"applied": list(_pair(self.applied))}, rows=rows[: request.limit])
+    def _reflect(self) -> messages.Reply:
+        since = self.learner.state.since_look
+        try:
+            steps = self.look()
+        except (KnowledgeError, JournalError) as error:
+            self.reopen()
+            return messages.Unavailable(role="reflection", text=str(error))
+        told = "; ".join(step.text for step in steps) or "nothing changes"
+        return messages.Done(text=f"looked at {since} trade{'' if since == 1 else 's'} since the last look: {told}",
+                             data={"steps": len(steps), "version": self.learner.state.version})
 
     def close(self) -> None:
         """Close both environments."""
@@ -151,8 +190,35 @@ class Reflection:
             self._journal.close()
 
 
-def _pair(position: Applied) -> tuple[int, int]:
-    return position.incarnation, position.seq
+class Teller:
+    """Brings the steps to the journal as events, one after the other, without waiting; `store.tell` when the recorder has one."""
+
+    def __init__(self, child: Child, reflection: Reflection) -> None:
+        self._reflection, self._log = reflection, child.log
+        self._line = RoleLine(Path(child.boot.socket_dir), "recorder")
+        self._sent_ns = 0
+
+    def turn(self, now_ns: int) -> None:
+        """Take an answer, or send what is next. Raises KnowledgeError."""
+        one = self._reflection
+        if not one.steps:
+            return
+        number = one.steps[0].number.to_bytes(8, "big")
+        while (reply := self._line.receive()) is not None:
+            if reply[0] == number and isinstance(messages.decode_reply(reply[1]), messages.Done):
+                one.store.tell(one.steps[0].number)
+                one.told = one.steps.pop(0).number
+                self._sent_ns = 0
+                return
+        if not self._sent_ns or now_ns - self._sent_ns > _TELL_AGAIN_NS:
+            if self._sent_ns:
+                self._line.reset()
+            taken = self._line.send(number, messages.encode(words.event_of(one.steps[0])))
+            self._sent_ns = now_ns if taken else 0
+
+    def close(self) -> None:
+        """Leave the bus."""
+        self._line.close()
 
 
 class Learning:
@@ -162,6 +228,7 @@ class Learning:
         self._child, self._reflection, self._modes = child, reflection, child.memory.board.modes
         self.activities = Activities(child)
         self.errors = self.activities.adopt(ErrorManager("knowledge", Breaker(1, int(_FIRST_RETRY_S * 1e9), int(_LONGEST_RETRY_S * 1e9))))
+        self._teller = Teller(child, reflection)
         self._failing_since_ns = 0
         if int(self._modes[l.MODE_OF_REFLECTION]["mode"]):  # a predecessor's: what works now ends it
             self._failing_since_ns = time.monotonic_ns()
@@ -174,6 +241,7 @@ class Learning:
             return 0
         try:
             count = self._reflection.step()
+            self._teller.turn(now_ns)
         except (KnowledgeError, JournalError) as error:
             self._failed(error, now_ns)
             return 0
@@ -195,6 +263,11 @@ class Learning:
             board.set_mode(self._modes, l.MODE_OF_REFLECTION, l.MODE_SAFE, "knowledge cannot be written")
         self.hopeless = self._child.boot.mode == "replay" and failing_s > _GIVE_UP_S
 
+    def close(self) -> None:
+        """Leave the bus."""
+        self.activities.close()
+        self._teller.close()
+
 
 def await_last_trades(child: Child) -> None:
     """The others have stopped: what they closed last is learned now if it comes to the journal at once, else by the next start."""
@@ -210,7 +283,8 @@ def main(child: Child) -> int:
     processes, cursors = child.processes, child.memory.board.cursors
     reflection = Reflection(child)
     server = bus.Server(child.boot.socket_dir, "reflection", messages.decode_child_request)
-    child.log.info("knowledge up to trade %d/%d", *_pair(reflection.applied))
+    child.log.info("knowledge of version %d up to record %d/%d", reflection.learner.state.version, reflection.applied.incarnation,
+                   reflection.applied.seq)
     child.ready()
     learning, progress = Learning(child, reflection), 0
     while not child.stopping():
@@ -226,11 +300,15 @@ def main(child: Child) -> int:
             barriers.await_word(cursors, 0, barriers.DURABLE_ORDERS, reflection.examined + 1, processes, l.REFLECTION, _SLEEP_NS)
     if child.stopping() == l.STOP_DRAIN:
         await_last_trades(child)
+        end_ns = time.monotonic_ns() + _LAST_TRADES_NS
         try:
             reflection.step()
+            while reflection.steps and time.monotonic_ns() < end_ns:  # the recorder is the last to stop
+                learning.turn(time.monotonic_ns())
+                time.sleep(0.002)
         except (KnowledgeError, JournalError) as error:
             child.log.error("%s", error)
     server.close()
-    learning.activities.close()
+    learning.close()
     reflection.close()
     return 0

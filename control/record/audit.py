@@ -56,7 +56,8 @@ class Audit:
                 "what": purpose if kind == l.NEW else _WHAT.get(kind) or l.INTENT_KINDS.get(kind, "order").lower(),
                 "symbol": fact.symbol if of_symbol else "", "side": _SIDES.get(int(row["side"]), "") if of_symbol else "",
                 "strategy": self.queries.strategy(record.incarnation, int(row["strategy"])) if of_symbol or kind == l.RELEASED else "",
-                "size": fact.size_text(int(row["lots"])) if kind in _SIZED else "", "price": "", "position": str(int(row["position_id"]) or ""), "text": ""}
+                "size": fact.size_text(int(row["lots"])) if kind in _SIZED else "", "price": "",
+                "position": str(int(row["position_id"]) or ""), "text": ""}
         why = self.queries.why(int(row["condition_id"])) if of_symbol else ""
         if kind == l.NEW:
             price = int(row["limit_price"]) or int(row["reference_price"])

@@ -197,6 +197,15 @@ class ControlSocket:
                 return self._ask("recorder", messages.Query(what="trades", limit=request.limit))
             case messages.Errors():
                 return self._ask("recorder", messages.Query(what="errors", limit=request.limit, argument=f"{request.hours:g}"))
+            case messages.Knowledge():
+                return self._ask("reflection", messages.Query(what="knowledge", limit=request.limit, argument=request.about))
+            case messages.Adaptations():
+                return self._ask("reflection", messages.Query(what="adaptations", limit=request.limit, argument=request.about))
+            case messages.Why():
+                return self._ask("reflection", messages.Query(what="why", argument=request.id))
+            case messages.Reflect():
+                facade.note("operator", "reflect")
+                return self._ask("reflection", request)
             case messages.Pause():
                 text = "paused: no new entries until resume; exits go on"
                 facade.words.pause(text)

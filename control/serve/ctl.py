@@ -34,6 +34,9 @@ _COMMANDS = {
     "status": "the instance and its processes", "health": "what is well and what is not", "positions": "open positions",
     "conditions": "armed conditions, nearest first, with their text why", "orders": "newest orders first", "trades": "newest trades first",
     "stats": "counters, refusals, latencies, equity", "errors": "what failed, what was decided about it, and what works again; newest first",
+    "knowledge": "what is known of each kind of trades, or figures by one dimension",
+    "adaptations": "what was learned and changes plans, with its evidence; newest first",
+    "why": "explain an adaptation, a position, or a kind of trades", "reflect": "look at what trades say now, and decide",
     "pause": "no new entries until resume; exits go on",
     "resume": "entries again; ends what a person ends of safe mode",
     "safe": "safe mode until resume: no entries, working entries cancelled, positions as configured",
@@ -50,6 +53,9 @@ _EXAMPLES = {
     "positions": ("trader-ctl positions", "trader-ctl --instance night positions"), "conditions": ("trader-ctl conditions --limit 5",),
     "orders": ("trader-ctl orders --limit 10",), "trades": ("trader-ctl trades --json | jq '.rows[].pnl'",), "stats": ("trader-ctl stats",),
     "errors": ("trader-ctl errors", "trader-ctl errors --hours 1 --json | jq '.rows[].text'"),
+    "knowledge": ("trader-ctl knowledge", "trader-ctl knowledge exit", "trader-ctl knowledge version --json | jq '.rows[].profit_factor'"),
+    "adaptations": ("trader-ctl adaptations", "trader-ctl adaptations active"),
+    "why": ("trader-ctl why 3", "trader-ctl why BTC/USDT"), "reflect": ("trader-ctl reflect",),
     "pause": ("trader-ctl pause",), "resume": ("trader-ctl resume",), "safe": ("trader-ctl safe",),
     "close": ("trader-ctl close BTC/USDT", "trader-ctl close 4097"),
     "adjust": ("trader-ctl adjust BTC/USDT --stop 60500", "trader-ctl adjust 4097 --target 62000"),
@@ -90,10 +96,15 @@ def parser() -> argparse.ArgumentParser:
         examples = "".join(f"  {line}\n" for line in _EXAMPLES[name])
         one = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=[anywhere],
                                   epilog=f"{_EXIT_CODES}\n\nexamples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter)
-        if name in ("conditions", "orders", "trades", "errors"):
+        if name in ("knowledge", "adaptations"):
+            one.add_argument("about", nargs="?", default="", metavar="ABOUT", help="coin, strategy, pattern, regime, hour, side, exit, holding time, "
+                             "slippage, distance or version; or one of their values" if name == "knowledge" else "a stage, a family or a value")
+        if name in ("conditions", "orders", "trades", "errors", "knowledge", "adaptations"):
             one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
         if name == "errors":
             one.add_argument("--hours", type=_hours, default=24.0, metavar="H", help="how far back, by the wall clock, up to 8760 (24)")
+        elif name == "why":
+            one.add_argument("id", metavar="ID", help="an adaptation's number, a position's id, or a kind's value (BTC/USDT, momentum, 14)")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
         elif name == "backtest":

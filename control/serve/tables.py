@@ -41,6 +41,18 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
                Column("entry_price", "entry", 1, right=True), Column("exit_price", "exit", 1, right=True), Column("pnl", "P&L USDT", right=True),
                Column("fees", "fees USDT", 2, right=True), Column("reason", "reason"), Column("held_s", "held", 2, right=True),
                Column("strategy", "strategy", 5), Column("why", "why", 6, text=True)),
+    "knowledge": (Column("family", "kind"), Column("value", "value"), Column("status", "status"), Column("trades", "trades", right=True),
+                  Column("wins", "won", 1, right=True), Column("mean_bps", "bps a trade", right=True),
+                  Column("average_win_bps", "bps won", 3, right=True), Column("average_loss_bps", "bps lost", 3, right=True),
+                  Column("trend_bps", "trend bps", 2, right=True), Column("streak", "streak", 4, right=True),
+                  Column("on_paper", "on paper", 4, right=True), Column("evidence", "evidence", 1), Column("rests_on", "rests on", 6)),
+    "adaptations": (Column("number", "no.", right=True), Column("action", "what"), Column("value", "for"), Column("stage", "stage"),
+                    Column("size_scale", "size ×", right=True), Column("before_bps", "bps before", right=True),
+                    Column("trades_before", "trades", 2, right=True), Column("since_bps", "bps since", right=True),
+                    Column("trades_since", "trades", 2, right=True), Column("since_ns", "since (UTC)", 3), Column("why", "why", 4, text=True)),
+    "why": (Column("closed_ns", "closed (UTC)"), Column("position", "position", 3), Column("symbol", "symbol"), Column("side", "side"),
+            Column("strategy", "strategy", 2), Column("net_bps", "bps", right=True), Column("exit", "exit"), Column("made", "made"),
+            Column("version", "version", 1, right=True)),
     "audit": (Column("seq", "seq", right=True), Column("time_ns", "time (UTC)", 1), Column("record", "record", 4), Column("what", "what"),
               Column("symbol", "symbol"), Column("side", "side", 2), Column("size", "size", 2, right=True), Column("price", "price", 2, right=True),
               Column("strategy", "strategy", 3), Column("text", "text", text=True)),
@@ -62,7 +74,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
                         Column("now", "now", text=True)),
 }
 #: what an answer without rows says
-_EMPTY = {"positions": "no open positions", "conditions": "no conditions are armed", "orders": "no orders yet",
+_EMPTY = {"knowledge": "no trade has closed yet", "adaptations": "nothing was learned yet that changes anything",
+          "positions": "no open positions", "conditions": "no conditions are armed", "orders": "no orders yet",
           "trades": "no closed trades yet", "session list": "nothing was recorded yet", "errors": "nothing has failed"}
 #: a trade's side in the journal is that of its entry
 _TRADE_SIDES = {"buy": "long", "sell": "short"}
@@ -102,6 +115,8 @@ def _print_rows(console: Console, command: str, rows: list[dict[str, Any]], widt
         rows = [{**row, "decision": f"pause {span(row['pause_s'])}"} if row.get("pause_s") else row for row in rows]
     if command == "health":
         rows = [{**row, "metrics": _metrics(row.get("metrics") or {})} for row in rows]
+    if command == "knowledge" and "family" not in rows[0]:
+        command = ""  # figures by one dimension
     columns = COLUMNS.get(command) or tuple(Column(key, key) for key in rows[0])
     table, missing = grid(columns, rows, width)
     console.print(table)
@@ -115,7 +130,7 @@ def _facts(command: str, data: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     try:
-        facts = {"status": _status, "health": _health, "stats": _stats}.get(command, _plainly)(data)
+        facts = {"status": _status, "health": _health, "stats": _stats, "knowledge": _knowledge, "why": _why}.get(command, _plainly)(data)
     except (KeyError, TypeError, ValueError):  # another version's answer: shown as it is
         facts = _plainly(data)
     for name, fact in facts.items():
@@ -171,6 +186,16 @@ def _health(data: dict[str, Any]) -> dict[str, Any]:
         commit = f"last commit {latency(1000 * one['commit_us'])}" if one["commit_us"] else "no commit yet"
         facts[name] = f"{'writable' if one['writable'] else 'cannot be written'}, {one['free_mb']:,} MB free, {commit}"
     return facts | {"learned": f"{learned['applied']} trades{last}, {learned['errors']} errors"}
+
+
+def _knowledge(data: dict[str, Any]) -> dict[str, Any]:
+    looked = f"{moment(data['last_look_ns'])} UTC" if data["last_look_ns"] else "never"
+    return {"version": str(data["version"]), "learned": f"{data['trades']} trades",
+            "last look": f"{looked}; {data['trades_since_look']} trades since"}
+
+
+def _why(data: dict[str, Any]) -> dict[str, Any]:
+    return {"": "\n".join(data["text"])}
 
 
 def _metrics(metrics: dict[str, Any]) -> str:

@@ -34,8 +34,8 @@ class Checker:
     def __init__(self, facts: Mapping[str, Facts], known: Mapping[str, arming.Facts], most: int, while_working: Callable[[], None]) -> None:
         self._facts, self._known, self._most, self._while_working = facts, known, most, while_working
 
-    def checked(self, output: Any, due_ns: int) -> Checked:
-        """The conditions, each converted anew and compiled. Raises StrategyError that names the first fault's path and remedy."""
+    def checked(self, output: Any, due_ns: int, changed: Callable[[list[Condition]], list[Condition]] = lambda conditions: conditions) -> Checked:
+        """The conditions, each converted anew, `changed` as a whole, and compiled. Raises StrategyError with the first fault's path and remedy."""
         if not isinstance(output, list | tuple):
             raise StrategyError(f"plan gave {_shown(output)}, not a list", "return a list of Condition, empty to arm nothing")
         if len(output) > self._most:
@@ -45,6 +45,7 @@ class Checker:
             conditions.append(_condition(entry, f"conditions[{index}]", self._facts))
             if index % MAX_PLAN_CONDITIONS == 0:
                 self._while_working()
+        conditions = changed(conditions)
         try:
             return Checked(conditions, arming.compiled(conditions, due_ns, self._known, self._while_working))
         except arming.NotArmed as error:

@@ -45,7 +45,7 @@ class MeanReversion(Strategy):
         conditions: list[Condition] = []
         needed = self._needed(market)
         for symbol, facts in market.facts.items():
-            if symbol in portfolio.positions or (scale := knowledge.coin(symbol).scale) <= 0:
+            if symbol in portfolio.positions:
                 continue
             candles = market.candles(symbol, self.config.mean_minutes)
             if len(candles) < needed or not candles.trades.any():
@@ -53,23 +53,23 @@ class MeanReversion(Strategy):
             mean, band = float(candles.close.mean()), self.config.stretch_sigma * float(candles.close.std())
             if 0 < band < mean and 1e4 * band / mean >= self.config.stretch_least_bps:
                 ratio = volatility_ratio(candles)
-                conditions.append(self._condition(facts, True, mean, band, ratio, candles.close[-1] <= mean - band, scale))
+                conditions.append(self._condition(facts, True, mean, band, ratio, candles.close[-1] <= mean - band))
                 if facts.short_allowed:
-                    conditions.append(self._condition(facts, False, mean, band, ratio, candles.close[-1] >= mean + band, scale))
+                    conditions.append(self._condition(facts, False, mean, band, ratio, candles.close[-1] >= mean + band))
         conditions.sort(key=lambda condition: (-condition.confidence, condition.symbol, condition.side))
         return conditions[: self.config.most_per_plan]
 
     def _needed(self, market: Market) -> int:
         return max(3, self.config.mean_minutes * 60 // market.candle_s)
 
-    def _condition(self, facts: Facts, buy: bool, mean: float, band: float, ratio: float, returning: bool, scale: float) -> Condition:
+    def _condition(self, facts: Facts, buy: bool, mean: float, band: float, ratio: float, returning: bool) -> Condition:
         c = self.config
         text = facts.price_text(mean - band if buy else mean + band, "down" if buy else "up")
         band_bps = 1e4 * band / mean
         upwards = buy == returning  # a buy fires on the way up where it returns, on the way down where it still falls
         return Condition(
             symbol=facts.symbol, side="buy" if buy else "sell", level=text, direction="up" if upwards else "down",
-            size=equity_bps(c.size_bps * scale), confidence=confidence(ratio, band_bps, c.stretch_least_bps, returning),
+            size=equity_bps(c.size_bps), confidence=confidence(ratio, band_bps, c.stretch_least_bps, returning),
             stop_bps=c.stop_bps, target_bps=min(10_000, max(1, math.ceil(band_bps))) if c.target_bps else 0,
             trail_activation_bps=c.trail_activation_bps, trail_distance_bps=c.trail_distance_bps, time_stop_s=c.time_stop_s,
             valid_for_s=c.valid_for_s,

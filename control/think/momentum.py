@@ -60,34 +60,34 @@ class Momentum(Strategy):
         conditions: list[Condition] = []
         needed = self._needed(market)
         for symbol, facts in market.facts.items():
-            if symbol in portfolio.positions or (scale := knowledge.coin(symbol).scale) <= 0:
+            if symbol in portfolio.positions:
                 continue
             candles = market.candles(symbol, self.config.range_minutes)
             if len(candles) >= needed and candles.trades.any():
-                conditions += self._both_sides(facts, candles, scale)
+                conditions += self._both_sides(facts, candles)
         conditions.sort(key=lambda condition: (-condition.confidence, condition.symbol, condition.side))
         return conditions[: self.config.most_per_plan]
 
     def _needed(self, market: Market) -> int:
         return max(1, self.config.range_minutes * 60 // market.candle_s)
 
-    def _both_sides(self, facts: Facts, candles: Candles, scale: float) -> list[Condition]:
+    def _both_sides(self, facts: Facts, candles: Candles) -> list[Condition]:
         burst, tightness = volume_burst(candles), squeeze(candles)
         high, low = float(candles.high.max()), float(candles.low.min())
         tick = float(facts.tick_size)
         beyond = self.config.breakout_bps / 10_000
-        up = self._condition(facts, True, max(high * (1 + beyond), high + tick), burst, tightness, scale)
+        up = self._condition(facts, True, max(high * (1 + beyond), high + tick), burst, tightness)
         down_level = min(low * (1 - beyond), low - tick)
         if not facts.short_allowed or down_level < tick:
             return [up]
-        return [up, self._condition(facts, False, down_level, burst, tightness, scale)]
+        return [up, self._condition(facts, False, down_level, burst, tightness)]
 
-    def _condition(self, facts: Facts, buy: bool, level: float, burst: float, tightness: float, scale: float) -> Condition:
+    def _condition(self, facts: Facts, buy: bool, level: float, burst: float, tightness: float) -> Condition:
         c = self.config
         text = facts.price_text(level, "up" if buy else "down")
         return Condition(
             symbol=facts.symbol, side="buy" if buy else "sell", level=text, direction="up" if buy else "down",
-            size=equity_bps(c.size_bps * scale), confidence=confidence(burst, tightness), stop_bps=c.stop_bps, target_bps=c.target_bps,
+            size=equity_bps(c.size_bps), confidence=confidence(burst, tightness), stop_bps=c.stop_bps, target_bps=c.target_bps,
             trail_activation_bps=c.trail_activation_bps, trail_distance_bps=c.trail_distance_bps, time_stop_s=c.time_stop_s,
             valid_for_s=c.valid_for_s,
             why=f"breakout {'above' if buy else 'below'} the {c.range_minutes} min range at {text}: volume {burst:.2f} × its mean, "

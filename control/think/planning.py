@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from control.learn.knowledge import KnowledgeError, Reader
+from control.learn.knowledge import KnowledgeError
+from control.learn.snapshot import Reader
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
+from control.think.enforce import enforced
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
 from hotpath.activities import event_of
@@ -43,6 +45,8 @@ class Planner:
         self.planned_ns = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
+        #: adaptations that its last plan was changed by, in words by number
+        self.changed: dict[int, str] = {}
 
 
 class Outcome(NamedTuple):
@@ -58,6 +62,8 @@ class Outcome(NamedTuple):
     error: str = ""
     warmup_left_s: float | None = None
     decision: Decision | None = None
+    #: what this plan was changed by that the one before was not, in words by the number of the adaptation
+    changed: Mapping[int, str] = {}
 
     def parts(self) -> Iterator[tuple[messages.Plan, bytes]]:
         """The plan and its rows as they travel: one message with no more conditions than it carries after the other."""
@@ -109,7 +115,7 @@ class Planning:
                 planner.planned_ns = due_ns
                 self._before_asking(planner)
                 try:
-                    given = self._ask(planner, market, due_ns, knowledge)
+                    given, changed = self._ask(planner, market, due_ns, knowledge)
                     left = self._warmup(planner, market)
                 except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
@@ -118,9 +124,11 @@ class Planning:
                     decision = planner.errors.succeeded(due_ns)
             if wanted and not error:
                 planner.error, planner.conditions = "", given.conditions
+                fresh = {number: text for number, text in changed.items() if number not in planner.changed}
+                planner.changed = changed
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
                                                      why=f"{len(given.conditions)} conditions", conditions=given.conditions),
-                              given.rows, warmup_left_s=left, decision=decision)
+                              given.rows, warmup_left_s=left, decision=decision, changed=fresh)
             else:
                 planner.error = error or planner.error
                 yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, decision=decision)
@@ -129,8 +137,9 @@ class Planning:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Checked:
-        """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
+    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> tuple[Checked, dict[int, str]]:
+        """What a strategy wants armed, with what was learned put upon it, and by which adaptations that changed it. Raises StrategyError for whatever
+        it raises or gives amiss, KnowledgeError."""
         knowledge, portfolio = reader.snapshot(due_ns), self.view.portfolio(planner.number)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
@@ -138,8 +147,15 @@ class Planning:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
+        changed: dict[int, str] = {}
+
+        def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
+            found = enforced(conditions, planner.name, knowledge, market, due_ns)
+            changed.update(found.changed)
+            return found.conditions
+
         try:
-            return self._checker.checked(output, due_ns)
+            return self._checker.checked(output, due_ns, put_upon), changed
         except StrategyError as error:
             raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
 
@@ -156,6 +172,13 @@ def decision_of(outcome: Outcome, wall_ns: int) -> messages.Event:
     assert outcome.decision is not None
     return event_of("strategist", "strategy_error" if outcome.error else "recovered", outcome.decision, wall_ns,
                     strategy=outcome.planner.name, due_ns=outcome.plan.due_ns)
+
+
+def changes_of(outcome: Outcome, wall_ns: int) -> list[messages.Event]:
+    """The journal's events of what was learned and has changed a plan for the first time."""
+    return [messages.Event(source="strategist", kind="knowledge_applied", text=f"{outcome.planner.name}: {text}", wall_ns=wall_ns,
+                           data={"strategy": outcome.planner.name, "adaptation": number, "due_ns": outcome.plan.due_ns})
+            for number, text in outcome.changed.items()]
 
 
 def _kind_of(failure: KnowledgeError | StrategyError) -> Kind:

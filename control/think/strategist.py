@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 
-from control.learn.knowledge import Reader
+from control.learn.config import Learning
+from control.learn.snapshot import Reader
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
-from control.think.planning import Outcome, Planner, Planning, decision_of
+from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
 from control.think.strategy import StrategyError
 from hotpath.activities import Activities
 from hotpath.arming import arm_of
@@ -56,7 +57,7 @@ class Strategist:
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self.lockstep = bool(memory.board.run[0]["lockstep"])
-        self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum)
+        self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
         self._crash = CrashPoint("strategist", boot.restarts)
@@ -222,6 +223,9 @@ class Strategist:
                 self._keep(outcome.plan)
             else:
                 self._arm(outcome)
+            if outcome.changed:
+                self._failures += changes_of(outcome, time.time_ns())
+                self._journal_failures()
         if left:
             self._child.set_metric("warmup_left_s", int(min(left)))
         self._child.set_metric("last_plan_ns", due_ns)

@@ -161,7 +161,8 @@ class Portfolio:
 
 @dataclass(frozen=True)
 class CoinStatus:
-    """What has been learned of a coin: trades, wins, P&L after fees in the account currency, streak (−: losses), status, size scale."""
+    """What has been learned of a coin: trades, wins, P&L after fees in the account currency, streak (−: losses), status, and averages of its trades
+    in bps. By `scale` the size of its entries will be multiplied, whoever asks for them (0: they are only followed on paper)."""
 
     trades: int = 0
     wins: int = 0
@@ -169,6 +170,10 @@ class CoinStatus:
     streak: int = 0
     status: str = "unknown"
     scale: float = 1.0
+    mean_bps: float = 0.0
+    trend_bps: float = 0.0
+    average_win_bps: float = 0.0
+    average_loss_bps: float = 0.0
 
 
 class KnowledgeView(Protocol):

@@ -1,0 +1,59 @@
+"""What the journal knows of a trade's origin: its instrument, its strategy, its condition, the order that it began with."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from control.record.journal import Journal
+from control.record.queries import Queries
+from control.record.records import InstrumentFact, decode, ring_key
+from ipc import layout as l
+from ipc.messages import Condition
+
+#: plans whose conditions are kept
+_MOST_PLANS: Final = 16
+
+
+class _Conditions(Struct):
+    conditions: list[Condition] = []
+
+
+_decode_conditions = msgspec.json.Decoder(_Conditions).decode
+
+
+class JournalLookUp:
+    """See LookUp in control/learn/follower.py."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._queries = journal, Queries(journal)
+        self._plans: dict[int, list[Condition]] = {}
+
+    def fact(self, incarnation: int, instrument: int) -> InstrumentFact:
+        """An instrument."""
+        return self._queries.fact(incarnation, instrument)
+
+    def strategy(self, incarnation: int, strategy: int) -> str:
+        """A strategy's name."""
+        return self._queries.strategy(incarnation, strategy)
+
+    def condition(self, condition_id: int) -> Condition | None:
+        """The condition of an id."""
+        number, place = condition_id >> l.PLAN_SHIFT, condition_id & ((1 << l.PLAN_SHIFT) - 1)
+        if number not in self._plans:
+            payload = self._journal.plan_payload(number)
+            if payload is None:
+                return None
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[number] = _decode_conditions(payload).conditions
+        conditions = self._plans[number]
+        return conditions[place] if place < len(conditions) else None
+
+    def entry(self, position_id: int) -> Any:
+        """The NEW record that a position began with."""
+        with self._journal.reading() as transaction:
+            value = transaction.get(ring_key(position_id >> 40, position_id & ((1 << 40) - 1)), db=self._journal.databases["orders"])
+        return None if value is None else decode(value).row

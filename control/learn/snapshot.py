@@ -1,0 +1,62 @@
+"""What is known as of one instant, for one plan: records of kinds of trades, and what is active. The strategist's side of the knowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from control.learn.follower import ScoreKey
+from control.learn.gate import Adaptation
+from control.learn.kinds import Kind, combined, hour_of
+from control.learn.knowledge import Knowledge
+from control.learn.quick_update import FEW_TRADES, Score
+from control.think.strategy import CoinStatus
+from hotpath import durable
+
+#: status of a coin by what is active for it
+_WORDS = {"blacklist": "blacklisted", "reduce": "reduced", "favour": "favoured"}
+
+
+class Snapshot:
+    """See KnowledgeView in control/think/strategy.py. `apply` false: what is active is told and changes nothing."""
+
+    def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True) -> None:
+        self.scores, self.active = scores, list(active)
+        self._now_ns, self._quantum, self._apply = now_ns, quantum, apply
+
+    def coin(self, symbol: str) -> CoinStatus:
+        """Record of a symbol."""
+        score = self.scores.get(("coin", symbol)) or Score()
+        mine = [one for one in self.active if one.family == "coin" and one.value == symbol]
+        word = next((_WORDS[one.action] for one in mine), "unknown" if score.trades < FEW_TRADES else "normal")
+        return CoinStatus(trades=score.trades, wins=score.wins, pnl=score.pnl * self._quantum, streak=score.streak, status=word,
+                          scale=combined(one.scale for one in mine) if self._apply else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
+                          average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps)
+
+    def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
+        """What is active and changes such an entry at that time."""
+        if not self._apply:
+            return []
+        values = kind.values(now_ns)
+        return [one for one in self.active if values.get(one.family) == one.value]
+
+    def hour_is_shut(self, now_ns: int) -> bool:
+        """No entries in the hour of that time, whatever they are."""
+        return self._apply and any(one.family == "hour" and one.value == hour_of(now_ns) and one.scale == 0.0 for one in self.active)
+
+
+class Reader:
+    """Snapshots for the strategist. A store that is not there yet is empty; one that cannot be read is an error at that plan."""
+
+    def __init__(self, path: Path | str, quantum: float, store: Knowledge | None = None, apply: bool = True) -> None:
+        """`store`: one that this process has open already, as LMDB opens an environment once a process."""
+        self._path, self._quantum, self._apply = Path(path), quantum, apply
+        self._store = store
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """What is known at an event time. Raises KnowledgeError."""
+        if self._store is None and durable.begun(self._path / "data.mdb"):
+            self._store = Knowledge(self._path)
+        if self._store is None:
+            return Snapshot({}, [], now_ns, self._quantum, self._apply)
+        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply)

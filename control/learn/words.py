@@ -1,0 +1,152 @@
+"""The knowledge in words: answers to `trader-ctl knowledge`, `adaptations` and `why`, and the journal's event of a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from control.learn import statistics
+from control.learn.gate import Adaptation
+from control.learn.kinds import DIRECTIONS, FAMILIES, Claim
+from control.learn.knowledge import Knowledge, StepRecord, Stood
+from control.learn.learner import Learner
+from control.learn.trade import Trade
+from ipc import messages
+
+#: trades that an answer to `why` lists
+_MOST_TRADES = 50
+
+
+def event_of(step: StepRecord) -> messages.Event:
+    """What the journal has of a step of an adaptation."""
+    return messages.Event(source="reflection", kind="adaptation", text=step.text, wall_ns=time.time_ns(),
+                          data={name: getattr(step, name) for name in step.__struct_fields__ if name != "why"})
+
+
+def answer(query: messages.Query, store: Knowledge, learner: Learner) -> messages.Reply:
+    """The reply to a query "knowledge", "adaptations" or "why"."""
+    match query.what:
+        case "knowledge":
+            return _knowledge(query, store, learner)
+        case "adaptations":
+            return messages.Answer(data={"version": learner.state.version}, rows=_adaptations(store, query.argument)[: query.limit])
+        case _:
+            return _why(query.argument, store, learner)
+
+
+# ── knowledge ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _knowledge(query: messages.Query, store: Knowledge, learner: Learner) -> messages.Reply:
+    """Without an argument what is known of every kind, and how the versions did; with a dimension (side, exit, …) figures by it."""
+    learned, applied, state = store.learned(), store.applied(), learner.state
+    data = {"version": state.version, "trades": learned.trades, "trades_since_look": state.since_look, "last_look_ns": state.last_look_ns,
+            "applied": [applied.incarnation, applied.seq]}
+    if query.argument and query.argument not in FAMILIES:
+        if query.argument in statistics.DIMENSIONS:
+            return messages.Answer(data=data, rows=statistics.by(query.argument, store.trades())[: query.limit])
+        if query.argument == "version":
+            return messages.Answer(data=data, rows=statistics.by_version(store.trades())[-query.limit:])
+    rows = [row for row in _kinds(store, learner) if query.argument in ("", row["family"], row["value"])]
+    if query.argument and not rows:
+        return messages.Refused(code="unknown", text=f"nothing is known of {query.argument[:60]!r}",
+                                remedy=f"ask for one of {', '.join((*statistics.DIMENSIONS, 'version'))}, or for a coin, strategy, pattern or hour")
+    return messages.Answer(data=data, rows=rows[: query.limit])
+
+
+def _kinds(store: Knowledge, learner: Learner) -> list[dict[str, Any]]:
+    """A row for each kind of trades, by family and number of trades."""
+    rows = []
+    order = {family: place for place, family in enumerate(FAMILIES)}
+    for (family, value), score in sorted(store.scores().items(), key=lambda item: (order[item[0][0]], -item[1].trades, item[0][1])):
+        standing = [learner.standing[claim] for direction in DIRECTIONS[family] if (claim := Claim(family, value, direction)) in learner.standing]
+        believed = {direction: learner.claims[claim].evidence.log_e for direction in DIRECTIONS[family]
+                    if (claim := Claim(family, value, direction)) in learner.claims}
+        direction, log_e = max(believed.items(), key=lambda item: item[1], default=("", 0.0))
+        rows.append({
+            "family": family, "value": value, "status": ", ".join(f"{one.action} ({one.stage})" for one in standing) or
+            ("unknown" if score.trades < 5 else "normal"),
+            "trades": score.trades, "wins": score.wins, "mean_bps": round(score.mean_bps, 2), "average_win_bps": round(score.average_win_bps, 2),
+            "average_loss_bps": round(score.average_loss_bps, 2), "trend_bps": round(score.trend_bps, 2), "streak": score.streak,
+            "pnl_quanta": score.pnl, "fees_quanta": score.fees, "on_paper": score.paper_trades, "paper_bps": round(score.paper_bps, 2),
+            "evidence": f"{direction} {_e(log_e)}" if direction else "", "rests_on": f"{score.first}…{score.last}" if score.trades else ""})
+    return rows
+
+
+# ── adaptations ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def _adaptations(store: Knowledge, argument: str) -> list[dict[str, Any]]:
+    rows = [_row(number, stood) for number, stood in sorted(store.adaptations().items(), reverse=True)]
+    return [row for row in rows if argument in ("", str(row["number"]), row["stage"], row["value"], row["family"])]
+
+
+def _row(number: int, stood: Stood) -> dict[str, Any]:
+    one = stood.adaptation
+    return {"number": number, "action": one.action, "family": one.family, "value": one.value, "direction": one.direction, "stage": one.stage,
+            "size_scale": one.scale, "made_ns": one.made_ns, "since_ns": one.since_ns, "trades_before": one.trades,
+            "before_bps": round(one.mean_bps, 2), "trades_since": one.since.trades, "since_bps": round(one.since.mean_bps, 2),
+            "e_value": _e(one.log_e), "needed": _e(one.needed), "why": one.why}
+
+
+# ── why ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _why(argument: str, store: Knowledge, learner: Learner) -> messages.Reply:
+    """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind."""
+    number = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 20 else -1
+    if (stood := store.adaptations().get(number)) is not None:
+        return _why_adaptation(stood.adaptation, store)
+    if number > 0 and (trade := store.trade(number) or store.opening(number)) is not None:
+        return messages.Answer(data={"text": _of_trade(trade)}, rows=[])
+    kinds = [row for row in _kinds(store, learner) if row["value"] == argument]
+    if not kinds:
+        return messages.Refused(code="unknown", text=f"nothing is known of {argument[:60]!r}",
+                                remedy="name an adaptation (trader-ctl adaptations), a position (trader-ctl trades --json), or a kind "
+                                       "(trader-ctl knowledge)")
+    text = [f"{row['family']} {row['value']}: {row['trades']} trades, {row['wins']} won, {row['mean_bps']:+.1f} bps each after costs; "
+            f"evidence that it {row['evidence'] or 'does anything: none'} (1 is none at all); {row['status']}" for row in kinds]
+    steps = [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.value == argument]
+    return messages.Answer(data={"text": text + steps}, rows=[])
+
+
+def _why_adaptation(one: Adaptation, store: Knowledge) -> messages.Reply:
+    sense = {"loses": "lose", "wins": "win"}[one.direction]
+    text = [f"adaptation {one.number}: {one.action} {one.value}, {one.stage.replace('_', ' ')}",
+            f"claim: trades of {one.family} {one.value} {sense}, after all costs",
+            f"evidence when it was promoted last: e-value {_e(one.log_e)}, {_e(one.needed)} were needed; {one.trades} trades, "
+            f"{one.mean_bps:+.1f} bps each",
+            f"effect: size × {one.scale:g}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
+            f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each"]
+    text += [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.adaptation == one.number]
+    trades = [trade for trade in store.trades() if trade.values.get(one.family) == one.value][-_MOST_TRADES:]
+    return messages.Answer(data={"text": text}, rows=[_trade_row(trade) for trade in reversed(trades)])
+
+
+def _trade_row(trade: Trade) -> dict[str, Any]:
+    return {"closed_ns": trade.closed_ns, "position": str(trade.position_id), "symbol": trade.symbol, "side": trade.side,
+            "strategy": trade.strategy, "net_bps": round(trade.net_bps, 2), "exit": trade.exit_reason, "made": "" if trade.made else "on paper",
+            "version": trade.version}
+
+
+def _of_trade(trade: Trade) -> list[str]:
+    text = [f"position {trade.position_id}: {trade.side} {trade.symbol} by {trade.strategy}" + ("" if trade.made else ", on paper only"),
+            f"condition {trade.condition_id}: {trade.why}"]
+    if trade.pattern or trade.regime:
+        text.append(f"pattern {trade.pattern or 'none'}, regime {trade.regime or 'none'}")
+    if trade.distance_bps is not None:
+        text.append(f"its level was {trade.distance_bps:.1f} bps away when it was planned, confidence {trade.confidence:g}")
+    if trade.features:
+        text.append("at the entry: " + ", ".join(f"{name} {value:.4g}" for name, value in trade.features.items()))
+    slippage = [f"{what} {value:+.2f} bps" for what, value in (("entry", trade.entry_slippage_bps), ("exit", trade.exit_slippage_bps))
+                if value is not None]
+    if slippage:
+        text.append("slippage: " + ", ".join(slippage))
+    if trade.closed_ns:
+        text.append(f"{trade.entry_price:g} → {trade.exit_price:g} by {trade.exit_reason}, {trade.net_bps:+.1f} bps after fees")
+    after = [f"{minutes} min {value:+.1f} bps" for minutes, value in ((5, trade.after_5m_bps), (15, trade.after_15m_bps)) if value is not None]
+    if after:
+        text.append("the price afterwards, in the trade's direction: " + ", ".join(after))
+    text.append(f"made with version {trade.version} of the knowledge; counts for " + ", ".join(f"{family} {value}"
+                                                                                              for family, value in trade.values.items()))
+    return text
+
+
+def _e(log_e: float) -> float:
+    """An e-value to read: three digits."""
+    return float(f"{math.exp(min(log_e, 100.0)):.3g}")

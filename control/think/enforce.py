@@ -1,0 +1,85 @@
+"""What was learned, put upon whatever a strategy wants armed: nobody has to remember to ask for it, and no reply of a model gets around it.
+
+Sizes are multiplied and rounded down. What a restriction shuts is armed on paper, so that the restriction can be found wrong, and is never an order.
+A condition ends before an hour that is shut begins. Each condition also gets the last price as it was when it was planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from control.learn.gate import Adaptation
+from control.learn.kinds import Kind, combined, hour_ends_ns
+from control.think.strategy import Market
+from ipc.messages import Condition, Size
+
+_SECOND_NS = 1_000_000_000
+
+
+class Known(Protocol):
+    """The part of a snapshot of the knowledge that changes entries."""
+
+    def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
+        """What is active and changes such an entry."""
+
+    def hour_is_shut(self, now_ns: int) -> bool:
+        """No entries in that hour."""
+
+
+class Enforced(NamedTuple):
+    """Conditions as they may be armed, and what was changed, in words: once for each adaptation that changed any."""
+
+    conditions: list[Condition]
+    changed: dict[int, str]
+
+
+def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int) -> Enforced:
+    """The conditions of one plan as they may be armed."""
+    found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
+    for one in conditions:
+        changed, concerning = _one(one, strategy, known, market, due_ns)
+        found.append(changed)
+        for adaptation in concerning:
+            touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
+    return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
+
+
+def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int) -> tuple[Condition, list[Adaptation]]:
+    begins_ns = due_ns + one.valid_after_s * _SECOND_NS
+    concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
+    scale = combined(adaptation.scale for adaptation in concerning)
+    quote = market.quotes.get(one.symbol)
+    facts = market.facts.get(one.symbol)
+    fields: dict[str, Any] = {"paper": one.paper or scale == 0.0,
+                              "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None}
+    if 0.0 < scale != 1.0:
+        fields["size"] = scaled(one.size, scale)
+    if not fields["paper"]:
+        fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
+    return msgspec.structs.replace(one, **fields), concerning
+
+
+def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
+    """Seconds until an hour begins in which there are no entries, at most those asked for."""
+    at_ns = begins_ns
+    while (at_ns := hour_ends_ns(at_ns)) < begins_ns + min(valid_for_s, 86_400) * _SECOND_NS:
+        if known.hour_is_shut(at_ns):
+            return max(1, (at_ns - begins_ns) // _SECOND_NS)
+    return valid_for_s
+
+
+def scaled(size: Size, scale: float) -> Size:
+    """A size times a factor, rounded down; a share of equity is at least 1 bps and at most all of it."""
+    value = Decimal(size.value) * Decimal(repr(scale))
+    if size.kind == "equity_bps":
+        return Size(kind=size.kind, value=str(min(10_000, max(1, int(value)))))
+    return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
+
+
+def _words(adaptation: Adaptation, symbols: set[str]) -> str:
+    what = "on paper only" if adaptation.scale == 0.0 else f"size × {adaptation.scale:g}"
+    return f"{adaptation.action} {adaptation.value} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"

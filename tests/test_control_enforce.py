@@ -1,0 +1,99 @@
+"""What was learned, put upon any plan: smaller, larger, on paper, or over before an hour that is shut."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.learn.evidence import Evidence
+from control.learn.gate import Adaptation
+from control.learn.kinds import MOST_SCALE
+from control.learn.snapshot import Snapshot
+from control.think.enforce import Enforced, enforced, scaled
+from control.think.strategy import Facts, Market, Quote
+from ipc.messages import Condition, Size
+
+HOUR_NS = 3_600_000_000_000
+#: 13:50
+NOW = 13 * HOUR_NS + 50 * 60_000_000_000
+FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+
+
+def market() -> Market:
+    return Market(NOW, 10, {"BTC/USDT": FACTS}, {"BTC/USDT": Quote(100.0, 99.9, 100.1)}, lambda symbol, count: None)  # type: ignore[arg-type, return-value]
+
+
+def condition(**more: Any) -> Condition:
+    fields: dict[str, Any] = {"symbol": "BTC/USDT", "side": "buy", "direction": "up", "size": Size(kind="equity_bps", value="500"), "confidence": 0.8,
+                              "why": "test", "level": "101", "stop_bps": 50, **more}
+    return Condition(**fields)
+
+
+def active(family: str, value: str, direction: str = "loses", mean_bps: float = -50.0, number: int = 1) -> Adaptation:
+    return Adaptation(number=number, family=family, value=value, direction=direction, stage="active", made_ns=0, since_ns=0,  # type: ignore[arg-type]
+                      trades=50, mean_bps=mean_bps, log_e=9, needed=8, since=Evidence(direction="wins"))
+
+
+def put(one: Condition, *adaptations: Adaptation, apply: bool = True, strategy: str = "momentum") -> Enforced:
+    return enforced([one], strategy, Snapshot({}, adaptations, NOW, 1e-8, apply), market(), NOW)
+
+
+def test_nothing_learned_changes_nothing_but_the_mark() -> None:
+    found = put(condition())
+    assert found.changed == {}
+    (one,) = found.conditions
+    assert (one.size.value, one.paper, one.mark, one.valid_for_s) == ("500", False, "100", 1800)
+
+
+@pytest.mark.parametrize(("adaptation", "size"), [
+    (active("coin", "BTC/USDT", mean_bps=-5), "250"), (active("coin", "BTC/USDT", "wins", 40), "750"), (active("strategy", "momentum"), "250"),
+    (active("pattern", "breakout buy", "wins", 40), "625"), (active("coin", "ETH/USDT"), "500"), (active("pattern", "breakout sell"), "500")],
+    ids=["reduced", "favoured", "strategy resized", "pattern activated", "another coin", "the pattern's other side"])
+def test_the_size_is_multiplied(adaptation: Adaptation, size: str) -> None:
+    found = put(condition(pattern="breakout"), adaptation)
+    assert (found.conditions[0].size.value, found.conditions[0].paper) == (size, False)
+    assert bool(found.changed) == (size != "500")
+
+
+@pytest.mark.parametrize("adaptation", [active("coin", "BTC/USDT"), active("pattern", "breakout buy"), active("regime", "momentum in volatile"),
+                                        active("hour", "13")], ids=["coin", "pattern", "regime", "hour"])
+def test_what_is_shut_is_followed_on_paper_only_with_its_whole_size(adaptation: Adaptation) -> None:
+    found = put(condition(pattern="breakout", regime="volatile"), adaptation, active("coin", "BTC/USDT", "wins", 40, number=2))
+    (one,) = found.conditions
+    assert (one.paper, one.size.value, one.valid_for_s) == (True, "500", 1800)
+    assert "on paper only for BTC/USDT" in found.changed[1]
+
+
+def test_a_strategy_cannot_take_the_paper_off() -> None:
+    assert put(condition(paper=True)).conditions[0].paper
+    assert put(condition(paper=False), active("coin", "BTC/USDT")).conditions[0].paper
+
+
+def test_a_condition_ends_before_an_hour_that_is_shut() -> None:
+    assert put(condition(valid_for_s=1800), active("hour", "14")).conditions[0].valid_for_s == 600
+    assert put(condition(valid_for_s=500), active("hour", "14")).conditions[0].valid_for_s == 500
+    assert put(condition(valid_for_s=7 * 86_400), active("hour", "13")).conditions[0].paper, "it would begin in it"
+    assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).conditions[0].valid_for_s == 23 * 3600 - 300
+    assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "14")).conditions[0].paper, "it begins in it"
+
+
+def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
+    found = put(condition(), active("coin", "BTC/USDT"), active("hour", "14", number=2), apply=False)
+    assert (found.conditions[0].paper, found.conditions[0].valid_for_s, found.changed) == (False, 1800, {})
+
+
+@given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6), st.sampled_from([0.5, 1.25, 1.5]))
+def test_a_scaled_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal, scale: float) -> None:
+    size = scaled(Size(kind=kind, value=f"{value:f}"), scale)
+    assert 0 <= value * Decimal(repr(scale)) - Decimal(size.value) < Decimal("1e-17")
+    assert "E" not in size.value
+
+
+@given(st.integers(1, 10_000), st.sampled_from([0.5, 1.25, 1.5]))
+def test_a_scaled_share_of_equity_is_never_more_than_all_of_it_nor_nothing(bps: int, scale: float) -> None:
+    found = int(scaled(Size(kind="equity_bps", value=str(bps)), scale).value)
+    assert max(1, min(10_000, int(bps * scale))) == found <= max(1, bps * MOST_SCALE)
