@@ -77,7 +77,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Stop and target are prices, or distances in bps from the entry fill; 0 means none, but a stop or a time stop must be there. From
     `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
-    a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
+    a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`. `pattern` and `regime` are
+    words for the journal, by which learning finds what a trade came of.
     """
 
     symbol: Symbol
@@ -111,6 +112,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     target_price: DecimalText | None = None
     break_even_bps: Bps = 0
     ladder: Annotated[list[Rung], Meta(max_length=4)] = []
+    pattern: Annotated[str, Meta(max_length=48)] = ""
+    regime: Annotated[str, Meta(max_length=48)] = ""
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

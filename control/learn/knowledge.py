@@ -155,7 +155,8 @@ class Snapshot:
         if score is None:
             return CoinStatus()
         word = status(score, self._now_ns)
-        return CoinStatus(score.trades, score.wins, score.pnl * self._quantum, score.streak, word, SCALES[word])
+        return CoinStatus(score.trades, score.wins, score.pnl * self._quantum, score.streak, word, SCALES[word],
+                          score.won * self._quantum, score.last_ns)
 
 
 class Reader:

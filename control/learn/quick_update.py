@@ -40,7 +40,10 @@ class ClosedTrade(Struct, frozen=True, kw_only=True):
 
 
 class CoinScore(Struct, frozen=True, kw_only=True):
-    """A coin's record. Cash in quanta; streak counts wins in a row above 0, losses in a row below; a trade of exactly 0 is no win."""
+    """A coin's record. Cash in quanta; streak counts wins in a row above 0, losses in a row below; a trade of exactly 0 is no win.
+
+    `won` is the P&L of the wins alone; 0 where there are wins: it began before that was kept, and does not know.
+    """
 
     trades: int = 0
     wins: int = 0
@@ -50,6 +53,7 @@ class CoinScore(Struct, frozen=True, kw_only=True):
     best: int = 0
     worst: int = 0
     last_ns: int = 0
+    won: int = 0
 
 
 def updated(score: CoinScore, trade: ClosedTrade) -> CoinScore:
@@ -58,7 +62,8 @@ def updated(score: CoinScore, trade: ClosedTrade) -> CoinScore:
     return CoinScore(
         trades=score.trades + 1, wins=score.wins + won, pnl=score.pnl + trade.pnl, fees=score.fees + trade.fees,
         streak=max(score.streak, 0) + 1 if won else min(score.streak, 0) - 1,
-        best=max(score.best, trade.pnl), worst=min(score.worst, trade.pnl), last_ns=max(score.last_ns, trade.closed_ns))
+        best=max(score.best, trade.pnl), worst=min(score.worst, trade.pnl), last_ns=max(score.last_ns, trade.closed_ns),
+        won=score.won + trade.pnl if won and (score.won or not score.wins) else score.won)
 
 
 def status(score: CoinScore, now_ns: int) -> str:

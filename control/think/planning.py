@@ -5,6 +5,7 @@ The strategist (one process of a running instance) and a backtest both plan here
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import traceback
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from control.learn.knowledge import KnowledgeError, Reader
+from control.think.analysis.config import Analysis
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.strategy import StrategyError, load, name_of
@@ -41,6 +43,8 @@ class Planner:
         self.errors = ErrorManager(name, Breaker(recovery.breaker_failures, recovery.breaker_cooldown_s * 1_000_000_000))
         self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
         self.planned_ns = 0
+        #: event time of its last list of conditions, 0 where it was refused; since then it has kept what was armed
+        self.given_ns = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
 
@@ -77,11 +81,11 @@ class Planning:
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
-                 before_asking: Callable[[Planner], None] = lambda planner: None) -> None:
+                 before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None) -> None:
         self._log, self._before_asking = log, before_asking
         names = [row["name"].decode() for row in memory.instruments.strategies]
-        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s, recovery or Recovery())
-                         for number, spec in enumerate(strategies)]
+        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
+                                 recovery or Recovery()) for number, spec in enumerate(strategies)]
         if len({planner.name for planner in self.planners}) < len(self.planners):
             raise StrategyError(f"strategies {', '.join(strategies)}: two of one name", "name each once; a class counts, not its file")
         self.interval_ns = min((planner.interval_ns for planner in self.planners), default=settings.interval_s * 1_000_000_000)
@@ -102,7 +106,7 @@ class Planning:
         for planner in self.planners:
             since_ns = due_ns - planner.planned_ns
             wanted = since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
-            error, left, decision, why = "", None, None, "not due"
+            error, left, decision, why, given = "", None, None, "not due", None
             if wanted and not planner.errors.permits(due_ns):
                 wanted, why = False, "stopped" if planner.errors.breaker.state == l.BREAKER_STOPPED else "paused after failures"
             if wanted:
@@ -116,28 +120,34 @@ class Planning:
                     decision = planner.errors.failed(_kind_of(failure), error, due_ns)
                 else:
                     decision = planner.errors.succeeded(due_ns)
-            if wanted and not error:
-                planner.error, planner.conditions = "", given.conditions
+                    if given is None:
+                        planner.error, why = "", "nothing new"
+            if given is not None:
+                planner.error, planner.conditions, planner.given_ns = "", given.conditions, due_ns
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
                                                      why=f"{len(given.conditions)} conditions", conditions=given.conditions),
                               given.rows, warmup_left_s=left, decision=decision)
             else:
                 planner.error = error or planner.error
-                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, decision=decision)
+                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, warmup_left_s=left,
+                              decision=decision)
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Checked:
-        """What a strategy wants armed. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
-        knowledge, portfolio = reader.snapshot(due_ns), self.view.portfolio(planner.number)
+    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Checked | None:
+        """What a strategy wants armed, None where it keeps what is. Raises StrategyError for whatever it raises or gives amiss, KnowledgeError."""
+        knowledge = reader.snapshot(due_ns)
+        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planner.given_ns)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
         except (Exception, SystemExit) as error:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
+        if output is None and planner.given_ns:
+            return None  # before the first list it is a forgotten `return`
         try:
             return self._checker.checked(output, due_ns)
         except StrategyError as error:
