@@ -195,6 +195,6 @@ def _cross_faults(config: Config, source: str, origins: Mapping[str, str]) -> li
             fault("analysis.trade_timeframe_min", f"{minutes} minutes are no whole number of candles of {config.strategy.candle_s} s",
                   "make it a multiple of strategy.candle_s")
         if minutes * (REGIME_CANDLES + 1) > history:
-            fault("analysis.trade_timeframe_min", f"{history} minutes of history are fewer than {REGIME_CANDLES} candles of {minutes} minutes, which a "
-                  "regime needs", f"raise strategy.history_minutes to {minutes * (REGIME_CANDLES + 1)}, or shorten it")
+            fault("analysis.trade_timeframe_min", f"{history} minutes of history are no {REGIME_CANDLES} candles of {minutes} minutes that a regime "
+                  "needs", f"raise strategy.history_minutes to {minutes * (REGIME_CANDLES + 1)}, or shorten it")
     return faults

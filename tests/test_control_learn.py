@@ -51,7 +51,15 @@ def test_a_score_equals_what_all_its_trades_say(results: list[int]) -> None:
         streak += 1 if pnl > 0 else -1
     assert score == CoinScore(
         trades=len(results), wins=sum(pnl > 0 for pnl in results), pnl=sum(results), fees=sum(range(len(results))), streak=streak,
-        best=max([0, *results]), worst=min([0, *results]), last_ns=max(0, len(results) - 1))
+        best=max([0, *results]), worst=min([0, *results]), last_ns=max(0, len(results) - 1),
+        won=sum(pnl for pnl in results if pnl > 0))
+
+
+def test_a_record_from_before_winnings_were_kept_goes_on_without_them() -> None:
+    old = CoinScore(trades=4, wins=2, pnl=10)
+    assert updated(updated(old, closed("X", 7)), closed("X", -3)).won == 0
+    lost = CoinScore(trades=2, pnl=-10)
+    assert updated(lost, closed("X", 7)).won == 7, "nothing had been won before"
 
 
 @pytest.mark.parametrize(("score", "later_ns", "word"), [

@@ -211,6 +211,60 @@ def test_a_strategy_that_fails_is_counted_and_journaled_and_keeps_what_it_armed(
     assert (over.kind, over.text, over.data["due_ns"]) == ("recovered", "Mine: works again after 1 failure", START + 60 * SECOND)
 
 
+KEEPING = """
+from control.think.strategy import Condition, Strategy, equity_bps
+
+class Keeping(Strategy):
+    def plan(self, market, portfolio, knowledge):
+        if market.quotes["BTC/USDT"].last == 16.0:
+            return None
+        return [Condition(symbol="BTC/USDT", side="buy", level="100.00", direction="up", size=equity_bps(100), confidence=0.9, stop_bps=50,
+                          why=f"planned {portfolio.planned_ns}")]
+"""
+
+
+def keeping(world: World, **more: Any) -> Strategist:
+    (world.folder / "keeping.py").write_text(KEEPING)
+    return world.strategist((f"{world.folder / 'keeping.py'}:Keeping",), **more)
+
+
+def test_none_instead_of_a_list_keeps_what_is_armed_and_is_no_failure(world: World) -> None:
+    strategist = keeping(world)
+    for second, price in ((0, 1000), (29, 1600), (30, 1600), (59, 1000), (60, 1000)):
+        world.tick(second, price)
+    settle(strategist)
+    plans = world.recorder.plans()
+    assert [(plan.due_ns - START) // SECOND for plan in plans] == [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 60]
+    assert [plan.conditions[0].why for plan in plans] == ["planned 0", f"planned {START}"], "it is told when it gave its last list"
+    assert (world.metric("strategy_errors"), world.recorder.events(), strategist.planners[0].error) == (0, [], "")
+    assert len(strategist.planners[0].conditions) == 1
+
+
+def test_none_moves_the_horizon_in_lockstep(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    strategist = keeping(world)
+    for outcome in strategist.planning.outcomes(START, strategist._knowledge):
+        assert not outcome.plan.keep
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START
+    (outcome,) = strategist.planning.outcomes(START + 30 * SECOND, strategist._knowledge)
+    assert (outcome.plan.keep, outcome.plan.why, outcome.error, outcome.plan.next_due_ns) == (True, "nothing new", "", START + 60 * SECOND)
+
+
+def test_none_where_there_is_nothing_to_keep_is_a_failure(world: World) -> None:
+    strategist = keeping(world)
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START
+    (outcome,) = strategist.planning.outcomes(START, strategist._knowledge)
+    assert "plan gave None, not a list" in outcome.error
+
+
+def test_what_the_sniper_refused_is_not_there_to_be_kept(world: World) -> None:
+    strategist = keeping(world)
+    world.sniper._answer = lambda request: messages.Refused(code="no", text="not today")
+    world.tick(0)
+    settle(strategist)
+    assert (len(world.sniper.plans()), strategist.planners[0].given_ns) == (1, 0)
+
+
 def breaker(world: World) -> tuple[str, int, int]:
     """State, failures in a row and number of openings of the strategy's breaker, as health reads them."""
     row = world.memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]

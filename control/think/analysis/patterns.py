@@ -16,10 +16,10 @@
 | hammer          | CDLHAMMER, to buy only                                                    | the same                        | its low    |
 | shooting_star   | CDLHAMMER of the mirrored candles, to sell only                           | the same                        | its high   |
 
-These five were left of TA-Lib's 61: the others have no side, or need gaps, which a market that never closes does not have. In 30 days of five
-perpetuals at 15 minutes CDLPIERCING never came, and CDLMORNINGSTAR 3 to 11 times. For the same reason TA-Lib's own shooting star, which wants a gap
-up, is replaced by the hammer upside down. Candlestick patterns alone have brought nothing in tests on stocks (Marshall, Young, Rose 2006): they are
-worth what learning finds by their names.
+Of TA-Lib's 61 these were taken. Most of the others have no side, say nearly the same (harami, closing marubozu), or need gaps, which a market that
+never closes does not have: in 30 days of five perpetuals at 15 minutes CDLPIERCING never came, and CDLMORNINGSTAR 3 to 11 times. For the same reason
+TA-Lib's own shooting star, which wants a gap up, is replaced by the hammer upside down. Candlestick patterns alone have brought nothing in tests on
+stocks (Marshall, Young, Rose 2006): they are worth what learning finds by their names.
 """
 
 from __future__ import annotations

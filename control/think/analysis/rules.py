@@ -81,7 +81,8 @@ class Rules:
         if not atr_bps > 0:
             return no("nothing moves: there is no ATR")
         reach = REACH[frame.regime.name]
-        stop_bps, target_bps = max(1, math.ceil(c.stop_atr * reach.stop * atr_bps)), math.floor(c.target_atr * reach.target * atr_bps)
+        stop_bps = max(1, math.ceil(round(c.stop_atr * reach.stop * atr_bps, 6)))
+        target_bps = math.floor(round(c.target_atr * reach.target * atr_bps, 6))
         cost_bps = 2 * (c.perpetual_fee_bps if seen.short_allowed else c.spot_fee_bps) + spread_bps
         if stop_bps > c.stop_most_bps:
             return no(f"a stop of {stop_bps} bps is wider than {c.stop_most_bps}")

@@ -1,9 +1,9 @@
 """When to think anew: between `interval_least_min` and `interval_most_min` by the market's volatility, sooner when something has happened.
 
-    interval = most × (least / most)^x,   x = ln(v / calm) / ln(wild / calm) within [0, 1]
+    interval = most × (least / most)^x,   x = ln(v / calm) / ln(wild / calm)
 
-where v is the median over the symbols of an hour's volatility in bps: √ mean r² of the last 8 candles of the traded timeframe, times √(60 min / that
-timeframe). In a calm market it is the longest, in a wild one the shortest, and each doubling of v between them shortens it by the same factor.
+where v is the median over the symbols of an hour's volatility in bps, within calm and wild: √ mean r² of the last 8 candles of the traded timeframe,
+times √(60 min / that timeframe). In a calm market it is the longest, in a wild one the shortest, and each doubling of v between them shortens it by the same factor.
 
 Sooner: where there has been no plan yet; where a position was filled or a trade closed since the last one; where the regime of `regime_share` of the
 symbols has changed since; or at an operator's word. All of it but that word is read from event time, candles, the book and the coins' records. What
@@ -58,8 +58,8 @@ def _hour_bps(candles: Candles, count: int) -> float:
 def interval_ns(settings: Settings, volatilities_bps: Iterable[float]) -> int:
     """The time to the next analysis in whole minutes; the shortest where nothing is known."""
     known = [one for one in volatilities_bps if not math.isnan(one)]
-    v = median(known) if known else math.inf
-    x = min(1.0, max(0.0, math.log(v / settings.calm_bps) / math.log(settings.wild_bps / settings.calm_bps))) if 0 < v < math.inf else float(v > 0)
+    v = min(settings.wild_bps, max(settings.calm_bps, median(known) if known else math.inf))
+    x = math.log(v / settings.calm_bps) / math.log(settings.wild_bps / settings.calm_bps)
     longest, shortest = settings.interval_most_min, settings.interval_least_min
     return max(shortest, math.floor(longest * (shortest / longest) ** x + 1e-9)) * MINUTE_NS
 

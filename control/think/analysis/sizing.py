@@ -39,8 +39,7 @@ def kelly_fraction(record: CoinStatus) -> float:
         return -1.0 if losses else math.nan
     if not losses or record.pnl_won <= 0 or lost <= 0:
         return math.nan
-    p, b = record.wins / record.trades, (record.pnl_won / record.wins) / (lost / losses)
-    return p - (1 - p) / b
+    return (record.wins - lost * record.wins / record.pnl_won) / record.trades  # (1 − p) / b, put so that only winnings divide
 
 
 def sized(settings: Settings, stop_bps: float, cost_bps: float, volatility_day_bps: float, confidence: float, record: CoinStatus) -> Sized:
