@@ -29,7 +29,8 @@ class Coins:
         return self.records.get(symbol, CoinStatus())
 
 
-def candles(closes: Sequence[float], volumes: Sequence[float] | None = None, wick: float = 0.0, candle_s: int = 900, begin_ns: int = BEGIN) -> Candles:
+def candles(closes: Sequence[float], volumes: Sequence[float] | None = None, wick: float = 0.0, candle_s: int = 900,
+            begin_ns: int = BEGIN) -> Candles:
     """Each opens where the one before it closed, and reaches `wick` (a share of the price) beyond its body."""
     close = np.array(closes, float)
     opened = np.concatenate([close[:1], close[:-1]])

@@ -128,8 +128,8 @@ def outbreak() -> Candles:
     return candles([100 + (1.2 if n >= 72 else 0.3) * math.sin(2.1 * n) for n in range(80)], wick=2e-4)
 
 
-@pytest.mark.parametrize(("of", "name"), [(climb(), "trend_up"), (upside_down(climb()), "trend_down"), (sideways(), "range"), (outbreak(), "volatile"),
-                                          (candles([100.0] * 60), "range")])
+@pytest.mark.parametrize(("of", "name"), [(climb(), "trend_up"), (upside_down(climb()), "trend_down"), (sideways(), "range"),
+                                          (outbreak(), "volatile"), (candles([100.0] * 60), "range")])
 def test_a_planted_series_has_its_regime(of: Candles, name: str) -> None:
     told = regime.regime(series(of))
     assert told is not None

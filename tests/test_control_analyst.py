@@ -1,7 +1,8 @@
-"""The strategy `analyst`: when it thinks anew, what it keeps and passes, that it is repeatable, how long it takes, and what it says of real candles."""
+"""The strategy `analyst`: when it thinks anew, what it keeps and passes, that it is repeatable, how long it takes, what it says of real candles."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -96,16 +97,12 @@ def test_something_that_happened_brings_a_plan_in_the_same_minute() -> None:
     calm = Settings(calm_bps=9_000, wild_bps=9_999, regime_share=1.0)
     before = NOON + 5 * MINUTE
     assert plan(Analyst(analysis=calm), now, before) is None
-    filled = Held(SYMBOL, "buy", 1.0, 100.0, before + 1, "open")
+    filled, older = (Held(SYMBOL, "buy", 1.0, 100.0, before + after, "open") for after in (1, -1))
     assert plan(Analyst(analysis=calm), now, before, held=(filled,)) == [], "and there is nothing to arm beside a position"
-    assert plan(Analyst(analysis=calm), now, before, held=(msgspec_replace(filled, before - 1),)) is None
+    assert plan(Analyst(analysis=calm), now, before, held=(older,)) is None
     assert plan(Analyst(analysis=calm), now, before, Coins({SYMBOL: CoinStatus(last_trade_ns=before + 1)})) is not None
     assert plan(Analyst(analysis=calm), now, before, Coins({SYMBOL: CoinStatus(last_trade_ns=before)})) is None
     assert plan(Analyst(analysis=calm), now) is not None, "the first one"
-
-
-def msgspec_replace(held: Held, opened_ns: int) -> Held:
-    return Held(held.symbol, held.side, held.amount, held.entry_price, opened_ns, held.state)
 
 
 def test_an_operators_word_brings_one_plan() -> None:
@@ -122,7 +119,7 @@ def test_an_operators_word_brings_one_plan() -> None:
 def test_conditions_outlast_the_time_to_the_next_plan(seed: int, offset: int) -> None:
     analyst = Analyst(analysis=Settings(least_score=0.01))
     plans = planned(lambda n: analyst, {SYMBOL: walk(seed, 2600)}, BEGIN + (1500 + offset) * MINUTE, 700)
-    for (at_ns, armed), (next_ns, _) in zip(plans, plans[1:], strict=False):
+    for (at_ns, armed), (next_ns, _) in itertools.pairwise(plans):
         assert all(at_ns + one.valid_for_s * 1_000_000_000 > next_ns + MINUTE for one in armed)
         assert next_ns - at_ns <= 255 * MINUTE
 
@@ -231,7 +228,8 @@ def test_it_is_built_in_and_is_given_both_sections() -> None:
     ("[analysis]\ninterval_least_min = 60\ninterval_most_min = 30", "analysis.interval_least_min.*make it shorter"),
     ("[analysis]\ncalm_bps = 300.0", "analysis.calm_bps.*not below wild_bps"),
     ('[run]\nstrategies = ["analyst"]\n[strategy]\nhistory_minutes = 120', "analysis.trade_timeframe_min.*raise strategy.history_minutes to 360"),
-    ('[run]\nstrategies = ["analyst"]\n[strategy]\ncandle_s = 1800\nrange_minutes = 60\nmean_minutes = 60', "analysis.trade_timeframe_min.*whole number"),
+    ('[run]\nstrategies = ["analyst"]\n[strategy]\ncandle_s = 1800\nrange_minutes = 60\nmean_minutes = 60',
+     "analysis.trade_timeframe_min.*whole number"),
 ])
 def test_settings_that_do_not_fit_together_are_named_with_a_remedy(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "trader.toml"

@@ -265,6 +265,22 @@ def test_what_the_sniper_refused_is_not_there_to_be_kept(world: World) -> None:
     assert (len(world.sniper.plans()), strategist.planners[0].given_ns) == (1, 0)
 
 
+def test_a_successor_knows_when_its_predecessor_gave_its_last_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategist = keeping(world)
+    for second, price in ((0, 1000), (29, 1600), (31, 1600)):
+        world.tick(second, price)
+    settle(strategist)
+    assert strategist.planners[0].planned_ns == START + 30 * SECOND, "it was asked then, and kept what was armed"
+    strategist.close()
+    told = world.recorder._answer
+    monkeypatch.setattr(world.recorder, "_answer", lambda request: messages.Answer(rows=[{"time_ns": START}]) if isinstance(request, messages.Query)
+                        and request.what == "plans" else told(request))
+    successor = Strategist(world.child((f"{world.folder / 'keeping.py'}:Keeping",), restarts=1))
+    world.made = [successor]
+    successor.recover()
+    assert successor.planners[0].given_ns == START
+
+
 def breaker(world: World) -> tuple[str, int, int]:
     """State, failures in a row and number of openings of the strategy's breaker, as health reads them."""
     row = world.memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]

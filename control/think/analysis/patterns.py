@@ -70,8 +70,8 @@ def _structures(s: Series, side: Side, high: Floats, low: Floats, close: Floats,
     if fast[-1] > slow and low[-TURN:].min() <= fast[-1] and close[-1] > slow and np.nanmax(high[-RANGE:-TURN] - fast[:-TURN]) >= atr:
         add("trend_pullback", float(fast[-1] - slow) / atr, slow)
     band = float(s.lower[-1] if sign > 0 else -s.upper[-1])
-    if close[-1] < band:
-        add("band_stretch", (band - float(close[-1])) / (float(s.upper[-1] - s.lower[-1]) / 2), band)
+    if close[-1] < band and widths[-1] > 0:
+        add("band_stretch", (band - float(close[-1])) / (float(widths[-1]) / 2), band)
     return found
 
 

@@ -3,7 +3,8 @@
     interval = most × (least / most)^x,   x = ln(v / calm) / ln(wild / calm)
 
 where v is the median over the symbols of an hour's volatility in bps, within calm and wild: √ mean r² of the last 8 candles of the traded timeframe,
-times √(60 min / that timeframe). In a calm market it is the longest, in a wild one the shortest, and each doubling of v between them shortens it by the same factor.
+times √(60 min / that timeframe). In a calm market it is the longest, in a wild one the shortest, and each doubling of v between them shortens it
+by the same factor.
 
 Sooner: where there has been no plan yet; where a position was filled or a trade closed since the last one; where the regime of `regime_share` of the
 symbols has changed since; or at an operator's word. All of it but that word is read from event time, candles, the book and the coins' records. What
