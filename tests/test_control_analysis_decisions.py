@@ -213,6 +213,12 @@ def test_a_pattern_says_how_it_is_entered() -> None:
     assert ("volatility_300s_bps", "<", 50.0) in [(one.feature, one.op, one.value) for one in wild.clauses]
 
 
+def test_without_quotes_nothing_waits_for_a_spread() -> None:
+    made = armed(seen(spread_bps=math.nan))
+    assert isinstance(made, Condition)
+    assert [one.feature for one in made.clauses] == ["last"]
+
+
 def test_a_condition_says_what_it_came_of_in_words_and_for_the_journal() -> None:
     made = armed(seen())
     assert isinstance(made, Condition)

@@ -8,8 +8,9 @@
 |         | shooting_star                                     | the pattern's level: below that the pattern has failed                              |
 | return  | band_stretch                                      | last price crosses the band upwards                                                 |
 
-Clauses: the spread is below `max_spread_bps`; a break outside of a trend wants as much volume as the last 5 minutes had; in volatile the last 5
-minutes have moved by less than an ATR. In a trend the stop trails at its distance once it has been earned.
+Clauses: the spread is below `max_spread_bps` (where there are quotes: a recording of candles has none, and a clause on what is not there never
+holds); a break outside of a trend wants more volume in 10 s than the last 5 minutes had on average; in volatile the last 5 minutes have moved by less
+than an ATR. In a trend the stop trails at its distance once it has been earned.
 """
 
 from __future__ import annotations
@@ -52,16 +53,18 @@ def condition(signal: Signal, size: Sized, seen: Analysis, facts: Facts, setting
         symbol=signal.symbol, side=signal.side, direction="up" if buy else "down", size=equity_bps(size.size_bps), confidence=signal.confidence,
         level=None if rebound_bps else text, rebound_bps=rebound_bps, stop_bps=signal.stop_bps, target_bps=signal.target_bps,
         trail_activation_bps=signal.stop_bps if trails else 0, trail_distance_bps=signal.stop_bps if trails else 0,
-        time_stop_s=signal.time_stop_s, valid_for_s=valid_for_s, clauses=_clauses(signal, entry, pattern, atr_bps, settings),
+        time_stop_s=signal.time_stop_s, valid_for_s=valid_for_s, clauses=_clauses(signal, entry, pattern, seen, settings),
         pattern=signal.pattern, regime=signal.regime, why=f"{words}: {signal.why}; {size.words()}"[:500])
 
 
-def _clauses(signal: Signal, entry: Entry, pattern: Pattern, atr_bps: float, settings: Settings) -> list[Clause]:
-    clauses = [Clause(feature="spread_bps", op="<", value=settings.max_spread_bps)]
+def _clauses(signal: Signal, entry: Entry, pattern: Pattern, seen: Analysis, settings: Settings) -> list[Clause]:
+    clauses = []
+    if not math.isnan(seen.spread_bps):
+        clauses.append(Clause(feature="spread_bps", op="<", value=settings.max_spread_bps))
     if entry == "rebound":
         clauses.append(Clause(feature="last", op=">" if signal.side == "buy" else "<", value=pattern.level))
     if entry == "break" and signal.regime in ("range", "volatile"):
         clauses.append(Clause(feature="volume_burst", op=">", value=1.0))
     if signal.regime == "volatile":
-        clauses.append(Clause(feature="volatility_300s_bps", op="<", value=round(atr_bps, 1)))
+        clauses.append(Clause(feature="volatility_300s_bps", op="<", value=round(seen.trade.indicators.atr_bps, 1)))
     return clauses
