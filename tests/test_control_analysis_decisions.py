@@ -20,7 +20,7 @@ from control.think.analysis.signal import NoTrade, Signal
 from control.think.analysis.sizing import kelly_fraction, sized
 from control.think.analyst import Analyst
 from control.think.strategy import CoinStatus, Condition, Portfolio
-from tests.analysis_market import BEGIN, DAY, MINUTE, SYMBOL, Coins, checked, facts, market, walk
+from tests.analysis_market import BEGIN, DAY, MINUTE, SYMBOL, Coins, candles, checked, facts, market, walk
 
 REGIME = Regime(name="trend_up", confidence=0.8, efficiency=0.6, adx=40, volatility_ratio=1.0, since_ns=0)
 INDICATORS = Indicators(ema_fast_bps=-10, ema_slow_bps=-40, rsi=65, macd_histogram_bps=5, band_position=0.8, band_width_bps=200, atr_bps=50, adx=40,
@@ -161,6 +161,7 @@ def test_each_limit_makes_the_size_where_it_is_the_least() -> None:
     assert sized(msgspec.structs.replace(c, risk_bps=1000, size_most_bps=10_000, volatility_target_bps=1000), 389, 11, 100, 1.0, record)[:2] == (
         612, "kelly")
     assert sized(c, 89, 11, 400, 0.8, CoinStatus()).size_bps == 600, "times the confidence"
+    assert set(sized(c, 89, 11, math.nan, 0.8, CoinStatus()).limits) == set(sized(c, 89, 11, 0.0, 0.8, CoinStatus()).limits) == {"risk", "cap"}
 
 
 @pytest.mark.parametrize(("record", "f"), [
@@ -176,6 +177,19 @@ def test_without_an_edge_there_is_no_size(record: CoinStatus, f: float) -> None:
     CoinStatus(trades=29, wins=0, pnl=-29.0), CoinStatus(trades=40, wins=20, pnl=-9.0), CoinStatus(trades=30, wins=30, pnl=9.0, pnl_won=9.0)])
 def test_kelly_says_nothing_of_few_trades_nor_where_a_mean_is_not_known(record: CoinStatus) -> None:
     assert "kelly" not in sized(Settings(), 80, 11, 300, 0.9, record).limits
+
+
+def test_a_days_volatility_is_that_of_the_last_candles_or_of_all_whichever_is_more() -> None:
+    def of(*moves_bps: float) -> float:
+        closes = [100 * math.exp(0.5e-4 * move * (-1) ** n) for n, move in enumerate(moves_bps)]
+        now = market({SYMBOL: candles(closes)}, BEGIN + len(closes) * 15 * MINUTE)
+        found = pipeline.analysis(now, SYMBOL, pipeline.frames(now, SYMBOL, (15,)), 15)
+        assert found is not None
+        return found.volatility_day_bps
+
+    assert of(*[20.0] * 60) == pytest.approx(20 * math.sqrt(96))
+    assert of(*[20.0] * 60, *[60.0] * 9) == pytest.approx(60 * math.sqrt(96), rel=0.05)
+    assert of(*[20.0] * 60, *[1.0] * 9) == pytest.approx(20 * math.sqrt(96 * 59 / 68), rel=0.02), "a lull is not believed"
 
 
 @given(st.floats(1, 9_999), st.floats(0, 500), st.one_of(st.floats(0, 20_000), st.just(math.nan)), st.floats(0, 1), st.integers(0, 500),
@@ -304,7 +318,7 @@ def test_a_plan_over_candles_is_another_one_without_one_of_the_stages(without: d
     assert same < len(before) / 2, "and not by a little"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(REGIMES), st.sampled_from(PATTERNS), st.sampled_from(["buy", "sell"]), st.floats(0.01, 1),
        st.floats(allow_nan=True, allow_infinity=True), st.floats(-1, 1), st.floats(allow_nan=True, allow_infinity=True),
        st.one_of(st.floats(1e-9, 1e6), st.just(math.inf), st.just(math.nan)), st.one_of(st.floats(0, 50), st.just(math.nan)))

@@ -150,6 +150,16 @@ def test_every_symbol_that_is_not_armed_has_its_reason() -> None:
                               "YOUNG/USDT:USDT": "history is too short", "ASKED/USDT:USDT": "not today"}
 
 
+def test_of_more_conditions_than_a_plan_may_have_the_surest_are_armed_and_the_others_are_told() -> None:
+    history = {f"C{n}/USDT:USDT": walk(n, 3000, step=9e-4) for n in range(20)}
+    now = market(history, BEGIN + 2 * DAY)
+    every, few = Analyst(), Analyst(Strategy(most_per_plan=2))
+    whole, part = plan(every, now), plan(few, now)
+    assert part == whole[:2]
+    assert [one.confidence for one in whole] == sorted((one.confidence for one in whole), reverse=True)
+    assert {symbol for symbol, reason in few.passed.items() if "most_per_plan" in reason} == {one.symbol for one in whole[2:]} != set()
+
+
 def test_a_bounded_number_of_symbols_is_analysed_at_once() -> None:
     history = {f"C{n}/USDT:USDT": walk(n, 2000) for n in range(7)}
     asked = Asked()
@@ -220,6 +230,15 @@ def test_fifty_symbols_at_every_timeframe_are_analysed_in_less_than_a_second() -
 def test_it_is_built_in_and_is_given_both_sections() -> None:
     made = load("analyst", Strategy(most_per_plan=3), Settings(least_score=0.3))
     assert (type(made), made.config.most_per_plan, made.analysis.least_score, made.interval_s) == (Analyst, 3, 0.3, 60)
+
+
+def test_a_users_own_class_has_its_section_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from control.think.analyst import Analyst\nclass Mine(Analyst):\n    def __init__(self, settings):\n"
+                    "        super().__init__(settings)\n")
+    mine = load(f"{file}:Mine", Strategy(), Settings(least_score=0.99))
+    assert plan(mine, market({SYMBOL: walk(1)}, NOON)) == []
+    assert "nearer to 0 than 0.99" in mine.passed[SYMBOL]
 
 
 @pytest.mark.parametrize(("text", "says"), [

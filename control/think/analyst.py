@@ -33,7 +33,7 @@ class Analyst(Strategy):
 
     def __init__(self, settings: config.Strategy | None = None, analysis: Settings | None = None, decider: Decider | None = None) -> None:
         super().__init__(settings, analysis)
-        self._decider: Decider = decider or Rules(self.analysis)
+        self._decider = decider
         self._asked = False
         #: close of the traded timeframe at which nothing was found to be due
         self._looked_ns = 0
@@ -55,8 +55,8 @@ class Analyst(Strategy):
         if not why:
             self._looked_ns = closed_ns
             return None
-        self._asked = False
         conditions = self._analysed(market, portfolio, knowledge, schedule.valid_for_s(self.analysis, looks))
+        self._asked = False
         _log.info("analysis at %d, since %s: %d conditions; passed by: %s", market.now_ns, why, len(conditions),
                   "; ".join(f"{symbol}: {reason}" for symbol, reason in self.passed.items()) or "none")
         return conditions
@@ -68,6 +68,7 @@ class Analyst(Strategy):
 
     def _analysed(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
         self.passed = {}
+        decider = self._decider or Rules(self.analysis)
         conditions: list[Condition] = []
         symbols = []
         for symbol in market.facts:
@@ -79,7 +80,7 @@ class Analyst(Strategy):
                 symbols.append(symbol)
         for analyses, young in pipeline.batches(market, symbols, self.analysis):
             self.passed |= dict.fromkeys(young, "history is too short")
-            decided = self._decider.decide(analyses, portfolio, knowledge, market.now_ns) if analyses else []
+            decided = decider.decide(analyses, portfolio, knowledge, market.now_ns) if analyses else []
             for seen, one in zip(analyses, decided, strict=True):
                 made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, knowledge, valid_for_s)
                 if isinstance(made, str):
@@ -87,7 +88,9 @@ class Analyst(Strategy):
                 else:
                     conditions.append(made)
         conditions.sort(key=lambda made: (-made.confidence, made.symbol))
-        return conditions[: self.config.most_per_plan]
+        most = self.config.most_per_plan
+        self.passed |= {one.symbol: f"strategy.most_per_plan = {most} others are surer" for one in conditions[most:]}
+        return conditions[:most]
 
     def _condition(self, signal: Signal, seen: Analysis, market: Market, knowledge: KnowledgeView, valid_for_s: int) -> Condition | str:
         """What is armed by a signal, or why nothing is."""

@@ -243,7 +243,7 @@ def look_over(path: Path, name: str) -> None:
 
 
 def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None) -> Any:
-    """The strategy that `spec` names, made; a user's own class is given [strategy] alone.
+    """The strategy that `spec` names, made. A user's own __init__ is given [strategy] alone; what derives from Strategy has [analysis] from then on.
 
     Raises StrategyError with a remedy; whatever a user's file raises becomes its text.
     """
@@ -266,6 +266,8 @@ def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None)
     except Exception as error:
         raise StrategyError(f"strategy {spec!r}: making it raised {type(error).__name__}: {error}",
                             "its __init__ takes nothing or the section [strategy], plan takes (market, portfolio, knowledge)") from error
+    if analysis is not None and isinstance(made, Strategy):
+        made.analysis = analysis
     if isinstance(interval, bool) or not isinstance(interval, int) or not 0 <= interval <= 86_400:
         raise StrategyError(f"strategy {spec!r}: interval_s is {interval!r}", "give whole seconds, or 0 for the configured interval")
     return made

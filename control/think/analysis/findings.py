@@ -102,5 +102,5 @@ class Analysis(Struct, frozen=True, kw_only=True):
     trade: Frame
     #: over all timeframes, in [−1, 1]
     score: float
-    #: standard deviation of a day's return
+    #: standard deviation of a day's return, by the last few candles of the traded timeframe or by all of them, whichever is more
     volatility_day_bps: float

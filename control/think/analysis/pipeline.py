@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis, Frame
-from control.think.analysis.indicators import indicators, series
+from control.think.analysis.indicators import RECENT, indicators, series
 from control.think.analysis.patterns import patterns
 from control.think.analysis.regime import regime
 from control.think.analysis.score import overall, score
@@ -65,4 +67,10 @@ def analysis(market: Market, symbol: str, candles: Mapping[int, Candles], trade_
     return Analysis(
         symbol=symbol, now_ns=market.now_ns, price=float(next(iter(candles.values())).close[-1]), spread_bps=market.quotes[symbol].spread_bps,
         short_allowed=market.facts[symbol].short_allowed, frames=tuple(found), trade=trade, score=overall([one.score for one in found]),
-        volatility_day_bps=trade.indicators.volatility_bps * math.sqrt(_DAY_MIN / trade_min))
+        volatility_day_bps=_volatility_day_bps(candles[trade_min], trade_min))
+
+
+def _volatility_day_bps(candles: Candles, minutes: int) -> float:
+    """Standard deviation of a day's return, by the last few candles or by all that are looked at, whichever is more: a lull is not believed."""
+    squares = np.diff(np.log(candles.close)) ** 2
+    return 1e4 * math.sqrt(max(float(squares[-RECENT:].mean()), float(squares.mean())) * _DAY_MIN / minutes)

@@ -81,11 +81,11 @@ class Rules:
         if not atr_bps > 0:
             return no("nothing moves: there is no ATR")
         reach = REACH[frame.regime.name]
-        stop_bps = max(1, math.ceil(round(c.stop_atr * reach.stop * atr_bps, 6)))
+        if (distance := round(c.stop_atr * reach.stop * atr_bps, 6)) > c.stop_most_bps:
+            return no(f"a stop of {distance:.0f} bps is wider than {c.stop_most_bps}")
+        stop_bps = max(1, math.ceil(distance))
         target_bps = math.floor(round(c.target_atr * reach.target * atr_bps, 6))
         cost_bps = 2 * (c.perpetual_fee_bps if seen.short_allowed else c.spot_fee_bps) + spread_bps
-        if stop_bps > c.stop_most_bps:
-            return no(f"a stop of {stop_bps} bps is wider than {c.stop_most_bps}")
         if (worth := (target_bps - cost_bps) / (stop_bps + cost_bps)) < c.least_reward_risk or target_bps < 1:
             return no(f"target {target_bps} and stop {stop_bps} bps with costs of {cost_bps:.1f} bps bring {worth:.2f} of what is at risk, "
                       f"less than {c.least_reward_risk:g}")

@@ -2,7 +2,7 @@
 
 - *risk*: risk_bps / (stop + costs): what is lost at the stop is `risk_bps` of equity.
 - *volatility*: volatility_target_bps / volatility of a day: the position adds no more than that to the account's day (volatility targeting: Moreira,
-  Muir 2017; Harvey et al. 2018).
+  Muir 2017; Harvey et al. 2018). Where none is known it limits nothing.
 - *kelly*: kelly_share × f / (stop + costs), with f = p − (1 − p) / b of the coin's record: p the share of wins, b = mean win / mean loss (Kelly 1956;
   a share of it, since p and b are estimates: MacLean, Thorp, Ziemba 2010). f is the share of equity that is lost at the stop. Only from
   `kelly_trades` closed trades on; at f ≤ 0 nothing is traded.
@@ -46,8 +46,8 @@ def sized(settings: Settings, stop_bps: float, cost_bps: float, volatility_day_b
     """The size of one entry. Distances and volatility are bps of price."""
     at_stop = stop_bps + cost_bps
     limits = {"risk": settings.risk_bps * 1e4 / at_stop if at_stop > 0 else 0.0}
-    if not math.isnan(volatility_day_bps):
-        limits["volatility"] = settings.volatility_target_bps * 1e4 / volatility_day_bps if volatility_day_bps > 0 else math.inf
+    if volatility_day_bps > 0:
+        limits["volatility"] = settings.volatility_target_bps * 1e4 / volatility_day_bps
     if record.trades >= settings.kelly_trades and not math.isnan(f := kelly_fraction(record)):
         limits["kelly"] = max(0.0, settings.kelly_share * f * 1e8 / at_stop) if at_stop > 0 else 0.0
     limits["cap"] = float(settings.size_most_bps)
