@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from control.think import strategist as module
+from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.strategist import Strategist
 from hotpath.venues.catalogue import SIMULATED, resolve
@@ -618,6 +619,27 @@ def test_the_simulated_market_begins_warm(world: World) -> None:
     assert min(confidence) < 0.7 <= max(confidence), "on both sides of the usual limit"
     assert world.metric("warmup_left_s") == 0
     assert world.metric("last_plan_ms") >= 1
+
+
+def test_the_analyst_is_warm_then_too_and_arms_by_what_it_sees_within_a_second(world: World) -> None:
+    rows = resolve(SIMULATED)
+    world.memory.instruments.instruments[: len(rows)] = rows
+    world.memory.board.run[0]["instruments"] = len(rows)
+    strategist = world.strategist(("analyst",), market="simulated")
+    strategist.planning.planners[0].strategy.analysis = Analysis(least_score=0.0, least_reward_risk=0.0)
+    price = int(rows[0]["tick_mantissa"]) * 6_000_000
+    for second in (31, 61):
+        world.tick(second, price)
+    settle(strategist)
+    stored, armed = world.recorder.plans(), world.sniper.plans()
+    assert (len(stored), len(armed)) == (1, 1)
+    assert stored[0].conditions
+    assert len(rows_of(armed[0])) == len(stored[0].conditions)
+    for one in stored[0].conditions:
+        assert one.pattern in one.why
+        assert f"in {one.regime} (" in one.why
+    assert (world.metric("warmup_left_s"), world.metric("strategy_errors"), strategist.planners[0].error) == (0, 0, "")
+    assert world.metric("last_plan_ms") < 1000
 
 
 def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:

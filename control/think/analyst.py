@@ -101,7 +101,10 @@ class Analyst(Strategy):
 
     def warmup_left_s(self, market: Market) -> float:
         """Seconds until the first symbol has the candles of the traded timeframe that a regime needs."""
-        frame_s = self.analysis.trade_timeframe_min * 60
-        have = max((0 if (made := resampled(market.candles(symbol), self.analysis.trade_timeframe_min, market.now_ns)) is None else len(made)
-                    for symbol in market.facts), default=0)
-        return float(max(0, REGIME_CANDLES - have) * frame_s)
+        minutes, have = self.analysis.trade_timeframe_min, 0
+        for symbol in market.facts:
+            if have >= REGIME_CANDLES:
+                break  # it is asked every minute: no more candles than that takes
+            candles = resampled(market.candles(symbol, (REGIME_CANDLES + 1) * minutes), minutes, market.now_ns)
+            have = max(have, 0 if candles is None else len(candles))
+        return float(max(0, REGIME_CANDLES - have) * minutes * 60)
