@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from control.faults import ConfigError, Fault, check_tree, describe, resolve, words_as_values
 from control.learn.config import Learning
+from control.think.analysis.config import REGIME_CANDLES, Analysis
 from control.think.config import Strategy
 from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
 from ipc.messages import Name
@@ -39,7 +40,7 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data_dir: Annotated[str, Meta(min_length=1, description="folder of instances/ (paper state) and runs/ (results); "
                                                             "a relative one belongs to the current folder")] = "data"
     symbols: Annotated[tuple[str, ...], Meta(max_length=1024, description="unified symbols; empty: all of the market's defaults")] = ()
-    strategies: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4, description="momentum, mean_reversion or FILE.py:Class")] = (
+    strategies: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4, description="momentum, mean_reversion, analyst or FILE.py:Class")] = (
         "momentum", "mean_reversion")
     speed: Annotated[float, Meta(gt=0, le=1e6, description='event seconds a wall second; "max": as fast as the slowest reader')] | Literal[
         "max"] = 1.0
@@ -92,6 +93,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     limits: Limits = Limits()
     strategy: Strategy = Strategy()
     learning: Learning = Learning()
+    analysis: Analysis = Analysis()
     paper: Paper = Paper()
     hotpath: Hotpath = Hotpath()
     supervise: Supervise = Supervise()
@@ -189,4 +191,12 @@ def _cross_faults(config: Config, source: str, origins: Mapping[str, str]) -> li
             fault(f"run.{name}", f"{', '.join(twice)} is there more than once", "name each once")
     if config.supervise.backoff_first_ms > config.supervise.backoff_most_ms:
         fault("supervise.backoff_first_ms", "is longer than backoff_most_ms", "make it shorter")
+    if "analyst" in config.run.strategies:
+        minutes, history = config.analysis.trade_timeframe_min, config.strategy.history_minutes
+        if minutes * 60 % config.strategy.candle_s:
+            fault("analysis.trade_timeframe_min", f"{minutes} minutes are no whole number of candles of {config.strategy.candle_s} s",
+                  "make it a multiple of strategy.candle_s")
+        if minutes * (REGIME_CANDLES + 1) > history:
+            fault("analysis.trade_timeframe_min", f"{history} minutes of history are no {REGIME_CANDLES} candles of {minutes} minutes that a regime "
+                  "needs", f"raise strategy.history_minutes to {minutes * (REGIME_CANDLES + 1)}, or shorten it")
     return faults

@@ -51,7 +51,7 @@ WORDS: dict[str, Word] = {
     "fee": Word("paper.spot_taker_fee_bps", "ratio × 10 000; maker and perpetual fees have their own fields",
                 lambda ratio: float(ratio) * 10_000),
     "pair_whitelist": Word("run.symbols", "the same list", list),
-    "strategy": Word("run.strategies", "a list of momentum, mean_reversion or FILE.py:Class; their parameters are in [strategy]"),
+    "strategy": Word("run.strategies", "a list of momentum, mean_reversion, analyst or FILE.py:Class; their parameters are in [strategy]"),
     "strategy_path": Word("run.strategies", "name the file: FILE.py:Class"),
     "bot_name": Word("run.instance", "the same name", str),
     "user_data_dir": Word("run.data_dir", "the same folder", str),

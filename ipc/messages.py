@@ -134,6 +134,7 @@ class Plan(Message, frozen=True):
     due time: the strategy failed, and what is armed keeps its expiry. With `add` its earlier conditions stay, but for those whose ids are in
     `withdraw`. A plan of more conditions than a message carries goes in parts, `part` 0 first; each is journaled under a number of its own, and
     all but the last one say that there is `more`, and all name the `whole` by its hash, so that equal parts are parts of equal plans.
+    `knowledge_version` is that of what was known when it was made.
     """
 
     strategy: Name
@@ -147,6 +148,7 @@ class Plan(Message, frozen=True):
     part: PlanPart = 0
     more: bool = False
     whole: Annotated[str, Meta(max_length=64)] = ""
+    knowledge_version: PlanNumber = 0
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 

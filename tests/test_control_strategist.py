@@ -14,7 +14,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from control.learn.evidence import Evidence
+from control.learn.gate import Adaptation
+from control.learn.snapshot import Snapshot
 from control.think import strategist as module
+from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.strategist import Strategist
 from hotpath.venues.catalogue import SIMULATED, resolve
@@ -209,6 +213,117 @@ def test_a_strategy_that_fails_is_counted_and_journaled_and_keeps_what_it_armed(
     assert event.data["due_ns"] == START + 30 * SECOND
     assert (event.kind, event.data["decision"], event.data["in_a_row"]) == ("strategy_error", "continue", 1)
     assert (over.kind, over.text, over.data["due_ns"]) == ("recovered", "Mine: works again after 1 failure", START + 60 * SECOND)
+
+
+KEEPING = """
+from control.think.strategy import Condition, Strategy, equity_bps
+
+class Keeping(Strategy):
+    def plan(self, market, portfolio, knowledge):
+        if market.quotes["BTC/USDT"].last == 16.0:
+            return None
+        return [Condition(symbol="BTC/USDT", side="buy", level="100.00", direction="up", size=equity_bps(100), confidence=0.9, stop_bps=50,
+                          why=f"planned {portfolio.planned_ns}")]
+"""
+
+
+def keeping(world: World, **more: Any) -> Strategist:
+    (world.folder / "keeping.py").write_text(KEEPING)
+    return world.strategist((f"{world.folder / 'keeping.py'}:Keeping",), **more)
+
+
+def test_none_instead_of_a_list_keeps_what_is_armed_and_is_no_failure(world: World) -> None:
+    strategist = keeping(world)
+    for second, price in ((0, 1000), (29, 1600), (30, 1600), (59, 1000), (60, 1000)):
+        world.tick(second, price)
+    settle(strategist)
+    plans = world.recorder.plans()
+    assert [(plan.due_ns - START) // SECOND for plan in plans] == [(plan.due_ns - START) // SECOND for plan in world.sniper.plans()] == [0, 60]
+    assert [plan.conditions[0].why for plan in plans] == ["planned 0", f"planned {START}"], "it is told when it gave its last list"
+    assert (world.metric("strategy_errors"), world.recorder.events(), strategist.planners[0].error) == (0, [], "")
+    assert len(strategist.planners[0].conditions) == 1
+
+
+def test_none_moves_the_horizon_in_lockstep(world: World) -> None:
+    world.memory.board.run[0]["lockstep"] = 1
+    strategist = keeping(world)
+    for outcome in strategist.planning.outcomes(START, strategist._knowledge):
+        assert not outcome.plan.keep
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START
+    (outcome,) = strategist.planning.outcomes(START + 30 * SECOND, strategist._knowledge)
+    assert (outcome.plan.keep, outcome.plan.why, outcome.error, outcome.plan.next_due_ns) == (True, "nothing new", "", START + 60 * SECOND)
+
+
+def blacklisting(symbol: str) -> Adaptation:
+    return Adaptation(number=4, family="coin", value=symbol, direction="loses", stage="active", made_ns=0, since_ns=0, trades=50, mean_bps=-50.0,
+                      log_e=9, needed=8, since=Evidence(direction="wins"))
+
+
+def test_what_is_kept_is_planned_anew_when_something_was_learned_since(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was armed with what was known then: a coin that is shut since must not go on until the strategy has something new to say."""
+    strategist = keeping(world)
+    known: dict[str, Any] = {"active": [], "version": 0}
+    monkeypatch.setattr(strategist._knowledge, "snapshot", lambda now_ns: Snapshot({}, known["active"], now_ns, 1e-8, version=known["version"]))
+    (outcome,) = strategist.planning.outcomes(START, strategist._knowledge)
+    assert not outcome.plan.conditions[0].paper
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START
+    known |= {"active": [blacklisting("BTC/USDT")], "version": 1}
+    (outcome,) = strategist.planning.outcomes(START + 30 * SECOND, strategist._knowledge)
+    assert "plan gave None" in outcome.error, "asked as if it had never planned, it may not keep"
+    strategist.fold.rows["last"] = 1000
+    (outcome,) = strategist.planning.outcomes(START + 60 * SECOND, strategist._knowledge)
+    assert (outcome.plan.conditions[0].paper, outcome.plan.knowledge_version, list(outcome.changed)) == (True, 1, [4])
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START + 60 * SECOND
+    (outcome,) = strategist.planning.outcomes(START + 90 * SECOND, strategist._knowledge)
+    assert outcome.plan.keep
+
+
+def test_what_learning_changes_in_a_plan_is_armed_so_and_is_an_event_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategist = world.strategist()
+    active = [blacklisting("BTC/USDT")]
+    monkeypatch.setattr(strategist._knowledge, "snapshot", lambda now_ns: Snapshot({}, active, now_ns, 1e-8, version=1))
+    for second in (0, 31, 61):
+        world.tick(second)
+    settle(strategist)
+    plans = world.recorder.plans()
+    assert len(plans) == 3
+    assert {(one.symbol, one.paper) for plan in plans for one in plan.conditions} == {("BTC/USDT", True)}
+    assert all(rows_of(arm)["paper"].all() for arm in world.sniper.plans())
+    (event,) = world.recorder.events()
+    assert (event.kind, event.data["adaptation"]) == ("knowledge_applied", 4)
+    assert "on paper only for BTC/USDT" in event.text
+
+
+def test_none_where_there_is_nothing_to_keep_is_a_failure(world: World) -> None:
+    strategist = keeping(world)
+    strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START
+    (outcome,) = strategist.planning.outcomes(START, strategist._knowledge)
+    assert "plan gave None, not a list" in outcome.error
+
+
+def test_what_the_sniper_refused_is_not_there_to_be_kept(world: World) -> None:
+    strategist = keeping(world)
+    world.sniper._answer = lambda request: messages.Refused(code="no", text="not today")
+    world.tick(0)
+    settle(strategist)
+    assert (len(world.sniper.plans()), strategist.planners[0].given_ns) == (1, 0)
+
+
+def test_a_successor_knows_when_its_predecessor_gave_its_last_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategist = keeping(world)
+    for second, price in ((0, 1000), (29, 1600), (31, 1600)):
+        world.tick(second, price)
+    settle(strategist)
+    assert strategist.planners[0].planned_ns == START + 30 * SECOND, "it was asked then, and kept what was armed"
+    strategist.close()
+    told = world.recorder._answer
+    last = messages.Answer(rows=[{"time_ns": START, "knowledge_version": 0}])
+    monkeypatch.setattr(world.recorder, "_answer", lambda request: last if isinstance(request, messages.Query) and request.what == "plans"
+                        else told(request))
+    successor = Strategist(world.child((f"{world.folder / 'keeping.py'}:Keeping",), restarts=1))
+    world.made = [successor]
+    successor.recover()
+    assert successor.planners[0].given_ns == START
 
 
 def breaker(world: World) -> tuple[str, int, int]:
@@ -548,6 +663,27 @@ def test_the_simulated_market_begins_warm(world: World) -> None:
     assert min(confidence) < 0.7 <= max(confidence), "on both sides of the usual limit"
     assert world.metric("warmup_left_s") == 0
     assert world.metric("last_plan_ms") >= 1
+
+
+def test_the_analyst_is_warm_then_too_and_arms_by_what_it_sees_within_a_second(world: World) -> None:
+    rows = resolve(SIMULATED)
+    world.memory.instruments.instruments[: len(rows)] = rows
+    world.memory.board.run[0]["instruments"] = len(rows)
+    strategist = world.strategist(("analyst",), market="simulated")
+    strategist.planning.planners[0].strategy.analysis = Analysis(least_score=0.0, least_reward_risk=0.0)
+    price = int(rows[0]["tick_mantissa"]) * 6_000_000
+    for second in (31, 61):
+        world.tick(second, price)
+    settle(strategist)
+    stored, armed = world.recorder.plans(), world.sniper.plans()
+    assert (len(stored), len(armed)) == (1, 1)
+    assert stored[0].conditions
+    assert len(rows_of(armed[0])) == len(stored[0].conditions)
+    for one in stored[0].conditions:
+        assert one.pattern in one.why
+        assert f"in {one.regime} (" in one.why
+    assert (world.metric("warmup_left_s"), world.metric("strategy_errors"), strategist.planners[0].error) == (0, 0, "")
+    assert world.metric("last_plan_ms") < 1000
 
 
 def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:

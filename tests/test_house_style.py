@@ -21,7 +21,7 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 WATCHDOG = ("control.config", "control.serve.control", "control.serve.screen", "control.supervise.launch", "control.supervise.front",
             "control.supervise.session")
 #: heavy libraries that only the process that needs them loads
-HEAVY = ("numba", "llvmlite", "ccxt", "openai", "polars")
+HEAVY = ("numba", "llvmlite", "ccxt", "openai", "polars", "talib")
 
 
 def modules(*packages: str) -> list[Path]:

@@ -108,6 +108,7 @@ def test_a_message_can_be_written_by_hand() -> None:
 @pytest.mark.parametrize(("changes", "field"), [
     ({"level": -1}, "level"), ({"level": "-1"}, "level"), ({"level": "1e5"}, "level"), ({"level": "NaN"}, "level"), ({"level": ""}, "level"),
     ({"level": "1" * 19}, "level"), ({"level": 1}, "level"), ({"ladder": [{"bps": 0, "share": 1}]}, "ladder[0].bps"),
+    ({"pattern": "x" * 49}, "pattern"),
     ({"limit_price": "0x10"}, "limit_price"),
     ({"confidence": 1.01}, "confidence"), ({"confidence": -0.1}, "confidence"), ({"confidence": "high"}, "confidence"),
     ({"stop_bps": -80}, "stop_bps"), ({"stop_bps": 10_001}, "stop_bps"), ({"stop_bps": 0.5}, "stop_bps"), ({"stop_bps": 10**30}, "stop_bps"),

@@ -30,7 +30,6 @@ MOODS = {
     "raise": ("Wayward raised ZeroDivisionError", "mend it at line ", "wayward.py; logs/strategist.log has the whole stack"),
     "exit": ("Wayward raised SystemExit", "mend it at line "),
     "number": ("Wayward: plan gave 42, not a list", "return a list of Condition"),
-    "nothing": ("Wayward: plan gave None, not a list", "return a list of Condition"),
     "words": ("Wayward: conditions[0] is 'buy low', not a Condition", "make it with control.think.strategy.Condition("),
     "nan level": ("conditions[0].level: Expected `str | null`, got `float`", "see Condition in ipc/messages.py"),
     "nan text": ("conditions[0].level: Expected `str` matching", "see Condition in ipc/messages.py"),

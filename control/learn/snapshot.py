@@ -20,8 +20,9 @@ _WORDS = {"blacklist": "blacklisted", "reduce": "reduced", "favour": "favoured"}
 class Snapshot:
     """See KnowledgeView in control/think/strategy.py. `apply` false: what is active is told and changes nothing."""
 
-    def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True) -> None:
-        self.scores, self.active = scores, list(active)
+    def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True,
+                 version: int = 0) -> None:
+        self.scores, self.active, self.version = scores, list(active), version
         self._now_ns, self._quantum, self._apply = now_ns, quantum, apply
 
     def coin(self, symbol: str) -> CoinStatus:
@@ -31,7 +32,8 @@ class Snapshot:
         word = next((_WORDS[one.action] for one in mine), "unknown" if score.trades < FEW_TRADES else "normal")
         return CoinStatus(trades=score.trades, wins=score.wins, pnl=score.pnl * self._quantum, streak=score.streak, status=word,
                           scale=combined(one.scale for one in mine) if self._apply else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
-                          average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps)
+                          average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps,
+                          last_trade_ns=score.last_ns)
 
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry at that time."""
@@ -59,4 +61,4 @@ class Reader:
             self._store = Knowledge(self._path)
         if self._store is None:
             return Snapshot({}, [], now_ns, self._quantum, self._apply)
-        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply)
+        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply, self._store.version() if self._apply else 0)

@@ -183,7 +183,8 @@ class Queries:
             plan = decode_plan(record.payload)
             if strategy in ("", plan.strategy):
                 rows.append({"plan_seq": plan.plan_seq, "time_ns": plan.due_ns, "next_ns": plan.next_due_ns, "strategy": plan.strategy,
-                             "why": plan.why, "keep": plan.keep, "part": plan.part, "more": plan.more, "conditions": len(plan.conditions),
+                             "why": plan.why, "knowledge_version": plan.knowledge_version,
+                             "keep": plan.keep, "part": plan.part, "more": plan.more, "conditions": len(plan.conditions),
                              "whys": [f"{condition.symbol}: {condition.why}" for condition in plan.conditions[:20]]})
                 if len(rows) == limit:
                     break
@@ -198,7 +199,7 @@ class Queries:
                 newest = plans.plans[-1]
                 changed = changed_keys(configs.get(self.journal.plan_incarnation(newest.number), {}), now)
                 rows.append({"strategy": name, "plan_seq": newest.number, "time_ns": newest.due_ns, "next_ns": newest.next_due_ns,
-                             "changed": changed})
+                             "changed": changed, "knowledge_version": plan.knowledge_version if (plan := self.journal.plan(newest.number)) else 0})
         return rows
 
     def events(self, limit: int, kind: str = "") -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ The strategist (one process of a running instance) and a backtest both plan here
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import traceback
@@ -16,6 +17,7 @@ import msgspec
 
 from control.learn.knowledge import KnowledgeError
 from control.learn.snapshot import Reader
+from control.think.analysis.config import Analysis
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.enforce import enforced
@@ -43,6 +45,10 @@ class Planner:
         self.errors = ErrorManager(name, Breaker(recovery.breaker_failures, recovery.breaker_cooldown_s * 1_000_000_000))
         self.interval_ns = (int(getattr(strategy, "interval_s", 0)) or interval_s) * 1_000_000_000
         self.planned_ns = 0
+        #: event time of its last list of conditions, 0 where it was refused; since then it has kept what was armed
+        self.given_ns = 0
+        #: of the knowledge that it was made with
+        self.version = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
         #: adaptations that its last plan was changed by, in words by number
@@ -75,6 +81,14 @@ class Outcome(NamedTuple):
                    self.rows[first * size: (first + most) * size])
 
 
+class Asked(NamedTuple):
+    """A strategy's answer: what it wants armed (None: what is), what of it learning has changed, and the version of the knowledge."""
+
+    given: Checked | None
+    changed: dict[int, str]
+    version: int
+
+
 class Planning:
     """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded.
 
@@ -83,11 +97,11 @@ class Planning:
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
-                 before_asking: Callable[[Planner], None] = lambda planner: None) -> None:
+                 before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None) -> None:
         self._log, self._before_asking = log, before_asking
         names = [row["name"].decode() for row in memory.instruments.strategies]
-        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings), settings.interval_s, recovery or Recovery())
-                         for number, spec in enumerate(strategies)]
+        self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
+                                 recovery or Recovery()) for number, spec in enumerate(strategies)]
         if len({planner.name for planner in self.planners}) < len(self.planners):
             raise StrategyError(f"strategies {', '.join(strategies)}: two of one name", "name each once; a class counts, not its file")
         self.interval_ns = min((planner.interval_ns for planner in self.planners), default=settings.interval_s * 1_000_000_000)
@@ -108,45 +122,57 @@ class Planning:
         for planner in self.planners:
             since_ns = due_ns - planner.planned_ns
             wanted = since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
-            error, left, decision, why = "", None, None, "not due"
+            error, left, decision, why, given = "", None, None, "not due", None
             if wanted and not planner.errors.permits(due_ns):
                 wanted, why = False, "stopped" if planner.errors.breaker.state == l.BREAKER_STOPPED else "paused after failures"
             if wanted:
                 planner.planned_ns = due_ns
                 self._before_asking(planner)
                 try:
-                    given, changed = self._ask(planner, market, due_ns, knowledge)
+                    given, changed, version = self._ask(planner, market, due_ns, knowledge)
                     left = self._warmup(planner, market)
                 except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
                     decision = planner.errors.failed(_kind_of(failure), error, due_ns)
                 else:
                     decision = planner.errors.succeeded(due_ns)
-            if wanted and not error:
-                planner.error, planner.conditions = "", given.conditions
+                    if given is None:
+                        planner.error, why = "", "nothing new"
+            if given is not None:
+                planner.error, planner.conditions, planner.given_ns = "", given.conditions, due_ns
+                planner.version = version
                 fresh = {number: text for number, text in changed.items() if number not in planner.changed}
                 planner.changed = changed
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                                     why=f"{len(given.conditions)} conditions", conditions=given.conditions),
+                                                     why=f"{len(given.conditions)} conditions", knowledge_version=version,
+                                                     conditions=given.conditions),
                               given.rows, warmup_left_s=left, decision=decision, changed=fresh)
             else:
                 planner.error = error or planner.error
-                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, decision=decision)
+                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, warmup_left_s=left,
+                              decision=decision)
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> tuple[Checked, dict[int, str]]:
-        """What a strategy wants armed, with what was learned put upon it, and by which adaptations that changed it. Raises StrategyError for whatever
-        it raises or gives amiss, KnowledgeError."""
-        knowledge, portfolio = reader.snapshot(due_ns), self.view.portfolio(planner.number)
+    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Asked:
+        """What a strategy wants armed, None where it keeps what is, with what was learned put upon it. Raises StrategyError for whatever it raises or
+        gives amiss, KnowledgeError.
+
+        What it keeps was planned with what was known then: when that has changed, it is asked as if it had never planned.
+        """
+        knowledge = reader.snapshot(due_ns)
+        planned_ns = planner.given_ns if knowledge.version == planner.version else 0
+        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
         except (Exception, SystemExit) as error:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
+        if output is None and planned_ns:
+            return Asked(None, {}, knowledge.version)  # before the first list it is a forgotten `return`
         changed: dict[int, str] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
@@ -155,7 +181,7 @@ class Planning:
             return found.conditions
 
         try:
-            return self._checker.checked(output, due_ns, put_upon), changed
+            return Asked(self._checker.checked(output, due_ns, put_upon), changed, knowledge.version)
         except StrategyError as error:
             raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
 

@@ -22,6 +22,7 @@ import msgspec
 
 from control.learn.config import Learning
 from control.learn.snapshot import Reader
+from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
@@ -53,7 +54,8 @@ class Strategist:
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
-                                 boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors))
+                                 boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
+                                 boot.section("analysis", Analysis))
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self.lockstep = bool(memory.board.run[0]["lockstep"])
@@ -122,7 +124,8 @@ class Strategist:
             changed = _other_plan(row.get("changed", []), spec)
             if changed:
                 self._child.log.info("%s plans at once: %s changed since its last plan", planner.name, ", ".join(changed))
-            planner.planned_ns = 0 if changed else row.get("time_ns", 0)
+            planner.planned_ns = planner.given_ns = 0 if changed else row.get("time_ns", 0)
+            planner.version = row.get("knowledge_version", 0)
         if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
             return  # what has no plan, or an outdated one, gets one at once; the others are not asked twice for one instant
         last_ns = max(planner.planned_ns for planner in self.planners)
@@ -134,7 +137,8 @@ class Strategist:
         for planner in self.planners:
             answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=1), lambda: False)
             for row in answer.rows if isinstance(answer, messages.Answer) else ():
-                planner.planned_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
+                planner.planned_ns = planner.given_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
+                planner.version = row["knowledge_version"]
             if planner.planned_ns < planner.errors.breaker.failed_ns < self.next_due_ns:
                 planner.planned_ns = planner.errors.breaker.failed_ns  # it was asked then, though no plan tells
 
@@ -284,7 +288,7 @@ class Strategist:
 
     def _refused(self, planner: Planner, by: str, reply: Any) -> None:
         text = f"{by}: {getattr(reply, 'text', '') or 'no answer'}"
-        planner.error = text
+        planner.error, planner.given_ns = text, 0
         if isinstance(reply, messages.Refused):
             self._child.metric("strategy_errors")
         self._child.log.warning("plan of %s not armed: %s", planner.name, text)
@@ -336,7 +340,7 @@ class Strategist:
 def _other_plan(changed: list[str], spec: str) -> list[str]:
     """Of what has changed in the configuration, that by which a strategy may plan something else: symbols and their facts, settings, its own file."""
     file = f"the file {Path(spec.rpartition(':')[0]).name}"
-    return [key for key in changed if key in ("run.symbols", file) or key.startswith(("strategy.", "instruments."))]
+    return [key for key in changed if key in ("run.symbols", file) or key.startswith(("strategy.", "analysis.", "instruments."))]
 
 
 def main(child: Child) -> int:

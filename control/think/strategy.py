@@ -1,6 +1,6 @@
 """What a strategy sees and gives, and how one is found by its name. Imports neither numba nor shared memory.
 
-A strategy is a class with `plan(market, portfolio, knowledge) -> list[Condition]`; deriving from `Strategy` is convenient, not needed:
+A strategy is a class with `plan(market, portfolio, knowledge) -> list[Condition] | None`; deriving from `Strategy` is convenient, not needed:
 
 ```python
 from control.think.strategy import Condition, Strategy, equity_bps
@@ -23,7 +23,9 @@ A condition may wait for a level, a move from an anchor, a feature or a rebound,
 break-even, trailing, ladder): ipc/messages.py has every field.
 
 `plan` is called at each multiple of `interval_s` of event time with everything before that instant and nothing after it. What it
-gives replaces all that this strategy had armed; hotpath.condition_capacity is the most. It is called in the strategist's main thread: one
+gives replaces all that this strategy had armed; hotpath.condition_capacity is the most. None instead of a list keeps what is armed, each condition
+to its own expiry: for a strategy that has nothing new to say. Where there is no list of it yet,
+or its last one was refused, None is a fault. It is called in the strategist's main thread: one
 that does not come back misses the heartbeat, and the watchdog replaces the process. The same file runs in paper, replay and backtest;
 reading a clock or a file in it breaks that.
 """
@@ -47,13 +49,15 @@ import numpy as np
 import numpy.typing as npt
 
 from control.think import config
+from control.think.analysis.config import Analysis
 from ipc.messages import Clause, Condition, Rung, Size
 
 __all__ = ["Candles", "Clause", "CoinStatus", "Condition", "Facts", "Held", "KnowledgeView", "Market", "Portfolio", "Rung", "Size",
            "Strategy", "StrategyError", "equity_bps", "load", "look_over", "name_of"]
 
 #: built-in strategies by name: module and class
-BUILT_IN = {"momentum": ("control.think.momentum", "Momentum"), "mean_reversion": ("control.think.mean_reversion", "MeanReversion")}
+BUILT_IN = {"momentum": ("control.think.momentum", "Momentum"), "mean_reversion": ("control.think.mean_reversion", "MeanReversion"),
+            "analyst": ("control.think.analyst", "Analyst")}
 _ROUNDINGS = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "nearest": ROUND_HALF_EVEN}
 
 
@@ -150,19 +154,22 @@ class Held:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """The account in its currency, and this strategy's positions by symbol."""
+    """The account in its currency, and this strategy's positions by symbol. `planned_ns`: event time of its last list of conditions, 0 without."""
 
     cash: float = 0.0
     equity: float = 0.0
     open_positions: int = 0
     entries_today: int = 0
     positions: Mapping[str, Held] = field(default_factory=dict)
+    planned_ns: int = 0
 
 
 @dataclass(frozen=True)
 class CoinStatus:
     """What has been learned of a coin: trades, wins, P&L after fees in the account currency, streak (−: losses), status, and averages of its trades
-    in bps. By `scale` the size of its entries will be multiplied, whoever asks for them (0: they are only followed on paper)."""
+    in bps. By `scale` the size of its entries will be multiplied, whoever asks for them (0: they are only followed on paper).
+
+    `last_trade_ns`: when its last trade closed."""
 
     trades: int = 0
     wins: int = 0
@@ -174,6 +181,7 @@ class CoinStatus:
     trend_bps: float = 0.0
     average_win_bps: float = 0.0
     average_loss_bps: float = 0.0
+    last_trade_ns: int = 0
 
 
 class KnowledgeView(Protocol):
@@ -185,15 +193,16 @@ class KnowledgeView(Protocol):
 
 
 class Strategy:
-    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy]."""
+    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy], `self.analysis` is [analysis]."""
 
     interval_s: int = 0
 
-    def __init__(self, settings: config.Strategy | None = None) -> None:
+    def __init__(self, settings: config.Strategy | None = None, analysis: Analysis | None = None) -> None:
         self.config = settings or config.Strategy()
+        self.analysis = analysis or Analysis()
 
-    def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition]:
-        """All conditions that shall be armed from now on."""
+    def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
+        """All conditions that shall be armed from now on; None where what is armed shall stay."""
         raise NotImplementedError
 
     def warmup_left_s(self, market: Market) -> float:
@@ -236,12 +245,15 @@ def look_over(path: Path, name: str) -> None:
                             else f"define it there: class {name}: with plan(self, market, portfolio, knowledge)")
 
 
-def load(spec: str, settings: config.Strategy) -> Any:
-    """The strategy that `spec` names, made. Raises StrategyError with a remedy; whatever a user's file raises becomes its text."""
+def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None) -> Any:
+    """The strategy that `spec` names, made. A user's own __init__ is given [strategy] alone; what derives from Strategy has [analysis] from then on.
+
+    Raises StrategyError with a remedy; whatever a user's file raises becomes its text.
+    """
     name = name_of(spec)
     if spec in BUILT_IN:
         module, name = BUILT_IN[spec]
-        return getattr(importlib.import_module(module), name)(settings)
+        return getattr(importlib.import_module(module), name)(settings, analysis)
     path = Path(spec.rpartition(":")[0]).expanduser()
     if not path.is_file():
         raise StrategyError(f"strategy {spec!r}: there is no file {path}", "give its path from the current folder, or the whole one")
@@ -257,6 +269,8 @@ def load(spec: str, settings: config.Strategy) -> Any:
     except Exception as error:
         raise StrategyError(f"strategy {spec!r}: making it raised {type(error).__name__}: {error}",
                             "its __init__ takes nothing or the section [strategy], plan takes (market, portfolio, knowledge)") from error
+    if analysis is not None and isinstance(made, Strategy):
+        made.analysis = analysis
     if isinstance(interval, bool) or not isinstance(interval, int) or not 0 <= interval <= 86_400:
         raise StrategyError(f"strategy {spec!r}: interval_s is {interval!r}", "give whole seconds, or 0 for the configured interval")
     return made

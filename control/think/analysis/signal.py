@@ -1,0 +1,55 @@
+"""What is decided of a symbol, and the seam between whoever decides and the rest.
+
+    analyses ─► Decider ─► Signal ─► sizing.py ─► conditions.py ─► armed
+                       └─► NoTrade(reason)
+
+The rules (rules.py) are one Decider; a model that is asked over a network may be another. A decider says which way, how sure, by which pattern, and
+how far stop and target are. It says nothing of size, level or order: those come of sizing.py and conditions.py whoever has decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Protocol
+
+from msgspec import Meta, Struct
+
+from control.think.analysis.findings import Analysis, PatternName, RegimeName, Side
+from control.think.strategy import KnowledgeView, Portfolio
+from ipc.messages import Symbol
+
+Distance = Annotated[int, Meta(ge=1, le=9_999)]
+
+
+class Signal(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A trade that is wanted. Stop and target are bps from the entry, `cost_bps` what entry and exit cost together: fees and spread."""
+
+    symbol: Symbol
+    side: Side
+    confidence: Annotated[float, Meta(ge=0, le=1)]
+    pattern: PatternName
+    regime: RegimeName
+    stop_bps: Distance
+    target_bps: Distance
+    cost_bps: Annotated[float, Meta(ge=0, le=10_000)]
+    time_stop_s: Annotated[int, Meta(ge=60, le=7 * 86_400)]
+    why: Annotated[str, Meta(min_length=1, max_length=300)]
+
+
+class NoTrade(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """That nothing is to be done in a symbol, and why."""
+
+    symbol: Symbol
+    reason: Annotated[str, Meta(min_length=1, max_length=300)]
+
+
+#: an answer for every symbol that was asked about
+Decisions = list[Signal | NoTrade]
+
+
+class Decider(Protocol):
+    """Whoever decides."""
+
+    def decide(self, analyses: Sequence[Analysis], portfolio: Portfolio, knowledge: KnowledgeView, now_ns: int) -> Decisions:
+        """A Signal or a NoTrade for each of the analyses, in their order. None of the symbols has a position of this strategy."""
+        ...

@@ -1,0 +1,108 @@
+"""Analyst: what its analysis of every symbol says (control/think/analysis), decided by rules or by whoever is put in their place.
+
+    market ─► look ─► due? ─► analyses ─► decider ─► sizes ─► conditions
+               every candle    in batches    Signal or NoTrade with its reason
+
+It is asked once a minute. As long as no analysis is due it gives None: what is armed stays, and it was armed for long enough. An analysis replaces
+all of it. `passed` says of the last one why nothing is armed in a symbol.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from control.think import config
+from control.think.analysis import pipeline, schedule
+from control.think.analysis.conditions import condition
+from control.think.analysis.config import REGIME_CANDLES
+from control.think.analysis.config import Analysis as Settings
+from control.think.analysis.findings import Analysis
+from control.think.analysis.rules import Rules
+from control.think.analysis.signal import Decider, NoTrade, Signal
+from control.think.analysis.sizing import sized
+from control.think.analysis.timeframes import MINUTE_NS, resampled
+from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
+
+_log = logging.getLogger("strategist")
+
+
+class Analyst(Strategy):
+    """Plans by analysis, between every quarter of an hour and every four."""
+
+    interval_s = 60
+
+    def __init__(self, settings: config.Strategy | None = None, analysis: Settings | None = None, decider: Decider | None = None) -> None:
+        super().__init__(settings, analysis)
+        self._decider = decider
+        self._asked = False
+        #: close of the traded timeframe at which nothing was found to be due
+        self._looked_ns = 0
+        #: why nothing is armed, by symbol, as of the last analysis
+        self.passed: dict[str, str] = {}
+
+    def ask_now(self) -> None:
+        """An operator's word: the next call analyses, whatever the schedule says."""
+        self._asked = True
+
+    def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
+        """The conditions of an analysis where one is due, the most confident first; None where none is."""
+        closed_ns = market.now_ns // (self.analysis.trade_timeframe_min * MINUTE_NS) * self.analysis.trade_timeframe_min * MINUTE_NS
+        why = "an operator's word" if self._asked else schedule.happened(portfolio, knowledge, market.facts)
+        if not why and closed_ns == self._looked_ns:
+            return None
+        looks = self._looks(market, portfolio.planned_ns)
+        why = why or schedule.due(self.analysis, looks, closed_ns, portfolio.planned_ns)
+        if not why:
+            self._looked_ns = closed_ns
+            return None
+        conditions = self._analysed(market, portfolio, knowledge, schedule.valid_for_s(self.analysis, looks))
+        self._asked = False
+        _log.info("analysis at %d, since %s: %d conditions; passed by: %s", market.now_ns, why, len(conditions),
+                  "; ".join(f"{symbol}: {reason}" for symbol, reason in self.passed.items()) or "none")
+        return conditions
+
+    def _looks(self, market: Market, planned_ns: int) -> list[schedule.Look]:
+        """At every symbol that has candles of the traded timeframe."""
+        found = (resampled(market.candles(symbol), self.analysis.trade_timeframe_min, market.now_ns) for symbol in market.facts)
+        return [schedule.look(candles, planned_ns) for candles in found if candles is not None]
+
+    def _analysed(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
+        self.passed = {}
+        decider = self._decider or Rules(self.analysis)
+        conditions: list[Condition] = []
+        symbols = []
+        for symbol in market.facts:
+            if symbol in portfolio.positions:
+                self.passed[symbol] = "position is open"
+            else:
+                symbols.append(symbol)
+        for analyses, young in pipeline.batches(market, symbols, self.analysis):
+            self.passed |= dict.fromkeys(young, "history is too short")
+            decided = decider.decide(analyses, portfolio, knowledge, market.now_ns) if analyses else []
+            for seen, one in zip(analyses, decided, strict=True):
+                made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, knowledge, valid_for_s)
+                if isinstance(made, str):
+                    self.passed[seen.symbol] = made
+                else:
+                    conditions.append(made)
+        conditions.sort(key=lambda made: (-made.confidence, made.symbol))
+        most = self.config.most_per_plan
+        self.passed |= {one.symbol: f"strategy.most_per_plan = {most} others are surer" for one in conditions[most:]}
+        return conditions[:most]
+
+    def _condition(self, signal: Signal, seen: Analysis, market: Market, knowledge: KnowledgeView, valid_for_s: int) -> Condition | str:
+        """What is armed by a signal, or why nothing is."""
+        size = sized(self.analysis, signal.stop_bps, signal.cost_bps, seen.volatility_day_bps, signal.confidence, knowledge.coin(seen.symbol))
+        if not size.size_bps:
+            return f"no size: {size.words()}"
+        return condition(signal, size, seen, market.facts[seen.symbol], self.analysis, valid_for_s)
+
+    def warmup_left_s(self, market: Market) -> float:
+        """Seconds until the first symbol has the candles of the traded timeframe that a regime needs."""
+        minutes, have = self.analysis.trade_timeframe_min, 0
+        for symbol in market.facts:
+            if have >= REGIME_CANDLES:
+                break  # it is asked every minute: no more candles than that takes
+            candles = resampled(market.candles(symbol, (REGIME_CANDLES + 1) * minutes), minutes, market.now_ns)
+            have = max(have, 0 if candles is None else len(candles))
+        return float(max(0, REGIME_CANDLES - have) * minutes * 60)
