@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from control.faults import ConfigError, Fault, check_tree, describe, resolve, words_as_values
 from control.think.config import Strategy
+from control.think.llm.config import Llm
 from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
 from ipc.messages import Name
 
@@ -95,6 +96,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     supervise: Supervise = Supervise()
     safety: Safety = Safety()
     recovery: Recovery = Recovery()
+    llm: Llm = Llm()
     instruments: dict[str, Instrument] = {}
 
     def sections(self) -> dict[str, msgspec.Raw]:
