@@ -24,7 +24,7 @@ from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
 from control.think.llm.contract import BadReply, decode, schema
 from control.think.llm.exchange import Exchange, Recording
-from control.think.llm.judgement import Grounds, Verdict, judge
+from control.think.llm.judgement import Grounds, Verdict, judge, rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
 from hotpath.errors import Decision
@@ -79,6 +79,8 @@ class _Waiting(NamedTuple):
     prompt: Prompt
     grounds: Grounds
     briefing_ns: int
+    #: there is a symbol that something may be proposed about
+    possible: bool
     #: in a replay, what will be answered
     recorded: Exchange | None
 
@@ -105,13 +107,14 @@ class Advisor:
         prompt = prompt_of(briefing, self._settings, least)
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
         grounds = replace(grounds, settings=self._settings, marks=told)
+        possible = rooms(prompt.symbols, grounds)
         recorded = None
         if isinstance(self._source, Recording):
             recorded = self._source.answer(prompt)
-        elif prompt.symbols:
-            client, form = self._source, schema(prompt.symbols, self._settings, least)
+        elif possible:
+            client, form = self._source, schema(possible, self._settings, least)
             self._worker.start(lambda: client.ask(prompt, form, briefing.now_ns))
-        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, recorded)
+        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, bool(possible), recorded)
         return True
 
     def poll(self, now_ns: int, newest: Mapping[str, float] | None = None) -> Advice | None:
@@ -124,8 +127,8 @@ class Advisor:
             if now_ns < waiting.recorded.taken_ns:
                 return None
             exchange = waiting.recorded
-        elif not waiting.prompt.symbols:
-            exchange = self._failed(waiting, "the briefing has no symbol that may be traded")
+        elif not waiting.possible:
+            exchange = self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked")
         elif self._worker.overdue:
             self._worker.give_up()
             exchange = self._failed(waiting, f"no answer within {self._settings.deadline_s + _GRACE_S} s; it has been given up")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -91,20 +92,42 @@ def _json_in(text: str) -> str:
 
 
 # ── the schema ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def schema(symbols: Sequence[str], settings: Llm, least_confidence_bps: int = 0) -> dict[str, Any]:
-    """The JSON schema of a reply about these symbols. Flat, without references or alternatives: every server that has schemas knows what is in it.
+@dataclass(frozen=True)
+class Room:
+    """What a proposal for a symbol may say at all; less than `least_…` would be refused whatever else it says."""
 
-    Where the grammar holds the model, most of what it can say is within the bounds; what the schema permits is judged all the same.
+    symbol: str
+    short_allowed: bool = False
+    least_size_bps: int = 1
+    least_stop_bps: int = 1
+    least_target_bps: int = 1
+
+
+def schema(rooms: Sequence[Room], settings: Llm, least_confidence_bps: int = 0) -> dict[str, Any]:
+    """The JSON schema of a reply about these symbols (at least one).
+
+    A proposal is one of up to four kinds: what may be sold short and what may not, for a price that rises and for one that falls. So where a grammar
+    holds the model, a level is on its side of the mark and a spot coin is not sold. A kind's least values are those of the symbol that permits most:
+    no proposal that would pass is made impossible. Without references, which not every server follows; what it permits is judged all the same.
     """
-    proposal = _object(
-        symbol=_one_of(symbols), side=_one_of(get_args(Side)), direction=_one_of(get_args(Direction)),
-        level_bps=_whole(-settings.most_level_bps, settings.most_level_bps), size_bps=_whole(1, settings.most_size_bps),
-        confidence_bps=_whole(least_confidence_bps, 10_000), stop_bps=_whole(1, settings.most_stop_bps),
-        target_bps=_whole(1, settings.most_target_bps), valid_minutes=_whole(1, settings.most_valid_minutes),
-        clauses=_list(_object(feature=_one_of(get_args(Feature)), op=_one_of(("<", ">")), value=_whole(-CLAUSE_VALUE_MOST, CLAUSE_VALUE_MOST)),
-                      CLAUSES_MOST),
-        why=_text(WHY_MOST))
-    return _object(decision=_one_of(("TRADE", "NO_TRADE")), reason=_text(REASON_MOST), proposals=_list(proposal, settings.most_conditions))
+    kinds = [_proposal([room for room in rooms if room.short_allowed is short], up, settings, least_confidence_bps)
+             for short in (False, True) for up in (True, False) if any(room.short_allowed is short for room in rooms)]
+    return _object(decision=_one_of(("TRADE", "NO_TRADE")), reason=_text(REASON_MOST),
+                   proposals=_list({"anyOf": kinds}, settings.most_conditions))
+
+
+def _proposal(rooms: Sequence[Room], up: bool, settings: Llm, least_confidence_bps: int) -> dict[str, Any]:
+    def whole(name: str, most: int) -> dict[str, Any]:
+        return _whole(min(most, *(getattr(room, name) for room in rooms)), most)
+
+    clause = _object(feature=_one_of(get_args(Feature)), op=_one_of(("<", ">")), value=_whole(-CLAUSE_VALUE_MOST, CLAUSE_VALUE_MOST))
+    far = settings.most_level_bps
+    return _object(
+        symbol=_one_of([room.symbol for room in rooms]), side=_one_of(get_args(Side) if rooms[0].short_allowed else ("buy",)),
+        direction=_one_of(("up" if up else "down",)), level_bps=_whole(1, far) if up else _whole(-far, -1),
+        size_bps=whole("least_size_bps", settings.most_size_bps), confidence_bps=_whole(least_confidence_bps, 10_000),
+        stop_bps=whole("least_stop_bps", settings.most_stop_bps), target_bps=whole("least_target_bps", settings.most_target_bps),
+        valid_minutes=_whole(1, settings.most_valid_minutes), clauses=_list(clause, CLAUSES_MOST), why=_text(WHY_MOST))
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ it would refuse anyway is refused where the reason can still be told to a person
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from control.think.llm.briefing import clean
 from control.think.llm.config import Llm
-from control.think.llm.contract import WHY_MOST, Proposal, Reply, Side
+from control.think.llm.contract import WHY_MOST, Proposal, Reply, Room, Side
 from control.think.strategy import Clause, Condition, Facts, equity_bps
 from hotpath.config import Limits
 
@@ -52,6 +52,23 @@ class Grounds:
     #: what has been learned makes sizes smaller; 0 leaves a symbol alone
     scales: Mapping[str, float] = field(default_factory=dict)
     newest: Mapping[str, float] = field(default_factory=dict)
+
+
+def rooms(symbols: Iterable[str], grounds: Grounds) -> list[Room]:
+    """What proposals for these symbols may say at all: those that have a mark, and of which something could pass."""
+    found = []
+    for symbol in symbols:
+        facts, mark = grounds.facts.get(symbol), grounds.marks.get(symbol)
+        if facts is None or mark is None or not all(map(math.isfinite, (mark.price, mark.spread_bps, mark.costs_bps))) or not grounds.equity > 0:
+            continue
+        least_value = max(float(facts.min_notional), float(facts.lot_size) * mark.price)
+        room = Room(symbol, facts.short_allowed, max(1, math.ceil(least_value / grounds.equity * 10_000)), math.floor(mark.spread_bps) + 1,
+                    math.floor(mark.costs_bps) + 1)
+        settings = grounds.settings
+        if (room.least_size_bps <= settings.most_size_bps and room.least_stop_bps <= settings.most_stop_bps
+                and room.least_target_bps <= settings.most_target_bps):
+            found.append(room)
+    return found
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

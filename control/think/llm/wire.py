@@ -8,17 +8,18 @@ The client's retries are off: which model is asked next, and when, is decided in
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 import threading
 import time
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import openai
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from control.think.llm.briefing import clean
 from control.think.llm.config import Model
@@ -28,13 +29,15 @@ from hotpath.errors import Kind, classify
 
 #: bytes of a reply's body; of an error's body, of which an excerpt is told
 MOST_BYTES, MOST_ERROR_BYTES = 2 << 20, 4_096
+#: tokens that a request can have had; more is nonsense
+MOST_TOKENS = 10**8
 #: how long a connection may take to come about
 CONNECT_S = 10.0
 #: an endpoint that asks to be left alone for longer is asked again after so long
 MOST_PAUSE_S = 3_600.0
 
-Count = Annotated[int, Meta(ge=0, le=10**9)]
-
+for _chatty in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+    logging.getLogger(_chatty).setLevel(logging.WARNING)  # they log addresses, and what comes back, which may repeat a secret
 
 class _Said(Struct):
     content: str | None = None
@@ -46,14 +49,9 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
-class _Usage(Struct):
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-
-
 class _Completion(Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
 
 
@@ -214,10 +212,15 @@ def _answer(body: bytes, key: str) -> Answer:
         raise WireError(Kind.RATE_LIMIT if limited else Kind.API, f"the endpoint answered an error: {text}")
     if not completion.choices:
         raise WireError(Kind.DATA, "the reply has no choices", billed=True)
-    choice, usage = completion.choices[0], completion.usage or _Usage()
+    choice, usage = completion.choices[0], completion.usage if isinstance(completion.usage, dict) else {}
     return Answer(text=_scrubbed(choice.message.content or "", key), finish_reason=clean(_scrubbed(choice.finish_reason or "", key), 32),
                   refusal=clean(_scrubbed(choice.message.refusal or "", key)),
-                  tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
+                  tokens_in=_count(usage.get("prompt_tokens")), tokens_out=_count(usage.get("completion_tokens")))
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, or None for what is none: a reply is not worse for it."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
 def _failure(error: BaseException, key: str, cut: Cut, timeout_s: float) -> WireError:
