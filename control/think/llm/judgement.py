@@ -202,7 +202,7 @@ def _size(proposal: Proposal, grounds: Grounds, facts: Facts, level: float) -> t
         if size > most:
             clamped.append(f"size_bps {size:.0f} → {max(0, math.floor(most))}: {name}")
             size = max(0, math.floor(most))
-    value, least = grounds.equity * size / 10_000, max(facts.min_notional, facts.lot_size * Decimal(repr(level)))
+    value, least = float(grounds.equity * size / 10_000), max(facts.min_notional, facts.lot_size * Decimal(repr(level)))
     if size < 1 or Decimal(repr(value)) < least:
         text = f"{value:.2f} is too small: the least order of {symbol} is {least:.2f}"
         raise _Refused(f"{text} ({'; '.join(clamped)})" if clamped else text)

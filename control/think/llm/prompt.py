@@ -7,6 +7,7 @@ The data's text comes from outside and may say anything. It is bounded, cleaned 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from typing import Any, Literal, NamedTuple
@@ -74,7 +75,7 @@ def sha256_of(messages: tuple[Message, ...] | list[Message]) -> str:
 
 def prompt_of(briefing: Briefing, settings: Llm, least_confidence_bps: int = 0) -> Prompt:
     """The prompt for a briefing, of at most `llm.prompt_bytes` bytes where its last row of market leaves that room."""
-    data: dict[str, Any] = _cleaned(msgspec.to_builtins(briefing))
+    data: dict[str, Any] = _cleaned(msgspec.to_builtins(briefing, enc_hook=_plain))
     del data["now_ns"]
     data["utc"] = _utc(briefing.now_ns)
     left_out: dict[str, int] = {}
@@ -115,12 +116,15 @@ def _cut(data: dict[str, Any], left_out: dict[str, int]) -> bool:
 
 
 def _cleaned(value: Any) -> Any:
-    """Plain data with its texts cleaned and its numbers to six significant digits; what is no number is left out."""
+    """Plain data with its texts cleaned and its numbers to six significant digits, 12.0 as 12; what is no number is left out."""
     match value:
         case str():
             return clean(value)
-        case float():
-            return float(f"{value:.6g}")
+        case bool():
+            return value
+        case int() | float():
+            short = float(f"{value:.6g}")
+            return int(short) if short.is_integer() and abs(short) < 1e15 else short
         case dict():
             return {key: _cleaned(entry) for key, entry in value.items() if not _is_nan(entry)}
         case list():
@@ -129,7 +133,12 @@ def _cleaned(value: Any) -> Any:
 
 
 def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """A number that was computed with numpy, as Python's own."""
+    return value.item()
 
 
 def _utc(now_ns: int) -> str:
