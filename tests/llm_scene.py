@@ -67,7 +67,7 @@ def advised(source: Client | Recording, llm: Llm, asked: Briefing | None = None,
     return wait_for(advisor, now_ns)
 
 
-def wait_for(advisor: Advisor, now_ns: int = NOW + 30_000_000_000, most_s: float = 200.0) -> Advice:
+def wait_for(advisor: Advisor, now_ns: int = NOW + 30_000_000_000, most_s: float = 150.0) -> Advice:
     until = time.monotonic() + most_s
     while (advice := advisor.poll(now_ns)) is None:
         assert time.monotonic() < until, "no advice"

@@ -206,5 +206,5 @@ def test_the_json_mode_says_how_a_reply_is_asked_for(mode: str, format: str | No
         assert request["response_format"]["json_schema"]["strict"] is True
         assert "maxLength" not in json.dumps(request["response_format"])
     if mode == "schema":
-        proposals = request["response_format"]["json_schema"]["schema"]["properties"]["proposals"]
-        assert proposals["items"]["properties"]["symbol"]["enum"] == ["BTC/USDT", "ETH/USDT:USDT"]
+        kinds = request["response_format"]["json_schema"]["schema"]["properties"]["proposals"]["items"]["anyOf"]
+        assert {symbol for kind in kinds for symbol in kind["properties"]["symbol"]["enum"]} == {"BTC/USDT", "ETH/USDT:USDT"}

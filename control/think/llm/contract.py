@@ -1,6 +1,6 @@
 """What an LLM may say: one reply Struct, its JSON schema for the symbols of a prompt, that schema as OpenAI's strict mode takes it, and decoding.
 
-Numbers are integers in bps: not every grammar keeps the bounds of floats (llama.cpp gave a confidence of 3.3 under a maximum of 1), all keep those of
+Numbers are integers in bps: llama.cpp's grammar does not keep the bounds of floats (a confidence of 3.3 came under a maximum of 1) and keeps those of
 integers, and an integer needs fewer tokens. The schema says the bounds of this configuration; the Struct those that hold whatever is configured. What
 the Struct takes is well-formed; whether a proposal is any good is for control/think/llm/judgement.py to say.
 """
