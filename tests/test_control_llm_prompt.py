@@ -66,6 +66,13 @@ def test_a_blacklisted_coin_may_not_be_proposed() -> None:
         assert prompt_of(briefing(knowledge=Knowledge(blacklist=[black])), Llm()).symbols == ("ETH/USDT:USDT",)
 
 
+def test_a_blacklist_that_is_too_long_to_be_told_holds_all_the_same() -> None:
+    blacklist = [f"COIN{number}" for number in range(500)] + ["BTC"]
+    prompt = prompt_of(briefing(knowledge=Knowledge(blacklist=blacklist)), Llm(prompt_bytes=4_000))
+    assert prompt.left_out["blacklist"] > 100
+    assert prompt.symbols == ("ETH/USDT:USDT",)
+
+
 def test_what_is_not_a_number_is_left_out() -> None:
     rows = [MarketRow(symbol="BTC/USDT", mark=1.23456789, spread_bps=math.nan, return_1m_bps=math.inf)]
     assert data_in(prompt_of(briefing(market=rows), Llm()))["market"] == [{"symbol": "BTC/USDT", "mark": 1.23457}]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import resource
 import socket
-import sys
 import threading
 import time
 import tracemalloc
@@ -145,7 +143,6 @@ def test_hundreds_of_megabytes_are_cut_off_and_never_held(status: int) -> None:
         assert endpoint.hung_up.wait(5), "the connection was left open"
     assert peak < 5 * MOST_BYTES
     assert "larger than" in caught.value.text if status == 200 else caught.value.kind is Kind.API
-    assert sys.platform != "linux" or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20
 
 
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────────────────────────

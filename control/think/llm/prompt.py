@@ -79,15 +79,15 @@ def prompt_of(briefing: Briefing, settings: Llm, least_confidence_bps: int = 0) 
     del data["now_ns"]
     data["utc"] = _utc(briefing.now_ns)
     left_out: dict[str, int] = {}
+    black = frozenset(data["knowledge"].get("blacklist", ()))  # all of it, also what will not be told
     while True:
-        prompt = _written(data, settings, least_confidence_bps, left_out)
+        prompt = _written(data, black, settings, least_confidence_bps, left_out)
         size = sum(len(message.content.encode()) for message in prompt.messages)
         if size <= settings.prompt_bytes or not _cut(data, left_out):
             return prompt
 
 
-def _written(data: dict[str, Any], settings: Llm, least_confidence_bps: int, left_out: dict[str, int]) -> Prompt:
-    black = set(data["knowledge"].get("blacklist", ()))
+def _written(data: dict[str, Any], black: frozenset[str], settings: Llm, least_confidence_bps: int, left_out: dict[str, int]) -> Prompt:
     symbols = tuple(dict.fromkeys(row["symbol"] for row in data["market"] if _SYMBOL.fullmatch(row["symbol"])
                                   and not black & {row["symbol"], row["symbol"].partition("/")[0]}))
     words = {"symbols": ", ".join(symbols) or "none", "most_conditions": settings.most_conditions, "most_level_bps": settings.most_level_bps,
