@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -123,18 +124,21 @@ def test_closing_ends_what_is_under_way() -> None:
 
 
 class Hangs:
-    """A client whose exchange nothing ends."""
+    """A client whose exchange nothing ends but `go`."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
 
     def ask(self, *args: Any) -> Any:
-        time.sleep(3)
+        self.go.wait(20)
 
     def cut(self) -> None:
         pass
 
 
 def test_an_exchange_that_nothing_ends_is_given_up_and_no_other_is_begun_beside_it() -> None:
-    clock = Clock()
-    advisor = Advisor(Llm(deadline_s=10), Hangs(), clock_ns=clock)  # type: ignore[arg-type]
+    clock, client = Clock(), Hangs()
+    advisor = Advisor(Llm(deadline_s=10), client, clock_ns=clock)  # type: ignore[arg-type]
     assert advisor.start(briefing(), grounds())
     clock.ns += 15_100_000_000
     advice = advisor.poll(NOW)
@@ -142,6 +146,11 @@ def test_an_exchange_that_nothing_ends_is_given_up_and_no_other_is_begun_beside_
     assert (advice.decision, advice.reason) == ("FAILED", "no answer within 15 s; it has been given up")
     assert advisor.busy
     assert not advisor.start(briefing(), grounds())
+    client.go.set()
+    until = time.monotonic() + 10
+    while advisor.busy and time.monotonic() < until:
+        time.sleep(0.005)
+    assert advisor.start(briefing(), grounds()), "what it gave in the end was nobody's"
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:

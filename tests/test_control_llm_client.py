@@ -122,6 +122,14 @@ def test_the_deadline_of_an_exchange_bounds_all_its_models() -> None:
     assert sum(one.asked for one in exchange.attempts) == 2
 
 
+def test_a_deadline_that_is_shorter_than_the_models_time_counts() -> None:
+    with serving(server.late(says(GOOD), 30)) as slow:
+        llm = settings(slow.base_url, timeout_s=30, deadline_s=1)
+        began = time.monotonic()
+        assert "within 1 s" in asked(client_of(llm), llm).exchange.failure
+    assert time.monotonic() - began < 3
+
+
 # ── breaker ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_model_that_failed_three_times_is_left_alone_for_a_minute_then_tried_once() -> None:
     clock = Clock()

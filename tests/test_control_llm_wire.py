@@ -103,6 +103,16 @@ def test_whatever_comes_too_slowly_ends_at_the_deadline(script: Script) -> None:
     assert "within 1 s" in error.text
 
 
+def test_a_reply_that_is_cut_off_is_none_though_it_looks_whole() -> None:
+    def script(handler: server.Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + completion(GOOD))
+        while not handler.server.ended.wait(0.1):
+            handler.wfile.write(b" ")
+
+    error = failure_of(script, timeout_s=0.7)
+    assert (error.kind, error.billed) == (Kind.NETWORK, True)
+
+
 def test_an_error_whose_body_drips_ends_at_the_deadline_too() -> None:
     def script(handler: server.Handler) -> None:
         handler.wfile.write(b"HTTP/1.1 500 X\r\nContent-Length: 5000\r\n\r\n")
