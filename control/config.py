@@ -20,6 +20,7 @@ from control.faults import ConfigError, Fault, check_tree, describe, resolve, wo
 from control.learn.config import Learning
 from control.think.analysis.config import REGIME_CANDLES, Analysis
 from control.think.config import Strategy
+from control.think.llm.config import Llm
 from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
 from ipc.messages import Name
 
@@ -99,6 +100,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     supervise: Supervise = Supervise()
     safety: Safety = Safety()
     recovery: Recovery = Recovery()
+    llm: Llm = Llm()
     instruments: dict[str, Instrument] = {}
 
     def sections(self) -> dict[str, msgspec.Raw]:

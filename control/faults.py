@@ -83,11 +83,23 @@ class _Check:
                 return
             for key, entry in value.items():
                 yield from self.value(info.value_type.cls, entry, f"{path}.{json.dumps(key)}")
+        elif (listed := struct_of_list(info)) is not None:
+            yield from self.tables(listed, _parts(info)[0].max_length, value, path)
         else:
             try:
                 msgspec.convert(nothing_as_null(kind, value), kind)
             except msgspec.ValidationError:
                 yield self.fault(path, f"is {describe(value)}", f"give {accepts(kind)}")
+
+    def tables(self, struct: type[Any], most: int | None, value: Any, path: str) -> Iterator[Fault]:
+        """A list of tables; of what stands there instead nothing is shown, as somebody may have put a secret there."""
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, dict) for entry in value):
+            yield self.fault(path, "is not a list of tables", f"write [[{path}]] and its fields below, once for each")
+            return
+        if most is not None and len(value) > most:
+            yield self.fault(path, f"has {len(value)} tables", f"give at most {most}")
+        for index, entry in enumerate(value):
+            yield from self.value(struct, entry, f"{path}[{index}]")
 
     def whole(self, struct: type[Any], value: dict[str, Any], path: str) -> Iterator[Fault]:
         """What a section's own check says ("field: text; remedy"), once each of its fields is well."""
@@ -112,13 +124,21 @@ class _Check:
         return "is not known", f"remove it; known here: {', '.join(here)}"
 
 
+def struct_of_list(info: Any) -> type[Any] | None:
+    """The Struct of a list of tables; None for every other type."""
+    if isinstance(info, inspect.Metadata):
+        return struct_of_list(info.type)
+    listed = isinstance(info, inspect.VarTupleType | inspect.ListType) and isinstance(info.item_type, inspect.StructType)
+    return info.item_type.cls if listed else None
+
+
 def leaves(struct: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, type) of every plain field below a Struct; tables of sections are left out."""
+    """(path, type) of every plain field below a Struct; tables of sections, and lists of them, are left out."""
     for field in msgspec.structs.fields(struct):
         info = inspect.type_info(field.type)
         if isinstance(info, inspect.StructType):
             yield from leaves(info.cls, f"{prefix}{field.encode_name}.")
-        elif not isinstance(info, inspect.DictType):
+        elif not isinstance(info, inspect.DictType) and struct_of_list(info) is None:
             yield f"{prefix}{field.encode_name}", field.type
 
 
@@ -144,7 +164,12 @@ def words_as_values(struct: type[Any], tree: Mapping[str, Any]) -> dict[str, Any
     result: dict[str, Any] = {}
     for key, value in tree.items():
         info = inspect.type_info(kinds[key])
-        result[key] = words_as_values(info.cls, value) if isinstance(info, inspect.StructType) else nothing_as_null(kinds[key], value)
+        if isinstance(info, inspect.StructType):
+            result[key] = words_as_values(info.cls, value)
+        elif (listed := struct_of_list(info)) is not None:
+            result[key] = [words_as_values(listed, entry) for entry in value]
+        else:
+            result[key] = nothing_as_null(kinds[key], value)
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from control.config import Config
-from control.faults import accepts, description
+from control.faults import accepts, description, struct_of_list
 
 _HEAD = """\
 # Configuration of trader. Every line here is a default: uncomment what you change.
@@ -22,26 +22,31 @@ _HEAD = """\
 def template() -> str:
     """All sections with their defaults, commented out; it loads as it stands, and with every line uncommented too."""
     parts = [_HEAD]
+    lists: list[str] = []
     for field in msgspec.structs.fields(Config):
         info = msgspec.inspect.type_info(field.type)
         if isinstance(info, msgspec.inspect.StructType):
             parts.append(_section(field.encode_name, info.cls, getattr(Config(), field.encode_name)))
+            lists += [_example(f"[[{field.encode_name}.{inner.encode_name}]]", listed) for inner in msgspec.structs.fields(info.cls)
+                      if (listed := struct_of_list(msgspec.inspect.type_info(inner.type))) is not None]
         elif isinstance(info, msgspec.inspect.DictType) and isinstance(info.value_type, msgspec.inspect.StructType):
-            parts.append(_example(field.encode_name, info.value_type.cls))
-    return "\n".join(parts)
+            parts.append(_example(f'[{field.encode_name}."SYMBOL"]', info.value_type.cls))
+    return "\n".join([*parts, *lists])
 
 
 def _section(name: str, struct: type[Any], defaults: Any) -> str:
     lines = [*_comment(inspect.getdoc(struct) or ""), f"[{name}]"]
     for field in msgspec.structs.fields(struct):
+        if struct_of_list(msgspec.inspect.type_info(field.type)) is not None:
+            continue  # its example stands at the end
         about = description(field.type)
         lines.append(f"# {about + ': ' if about else ''}{accepts(field.type)}")
         lines.append(f"#{field.encode_name} = {toml(getattr(defaults, field.encode_name))}")
     return "\n".join(lines) + "\n"
 
 
-def _example(name: str, struct: type[Any]) -> str:
-    lines = [*_comment(inspect.getdoc(struct) or ""), f'#[{name}."SYMBOL"]']
+def _example(head: str, struct: type[Any]) -> str:
+    lines = [*_comment(inspect.getdoc(struct) or ""), f"#{head}"]
     for field in msgspec.structs.fields(struct):
         about = description(field.type)
         needed = "needed" if field.required else f"default {toml(field.default)}"

@@ -14,6 +14,7 @@ from control import freqtrade
 from control.config import Config, Run, load
 from control.faults import ConfigError, leaves
 from control.template import template, toml
+from control.think.llm.config import Llm, Model
 from hotpath.config import Instrument, Limits
 
 OVERRIDE = {"TRADER_LIMITS__MAX_OPEN_POSITIONS": "3"}
@@ -194,6 +195,73 @@ def test_the_template_names_and_explains_every_option() -> None:
         name = path.rpartition(".")[2]
         (place, *_) = [number for number, line in enumerate(lines) if line.startswith(f"#{name} = ")]
         assert re.match(r"# \S.*: ", lines[place - 1]), f"{path} is not explained: give its type a Meta(description=…)"
+
+
+def test_the_template_has_an_example_of_each_list_of_tables() -> None:
+    example = template().partition("#[[llm.models]]")[2]
+    for field in Model.__struct_fields__:
+        assert re.search(rf"^#{field} = .*   # \S", example, re.MULTILINE), field
+
+
+# ── lists of tables ──────────────────────────────────────────────────────────────────────────────────────────────────
+def test_models_of_an_llm_are_tables_in_their_order(tmp_path: Path) -> None:
+    path = write(tmp_path, """
+        [llm]
+        on_failure = "rules"
+        [[llm.models]]
+        base_url = "https://api.openai.com/v1"
+        model = "a"
+        api_key_env = "OPENAI_API_KEY"
+        json = "strict"
+        temperature = "none"
+        [[llm.models]]
+        base_url = "http://127.0.0.1:8080/v1"
+        model = "b"
+        """)
+    llm = load(path, environment={"TRADER_LLM__TOKENS_PER_DAY": "5"}).llm
+    assert [(one.model, one.json, one.temperature) for one in llm.models] == [("a", "strict", None), ("b", "schema", None)]
+    assert (llm.on_failure, llm.tokens_per_day, llm.models[0].host) == ("rules", 5, "api.openai.com")
+    assert msgspec.json.decode(load(path, environment={}).sections()["llm"], type=Llm).models == llm.models
+
+
+def test_every_fault_of_every_table_is_told_and_no_value_that_may_be_a_secret(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, """
+        [llm]
+        on_failure = "pray"
+        [[llm.models]]
+        base_url = "https://me:SECRET@host/v1"
+        model = "a"
+        [[llm.models]]
+        base_url = "http://host/v1"
+        model = 3
+        api_key = "SECRET"
+        timeout_s = 0
+        [[llm.models]]
+        base_url = "http://host/v1"
+        model = "c"
+        api_key_env = "SECRET-1"
+        """)
+    assert [fault.partition(" ")[0] for fault in faults] == [
+        "llm.on_failure", "llm.models[0].base_url", "llm.models[1].model", "llm.models[1].api_key", "llm.models[1].timeout_s",
+        "llm.models[2].api_key_env"]
+    text = "\n".join(faults)
+    assert "SECRET" not in text
+    for remedy in ("into an environment variable", "did you mean llm.models[1].api_key_env?", "a whole number from 1 to 600", "never the key"):
+        assert remedy in text
+
+
+@pytest.mark.parametrize("text", ['models = "SECRET"', 'models = ["SECRET"]', "models = 3", "[llm.models]\nbase_url = 'SECRET'"])
+def test_a_list_of_tables_that_is_none_is_told_without_its_value(tmp_path: Path, text: str) -> None:
+    (fault,) = faults_of(tmp_path, f"[llm]\n{text}\n")
+    assert "write [[llm.models]]" in fault
+    assert "SECRET" not in fault
+
+
+def test_there_is_an_end_to_models_and_the_environment_names_none(tmp_path: Path) -> None:
+    table = "[[llm.models]]\nbase_url = 'http://host/v1'\nmodel = 'm'\n"
+    assert faults_of(tmp_path, table * 9)[0].partition(": ")[2] == "has 9 tables; give at most 8"
+    with pytest.raises(ConfigError, match=r"write \[\[llm.models\]\]"):
+        load(environment={"TRADER_LLM__MODELS": "a, b"})
 
 
 @pytest.mark.parametrize(("value", "text"), [

@@ -79,6 +79,10 @@ def test_the_watchdog_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_only_one_room_talks_to_an_llm() -> None:
+    assert [name_of(path) for path in modules(*PACKAGES) if "openai" in imports_of(path)] == ["control/think/llm/wire.py"]
+
+
 def test_nothing_names_a_path_of_one_machine() -> None:
     path_of_a_machine = re.compile(r"(^|[^.\w])/(work|root|home)/")
     files = [*modules(*PACKAGES, "tests"), *(ROOT / "scripts").iterdir(), *ROOT.glob("*.md"), ROOT / ".ci" / "run"]

@@ -1,0 +1,165 @@
+"""The LLM as a decision maker: a briefing goes in, and some plans later comes advice: conditions, NO_TRADE with its reason, or a failure.
+
+```python
+advisor = Advisor(settings, Client(settings, os.environ), recording.append)     # or, in a replay: Advisor(settings, recording)
+...                                                                             # at each plan, none of which waits:
+if (advice := advisor.poll(now_ns, newest_prices)) is None and not advisor.busy and it_is_time:
+    advisor.start(briefing, grounds)
+```
+
+A failure arms nothing, and what is armed keeps its expiry; `advice.rules` says that the rule strategies are to take over (`llm.on_failure`). Every
+exchange goes to `record`, whole, as it is taken. A replay asks nobody and gives each answer at the event time at which it was taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from control.think.llm.briefing import Briefing, clean
+from control.think.llm.config import Llm
+from control.think.llm.contract import BadReply, decode, schema
+from control.think.llm.exchange import Exchange, Recording
+from control.think.llm.judgement import Grounds, Verdict, judge, rooms
+from control.think.llm.prompt import Prompt, prompt_of
+from control.think.llm.worker import Worker
+from hotpath.errors import Decision
+from ipc.messages import Condition, Event
+
+if TYPE_CHECKING:
+    from control.think.llm.client import Asked, Client  # which loads openai: a replay needs none
+
+#: what an exchange may take beyond its deadline before it is given up: the look-up of a name, which nothing can cut off
+_GRACE_S = 5
+
+
+class Advice(NamedTuple):
+    """What came of one exchange. `reason` is the model's, or why there is none; `decisions` are about models that failed or work again."""
+
+    decision: Literal["TRADE", "NO_TRADE", "FAILED"]
+    reason: str
+    conditions: list[Condition]
+    exchange: Exchange
+    rules: bool = False
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On each proposal."""
+        return self.exchange.verdicts
+
+    def events(self, wall_ns: int) -> list[Event]:
+        """For the journal: what was decided, and each proposal that was clamped or refused."""
+        exchange = self.exchange
+        about = {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
+        kind = {"TRADE": "llm_trade", "NO_TRADE": "llm_no_trade", "FAILED": "llm_failed"}[self.decision]
+        follows = " (the rules take over)" if self.rules else " (what is armed keeps its expiry)" if self.decision == "FAILED" else ""
+        told = [_event(kind, f"{self.decision}: {self.reason}{follows}", wall_ns, about | {
+            "host": exchange.host, "latency_ms": exchange.latency_ms, "tokens_in": exchange.tokens_in, "tokens_out": exchange.tokens_out,
+            "cost": exchange.cost, "attempts": len(exchange.attempts), "conditions": len(self.conditions)})]
+        for number, verdict in enumerate(self.verdicts):
+            if verdict.outcome != "accepted":
+                symbol = clean(verdict.proposal.symbol)
+                told.append(_event(f"llm_{verdict.outcome}", f"{verdict.proposal.side} {symbol} {verdict.outcome}: {verdict.text}", wall_ns,
+                                   about | {"symbol": symbol, "proposal": number}))
+        return told
+
+
+def _event(kind: str, text: str, wall_ns: int, data: dict[str, Any]) -> Event:
+    return Event(source="strategist", kind=kind, text=text, wall_ns=wall_ns, data=data)
+
+
+class _Waiting(NamedTuple):
+    """What has been asked and not been answered yet."""
+
+    prompt: Prompt
+    grounds: Grounds
+    briefing_ns: int
+    #: there is a symbol that something may be proposed about
+    possible: bool
+    #: in a replay, what will be answered
+    recorded: Exchange | None
+
+
+class Advisor:
+    """One adviser; one exchange at a time. `source` is a Client, or a Recording that is replayed."""
+
+    def __init__(self, settings: Llm, source: Client | Recording, record: Callable[[Exchange], None] = lambda exchange: None,
+                 clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._settings, self._source, self._record = settings, source, record
+        self._worker: Worker[Asked] = Worker(settings.deadline_s + _GRACE_S, clock_ns)
+        self._waiting: _Waiting | None = None
+
+    @property
+    def busy(self) -> bool:
+        """An exchange is under way, or an old one that was given up has not ended yet."""
+        return self._waiting is not None or self._worker.busy
+
+    def start(self, briefing: Briefing, grounds: Grounds) -> bool:
+        """Begin an exchange; False while another one is under way. Raises NotRecorded in a replay that goes another way than its recording."""
+        if self.busy:
+            return False
+        least = round((grounds.limits.min_confidence or 0.0) * 10_000)
+        prompt = prompt_of(briefing, self._settings, least)
+        told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
+        grounds = replace(grounds, settings=self._settings, marks=told)
+        possible = rooms(prompt.symbols, grounds)
+        recorded = None
+        if isinstance(self._source, Recording):
+            recorded = self._source.answer(prompt)
+        elif possible:
+            client, form = self._source, schema(possible, self._settings, least)
+            self._worker.start(lambda: client.ask(prompt, form, briefing.now_ns))
+        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, bool(possible), recorded)
+        return True
+
+    def poll(self, now_ns: int, newest: Mapping[str, float] | None = None) -> Advice | None:
+        """The advice, once it is there; never waits. `newest` are the last prices now: a level that the price has passed meanwhile is refused."""
+        if self._waiting is None:
+            return None
+        waiting = self._waiting
+        decisions: tuple[Decision, ...] = ()
+        if waiting.recorded is not None:
+            if now_ns < waiting.recorded.taken_ns:
+                return None
+            exchange = waiting.recorded
+        elif not waiting.possible:
+            exchange = self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked")
+        elif self._worker.overdue:
+            self._worker.give_up()
+            exchange = self._failed(waiting, f"no answer within {self._settings.deadline_s + _GRACE_S} s; it has been given up")
+        elif (asked := self._worker.poll()) is None:
+            return None
+        elif isinstance(asked, BaseException):  # a fault of ours; it must not end the strategist
+            exchange = self._failed(waiting, f"asking failed with {type(asked).__name__}")
+        else:
+            exchange, decisions = asked.exchange, tuple(asked.decisions)
+        self._waiting = None
+        return self._advice(exchange, replace(waiting.grounds, newest=newest or {}), now_ns, decisions)
+
+    def close(self) -> None:
+        """End what is under way. The thread is not waited for: it is cut off, and could not keep the process from ending."""
+        if not isinstance(self._source, Recording):
+            self._source.cut()
+
+    def _failed(self, waiting: _Waiting, why: str) -> Exchange:
+        return Exchange(prompt_sha256=waiting.prompt.sha256, messages=waiting.prompt.messages, briefing_ns=waiting.briefing_ns, failure=why)
+
+    def _advice(self, exchange: Exchange, grounds: Grounds, now_ns: int, decisions: tuple[Decision, ...]) -> Advice:
+        failure, reply = exchange.failure, None
+        if not failure:
+            try:
+                reply = decode(exchange.reply, self._settings.most_conditions)
+            except BadReply as bad:  # recorded under another configuration
+                failure = str(bad)
+        verdicts = judge(reply, grounds) if reply is not None else []
+        exchange = msgspec.structs.replace(exchange, taken_ns=now_ns, verdicts=tuple(verdicts))
+        self._record(exchange)
+        if reply is None:
+            return Advice("FAILED", failure, [], exchange, self._settings.on_failure == "rules", decisions)
+        conditions = [verdict.condition for verdict in verdicts if verdict.condition is not None]
+        return Advice(reply.decision, clean(reply.reason, 300), conditions, exchange, False, decisions)

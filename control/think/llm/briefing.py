@@ -1,0 +1,147 @@
+"""What an LLM is told: plain data, filled by whoever knows it. Text from outside (coin names, headlines, earlier reasons) is data too.
+
+Rows are in the order of their worth, best first: where the prompt would be too long, the last ones go.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+from msgspec import Struct
+
+#: characters of a text from outside that are told
+TEXT_MOST = 200
+#: Unicode's categories that are not shown: control, format (which turns the direction of writing, or is invisible), surrogates, private, unassigned
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def clean(text: str, most: int = TEXT_MOST) -> str:
+    """Text from outside on one line: what cannot be seen becomes a space, and what is too long ends in an ellipsis."""
+    seen = "".join(" " if unicodedata.category(character) in _UNSEEN else character for character in text[: 8 * most])
+    line = " ".join(seen.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the rows: what is not known is left out."""
+
+
+class MarketRow(Row, frozen=True, kw_only=True):
+    """One symbol. `mark` is the price that levels are bps from, in the quote currency; `costs_bps` a round trip: both fees and the spread."""
+
+    symbol: str
+    mark: float
+    spread_bps: float | None = None
+    costs_bps: float | None = None
+    return_1m_bps: float | None = None
+    return_5m_bps: float | None = None
+    return_15m_bps: float | None = None
+    return_1h_bps: float | None = None
+    return_1d_bps: float | None = None
+    volatility_bps: float | None = None
+    range_low_bps: float | None = None
+    range_high_bps: float | None = None
+    volume_burst: float | None = None
+    regime: str = ""
+    score: float | None = None
+    patterns: list[str] = []
+    short_allowed: bool = False
+
+
+class HeldRow(Row, frozen=True, kw_only=True):
+    """An open position. `gain_bps` is from the average entry, `share_bps` its value in bps of equity."""
+
+    symbol: str
+    side: Literal["buy", "sell"]
+    share_bps: int
+    gain_bps: float
+    stop_bps: int | None = None
+    target_bps: int | None = None
+    open_minutes: float = 0.0
+    strategy: str = ""
+
+
+class RiskRow(Row, frozen=True, kw_only=True):
+    """The account. `open_risk_bps` is what is lost, in bps of equity, when every stop is hit; limits as [limits] has them."""
+
+    equity: float = 0.0
+    cash: float = 0.0
+    open_positions: int = 0
+    most_open_positions: int | None = None
+    entries_today: int = 0
+    most_entries_per_day: int | None = None
+    gross_exposure_bps: int = 0
+    open_risk_bps: int = 0
+    loss_today_bps: float = 0.0
+    most_daily_loss_bps: int | None = None
+    least_confidence_bps: int | None = None
+
+
+class ActiveRow(Row, frozen=True, kw_only=True):
+    """A condition that is armed. `level_bps` is its distance from the mark now."""
+
+    symbol: str
+    side: Literal["buy", "sell"]
+    level_bps: int
+    minutes_left: int
+    stop_bps: int = 0
+    target_bps: int = 0
+    strategy: str = ""
+    why: str = ""
+
+
+class CoinRow(Row, frozen=True, kw_only=True):
+    """What has been learned of a coin: results after fees in the account currency, streak (−: losses), status, the scale of its sizes."""
+
+    symbol: str
+    trades: int = 0
+    wins: int = 0
+    pnl: float = 0.0
+    streak: int = 0
+    status: str = ""
+    scale: float = 1.0
+
+
+class RuleRow(Row, frozen=True, kw_only=True):
+    """What has been learned of a pattern, a regime or an hour of the day (UTC): what follows from it."""
+
+    name: str
+    rule: str
+    trades: int = 0
+    edge_bps: float | None = None
+
+
+class ResultRow(Row, frozen=True, kw_only=True):
+    """A closed trade."""
+
+    symbol: str
+    side: Literal["buy", "sell"]
+    result_bps: float
+    closed_minutes_ago: float
+    exit: str = ""
+    why: str = ""
+
+
+class Knowledge(Row, frozen=True, kw_only=True):
+    """What the system has learned, and holds every proposal to."""
+
+    coins: list[CoinRow] = []
+    blacklist: list[str] = []
+    favourites: list[str] = []
+    patterns: list[RuleRow] = []
+    regimes: list[RuleRow] = []
+    hours: list[RuleRow] = []
+
+
+class Briefing(Struct, frozen=True, kw_only=True):
+    """Everything that one prompt carries. `now_ns` is the event time of the plan that asks."""
+
+    now_ns: int
+    market: list[MarketRow]
+    risk: RiskRow = RiskRow()
+    held: list[HeldRow] = []
+    active: list[ActiveRow] = []
+    knowledge: Knowledge = Knowledge()
+    results: list[ResultRow] = []
+    headlines: list[str] = []
