@@ -134,7 +134,7 @@ class Plan(Message, frozen=True):
     due time: the strategy failed, and what is armed keeps its expiry. With `add` its earlier conditions stay, but for those whose ids are in
     `withdraw`. A plan of more conditions than a message carries goes in parts, `part` 0 first; each is journaled under a number of its own, and
     all but the last one say that there is `more`, and all name the `whole` by its hash, so that equal parts are parts of equal plans.
-    `knowledge_version` is that of what was known when it was made.
+    `knowledge_version` is that of what was known when it was made, `exchange` the hash of the prompt that it came of.
     """
 
     strategy: Name
@@ -149,6 +149,7 @@ class Plan(Message, frozen=True):
     more: bool = False
     whole: Annotated[str, Meta(max_length=64)] = ""
     knowledge_version: PlanNumber = 0
+    exchange: Annotated[str, Meta(max_length=64)] = ""
     conditions: Annotated[list[Condition], Meta(max_length=MAX_PLAN_CONDITIONS)] = []
 
 
@@ -262,6 +263,10 @@ class Why(Message, frozen=True):
     id: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
+class Replan(Message, frozen=True):
+    """Let every strategy that chooses its own time plan now. Also what the strategist is asked."""
+
+
 class Reflect(Message, frozen=True):
     """Look at what trades say now, and decide. Also what reflection is asked."""
 
@@ -353,10 +358,10 @@ class Unavailable(Message, frozen=True):
 
 
 #: what a child accepts on its own socket
-ChildRequest = Ping | Plan | Arm | Event | Query | Operate | Reflect
+ChildRequest = Ping | Plan | Arm | Event | Query | Operate | Reflect | Replan
 #: what the control socket accepts
 ControlRequest = (Ping | Status | Health | Positions | Conditions | Orders | Trades | Stats | Errors | Knowledge | Adaptations | Why | Reflect |
-                  Pause | Resume | Safe | Close | Adjust | Release | Flatten | Stop)
+                  Replan | Pause | Resume | Safe | Close | Adjust | Release | Flatten | Stop)
 Reply = Pong | Done | Planned | Answer | Refused | Unavailable
 
 _json, _json_child = msgspec.json.Encoder(), msgspec.json.Decoder(ChildRequest)

@@ -27,6 +27,7 @@ from control.record.summary import RunFacts, write_summary
 from control.record.writer import JournalWriter
 from control.supervise import instance
 from control.supervise.session import Plan
+from control.think.advisers import engage
 from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.planning import Outcome, Planning, changes_of, decision_of
@@ -70,6 +71,7 @@ class Backtest:
             settings: Settings = self.boot.section("strategy", Settings)
             self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None,
                                      plan.config.recovery, analysis=self.boot.section("analysis", Analysis))
+            engage(self.planning, plan.config.llm, plan.config.limits, lambda: (), may_ask=False)
             self.journal = JournalWriter(state_dir / "journal", sync=False)
             self._closers.append(self.journal.close)
             self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(run_id, run_facts(self.boot, self.memory))
@@ -115,8 +117,8 @@ class Backtest:
                 self._store(events=[decision_of(outcome, time.time_ns())])
             if outcome.error:
                 self._tell(outcome.error)
-            if outcome.changed:
-                self._store(events=changes_of(outcome, time.time_ns()))
+            if outcome.changed or outcome.events:
+                self._store(events=[*changes_of(outcome, time.time_ns()), *outcome.events])
             if not outcome.plan.keep:
                 self._arm(outcome)
         return due_ns + self.planning.interval_ns

@@ -210,6 +210,17 @@ class Knowledge:
         """All closed trades, of earlier journals too, in the order of their ends."""
         return sorted((trade for _, trade in self._all("trades", Trade)), key=lambda trade: trade.closed_ns)
 
+    def newest_trades(self, most: int) -> list[Trade]:
+        """Of those that opened last, the ones that were made and have closed, by their ends, newest first."""
+        found: list[Trade] = []
+        with self._begin() as transaction, transaction.cursor(self._db["trades"]) as cursor:
+            for value in cursor.iterprev(keys=False) if cursor.last() else ():
+                trade = _DECODERS[Trade](value)
+                found += [trade] if trade.made else []
+                if len(found) == most:
+                    break
+        return sorted(found, key=lambda trade: (-trade.closed_ns, trade.position_id))
+
     def claims(self) -> dict[Claim, Piece]:
         """All evidence."""
         return {Claim(*key.decode().split("\0")): piece for key, piece in self._all("claims", Piece)}  # type: ignore[arg-type]

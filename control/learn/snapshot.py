@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from control.learn.follower import ScoreKey
@@ -10,6 +10,7 @@ from control.learn.gate import Adaptation
 from control.learn.kinds import Kind, combined, hour_of
 from control.learn.knowledge import Knowledge
 from control.learn.quick_update import FEW_TRADES, Score
+from control.learn.trade import Trade
 from control.think.strategy import CoinStatus
 from hotpath import durable
 
@@ -21,9 +22,9 @@ class Snapshot:
     """See KnowledgeView in control/think/strategy.py. `apply` false: what is active is told and changes nothing."""
 
     def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True,
-                 version: int = 0) -> None:
+                 version: int = 0, results: Callable[[int], list[Trade]] = lambda most: []) -> None:
         self.scores, self.active, self.version = scores, list(active), version
-        self._now_ns, self._quantum, self._apply = now_ns, quantum, apply
+        self._now_ns, self._quantum, self._apply, self._results = now_ns, quantum, apply, results
 
     def coin(self, symbol: str) -> CoinStatus:
         """Record of a symbol."""
@@ -34,6 +35,10 @@ class Snapshot:
                           scale=combined(one.scale for one in mine) if self._apply else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
                           average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps,
                           last_trade_ns=score.last_ns)
+
+    def results(self, most: int) -> list[Trade]:
+        """The trades that closed last, newest first."""
+        return self._results(most)
 
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry at that time."""
@@ -61,4 +66,5 @@ class Reader:
             self._store = Knowledge(self._path)
         if self._store is None:
             return Snapshot({}, [], now_ns, self._quantum, self._apply)
-        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply, self._store.version() if self._apply else 0)
+        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply, self._store.version() if self._apply else 0,
+                        self._store.newest_trades)

@@ -206,6 +206,9 @@ class ControlSocket:
             case messages.Reflect():
                 facade.note("operator", "reflect")
                 return self._ask("reflection", request)
+            case messages.Replan():
+                facade.note("operator", "replan")
+                return self._ask("strategist", request)
             case messages.Pause():
                 text = "paused: no new entries until resume; exits go on"
                 facade.words.pause(text)

@@ -19,7 +19,7 @@ from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
 from control.think.analysis.rules import Rules
 from control.think.analysis.signal import Decider, NoTrade, Signal
-from control.think.analysis.sizing import sized
+from control.think.analysis.sizing import Sized, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
 from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
 
@@ -46,20 +46,26 @@ class Analyst(Strategy):
 
     def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """The conditions of an analysis where one is due, the most confident first; None where none is."""
-        closed_ns = market.now_ns // (self.analysis.trade_timeframe_min * MINUTE_NS) * self.analysis.trade_timeframe_min * MINUTE_NS
-        why = "an operator's word" if self._asked else schedule.happened(portfolio, knowledge, market.facts)
-        if not why and closed_ns == self._looked_ns:
-            return None
-        looks = self._looks(market, portfolio.planned_ns)
-        why = why or schedule.due(self.analysis, looks, closed_ns, portfolio.planned_ns)
+        why, looks = self._due(market, portfolio, knowledge)
         if not why:
-            self._looked_ns = closed_ns
             return None
         conditions = self._analysed(market, portfolio, knowledge, schedule.valid_for_s(self.analysis, looks))
         self._asked = False
         _log.info("analysis at %d, since %s: %d conditions; passed by: %s", market.now_ns, why, len(conditions),
                   "; ".join(f"{symbol}: {reason}" for symbol, reason in self.passed.items()) or "none")
         return conditions
+
+    def _due(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> tuple[str, list[schedule.Look]]:
+        """Why an analysis is due ("": none is), and what was looked at."""
+        closed_ns = market.now_ns // (self.analysis.trade_timeframe_min * MINUTE_NS) * self.analysis.trade_timeframe_min * MINUTE_NS
+        why = "an operator's word" if self._asked else schedule.happened(portfolio, knowledge, market.facts)
+        if not why and closed_ns == self._looked_ns:
+            return "", []
+        looks = self._looks(market, portfolio.planned_ns)
+        why = why or schedule.due(self.analysis, looks, closed_ns, portfolio.planned_ns)
+        if not why:
+            self._looked_ns = closed_ns
+        return why, looks
 
     def _looks(self, market: Market, planned_ns: int) -> list[schedule.Look]:
         """At every symbol that has candles of the traded timeframe."""
@@ -68,14 +74,18 @@ class Analyst(Strategy):
 
     def _analysed(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
         self.passed = {}
+        conditions = self._decided(list(market.facts), market, portfolio, knowledge, valid_for_s)
+        conditions.sort(key=lambda made: (-made.confidence, made.symbol))
+        most = self.config.most_per_plan
+        self.passed |= {one.symbol: f"strategy.most_per_plan = {most} others are surer" for one in conditions[most:]}
+        return conditions[:most]
+
+    def _decided(self, symbols: list[str], market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
+        """What is armed by a decision about each of these symbols; `passed` says why nothing is."""
         decider = self._decider or Rules(self.analysis)
         conditions: list[Condition] = []
-        symbols = []
-        for symbol in market.facts:
-            if symbol in portfolio.positions:
-                self.passed[symbol] = "position is open"
-            else:
-                symbols.append(symbol)
+        self.passed |= {symbol: "position is open" for symbol in symbols if symbol in portfolio.positions}
+        symbols = [symbol for symbol in symbols if symbol not in portfolio.positions]
         for analyses, young in pipeline.batches(market, symbols, self.analysis):
             self.passed |= dict.fromkeys(young, "history is too short")
             decided = decider.decide(analyses, portfolio, knowledge, market.now_ns) if analyses else []
@@ -85,17 +95,18 @@ class Analyst(Strategy):
                     self.passed[seen.symbol] = made
                 else:
                     conditions.append(made)
-        conditions.sort(key=lambda made: (-made.confidence, made.symbol))
-        most = self.config.most_per_plan
-        self.passed |= {one.symbol: f"strategy.most_per_plan = {most} others are surer" for one in conditions[most:]}
-        return conditions[:most]
+        return conditions
 
     def _condition(self, signal: Signal, seen: Analysis, market: Market, knowledge: KnowledgeView, valid_for_s: int) -> Condition | str:
         """What is armed by a signal, or why nothing is."""
-        size = sized(self.analysis, signal.stop_bps, signal.cost_bps, seen.volatility_day_bps, signal.confidence, knowledge.coin(seen.symbol))
+        size = self.size_of(seen, signal.stop_bps, signal.cost_bps, signal.confidence, knowledge)
         if not size.size_bps:
             return f"no size: {size.words()}"
         return condition(signal, size, seen, market.facts[seen.symbol], self.analysis, valid_for_s)
+
+    def size_of(self, seen: Analysis, stop_bps: float, cost_bps: float, confidence: float, knowledge: KnowledgeView) -> Sized:
+        """How much is entered with such a stop."""
+        return sized(self.analysis, stop_bps, cost_bps, seen.volatility_day_bps, confidence, knowledge.coin(seen.symbol))
 
     def warmup_left_s(self, market: Market) -> float:
         """Seconds until the first symbol has the candles of the traded timeframe that a regime needs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ from ipc.segment import Memory
 
 #: characters of an error that travel
 _ERROR_CHARACTERS = 400
+#: between two looks at a strategy that waits, where time stands still
+_WAIT_S = 0.01
 
 
 class Planner:
@@ -70,6 +73,8 @@ class Outcome(NamedTuple):
     decision: Decision | None = None
     #: what this plan was changed by that the one before was not, in words by the number of the adaptation
     changed: Mapping[int, str] = {}
+    #: what the strategy itself has to tell the journal
+    events: Sequence[messages.Event] = ()
 
     def parts(self) -> Iterator[tuple[messages.Plan, bytes]]:
         """The plan and its rows as they travel: one message with no more conditions than it carries after the other."""
@@ -93,12 +98,14 @@ class Planning:
     """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded.
 
     `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work; `before_asking` before that.
+    `may_wait` says whether time stands still meanwhile, as in lockstep: then one that waits for an answer from elsewhere is asked again with it.
     """
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
-                 before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None) -> None:
-        self._log, self._before_asking = log, before_asking
+                 before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
+                 may_wait: Callable[[], bool] = lambda: False) -> None:
+        self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
         self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
                                  recovery or Recovery()) for number, spec in enumerate(strategies)]
@@ -138,6 +145,7 @@ class Planning:
                     decision = planner.errors.succeeded(due_ns)
                     if given is None:
                         planner.error, why = "", "nothing new"
+            told = planner.strategy.take_events() if wanted and hasattr(planner.strategy, "take_events") else ()
             if given is not None:
                 planner.error, planner.conditions, planner.given_ns = "", given.conditions, due_ns
                 planner.version = version
@@ -145,12 +153,12 @@ class Planning:
                 planner.changed = changed
                 yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
                                                      why=f"{len(given.conditions)} conditions", knowledge_version=version,
-                                                     conditions=given.conditions),
-                              given.rows, warmup_left_s=left, decision=decision, changed=fresh)
+                                                     exchange=str(getattr(planner.strategy, "exchange", ""))[:64], conditions=given.conditions),
+                              given.rows, warmup_left_s=left, decision=decision, changed=fresh, events=told)
             else:
                 planner.error = error or planner.error
                 yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, warmup_left_s=left,
-                              decision=decision)
+                              decision=decision, events=told)
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
@@ -167,6 +175,11 @@ class Planning:
         portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
+            while self._may_wait() and getattr(planner.strategy, "waiting", False):
+                self._while_working()
+                time.sleep(_WAIT_S)
+                later = planner.strategy.plan(market, portfolio, knowledge)
+                output = output if later is None else later
         except (Exception, SystemExit) as error:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",

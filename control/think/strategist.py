@@ -22,14 +22,17 @@ import msgspec
 
 from control.learn.config import Learning
 from control.learn.snapshot import Reader
+from control.think.advisers import asked_since, engage
 from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
+from control.think.llm.config import Llm
+from control.think.llm.exchange import Exchange
 from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
 from control.think.strategy import StrategyError
 from hotpath.activities import Activities
 from hotpath.arming import arm_of
-from hotpath.config import Hotpath, Recovery
+from hotpath.config import Hotpath, Limits, Recovery
 from hotpath.errors import Kind
 from hotpath.kernel import barriers, candles
 from ipc import bus, messages, ring
@@ -43,6 +46,7 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
+_DAY_NS = 86_400_000_000_000
 
 
 class Strategist:
@@ -53,12 +57,12 @@ class Strategist:
         self._child, self._memory, self._boot = child, memory, boot
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
+        self.lockstep = bool(memory.board.run[0]["lockstep"])
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
-                                 boot.section("analysis", Analysis))
+                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping())
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
-        self.lockstep = bool(memory.board.run[0]["lockstep"])
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
@@ -67,6 +71,10 @@ class Strategist:
         self.activities = Activities(child, self._failures.append)
         for planner in self.planners:
             self.activities.adopt(planner.errors, resume=True)
+        limits: Limits = boot.section("limits", Limits)
+        models = engage(self.planning, boot.section("llm", Llm), limits, self._asked_today, may_ask=True)
+        for errors in models[: l.MAX_ACTIVITIES - len(self.planners)]:
+            self.activities.adopt(errors)
         self.next_due_ns = self._lost = 0
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,6 +101,15 @@ class Strategist:
             self._remember()
         if self._boot.restarts:
             self._blame()
+
+    def _asked_today(self) -> list[Exchange]:
+        """What models were asked in this UTC day, by the journal: it is of the day's budget. Waits until there is one."""
+        while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
+            if self._child.stopping():
+                return []
+            self.breathe()
+            time.sleep(0.005)
+        return asked_since(Path(self._boot.state_dir) / "journal", time.time_ns() // _DAY_NS * _DAY_NS)
 
     def _blame(self) -> None:
         """The strategy in whose plan a predecessor hung or crashed has failed there."""
@@ -221,6 +238,8 @@ class Strategist:
             if outcome.warmup_left_s is not None:
                 left.append(outcome.warmup_left_s)
             self.activities.show(outcome.planner.errors)
+            self._failures += outcome.events
+            self._journal_failures()
             if outcome.decision:
                 self._report(outcome)
             if outcome.plan.keep:
@@ -322,6 +341,12 @@ class Strategist:
         match request:
             case messages.Ping():
                 return messages.Pong(role="strategist", pid=int(self._child.processes[l.STRATEGIST]["pid"]))
+            case messages.Replan():
+                asked = [planner for planner in self.planners if hasattr(planner.strategy, "ask_now")]
+                for planner in asked:
+                    planner.strategy.ask_now()
+                names = ", ".join(planner.name for planner in asked)
+                return messages.Done(text=f"{names} will plan at the next call" if asked else "every strategy plans at its interval anyway")
             case messages.Query(what="strategies"):
                 return messages.Answer(data={"next_due_ns": self.next_due_ns}, rows=[
                     {"strategy": planner.name, "planned_ns": planner.planned_ns, "conditions": len(planner.conditions),
@@ -331,7 +356,10 @@ class Strategist:
                 return messages.Refused(code="unknown_query", text="the strategist answers strategies", remedy='ask what = "strategies"')
 
     def close(self) -> None:
-        """Leave the bus."""
+        """Leave the bus, and whoever is being asked."""
+        for planner in self.planners:
+            if hasattr(planner.strategy, "close"):
+                planner.strategy.close()
         self._server.close()
         self._recorder.close()
         self._sniper.close()

@@ -57,7 +57,8 @@ __all__ = ["Candles", "Clause", "CoinStatus", "Condition", "Facts", "Held", "Kno
 
 #: built-in strategies by name: module and class
 BUILT_IN = {"momentum": ("control.think.momentum", "Momentum"), "mean_reversion": ("control.think.mean_reversion", "MeanReversion"),
-            "analyst": ("control.think.analyst", "Analyst")}
+            "analyst": ("control.think.analyst", "Analyst"),
+            "llm": ("control.think.advised", "Advised")}
 _ROUNDINGS = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "nearest": ROUND_HALF_EVEN}
 
 
@@ -150,6 +151,9 @@ class Held:
     entry_price: float
     opened_ns: int
     state: str
+    #: 0.0: none
+    stop_price: float = 0.0
+    target_price: float = 0.0
 
 
 @dataclass(frozen=True)

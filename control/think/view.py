@@ -108,4 +108,5 @@ class View:
         return Held(symbol, "buy" if int(row["side"]) > 0 else "sell",
                     float_of(lots, instrument["lot_mantissa"], instrument["lot_exponent"]),
                     float_of(ticks, instrument["tick_mantissa"], instrument["tick_exponent"]), int(row["opened_ns"]),
-                    l.POSITION_STATES[int(row["state"])])
+                    l.POSITION_STATES[int(row["state"])],
+                    *(float_of(int(row[name]), instrument["tick_mantissa"], instrument["tick_exponent"]) for name in ("stop_price", "target_price")))

@@ -27,7 +27,8 @@ from control.think.llm.exchange import Exchange, Recording
 from control.think.llm.judgement import Grounds, Verdict, judge, rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
-from hotpath.errors import Decision
+from hotpath.activities import event_of
+from hotpath.errors import Action, Decision
 from ipc.messages import Condition, Event
 
 if TYPE_CHECKING:
@@ -52,10 +53,26 @@ class Advice(NamedTuple):
         """On each proposal."""
         return self.exchange.verdicts
 
-    def events(self, wall_ns: int) -> list[Event]:
-        """For the journal: what was decided, and each proposal that was clamped or refused."""
+    def journaled(self) -> list[Event]:
+        """For the journal: the exchange itself, whole; what was decided; what failed of the models; proposals that were clamped or refused."""
+        wall_ns, exchange = time.time_ns(), self.exchange
+        text = (f"{exchange.model or 'no model'}: {self.decision}, {exchange.latency_ms / 1000:.1f} s, {exchange.tokens_in} + {exchange.tokens_out} "
+                f"tokens, {exchange.cost:.4f} USD")
+        return [_event("llm_exchange", text, wall_ns, {"exchange": msgspec.to_builtins(exchange)}), *self.events(wall_ns),
+                *(event_of("strategist", "llm_error" if one.action is not Action.RECOVERED else "recovered", one, wall_ns) for one in self.decisions)]
+
+    def event(self, outcome: str, text: str, symbol: str) -> Event:
+        """Something more about a proposal of this exchange."""
+        return _event(f"llm_{outcome}", text, time.time_ns(), self._about | {"symbol": symbol})
+
+    @property
+    def _about(self) -> dict[str, Any]:
         exchange = self.exchange
-        about = {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
+        return {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
+
+    def events(self, wall_ns: int) -> list[Event]:
+        """What was decided, and each proposal that was clamped or refused."""
+        exchange, about = self.exchange, self._about
         kind = {"TRADE": "llm_trade", "NO_TRADE": "llm_no_trade", "FAILED": "llm_failed"}[self.decision]
         follows = " (the rules take over)" if self.rules else " (what is armed keeps its expiry)" if self.decision == "FAILED" else ""
         told = [_event(kind, f"{self.decision}: {self.reason}{follows}", wall_ns, about | {
@@ -98,6 +115,11 @@ class Advisor:
     def busy(self) -> bool:
         """An exchange is under way, or an old one that was given up has not ended yet."""
         return self._waiting is not None or self._worker.busy
+
+    @property
+    def asking(self) -> bool:
+        """A model is being asked, which takes as long as it takes; what a recording will answer is not asked for."""
+        return self._waiting is not None and self._waiting.recorded is None and self._waiting.possible
 
     def start(self, briefing: Briefing, grounds: Grounds) -> bool:
         """Begin an exchange; False while another one is under way. Raises NotRecorded in a replay that goes another way than its recording."""

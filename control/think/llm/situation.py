@@ -1,0 +1,137 @@
+"""What a plan sees, as the briefing that a prompt is made of and as the grounds that proposals are judged by. Pure.
+
+Rows are in the order of their worth: the market by how far its score is from 0, results newest first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from control.learn.gate import Adaptation
+from control.learn.trade import Trade
+from control.think.analysis.config import Analysis as Settings
+from control.think.analysis.findings import Analysis
+from control.think.llm.briefing import ActiveRow, Briefing, CoinRow, HeldRow, Knowledge, MarketRow, ResultRow, RiskRow, RuleRow
+from control.think.llm.config import Llm
+from control.think.llm.judgement import Grounds, Mark
+from control.think.strategy import Condition, Held, Market, Portfolio
+from hotpath.config import Limits
+
+_MINUTE_NS = 60_000_000_000
+#: closed trades that are told
+RESULTS = 10
+#: what an active adaptation is told as, by family
+_SECTIONS = {"pattern": "patterns", "regime": "regimes", "hour": "hours"}
+
+
+def costs_bps(seen: Analysis, settings: Settings) -> float:
+    """A round trip: both fees and the spread."""
+    spread_bps = settings.max_spread_bps if math.isnan(seen.spread_bps) else seen.spread_bps
+    return 2 * (settings.perpetual_fee_bps if seen.short_allowed else settings.spot_fee_bps) + spread_bps
+
+
+def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], armed: Sequence[tuple[int, Condition]],
+             settings: Settings, limits: Limits) -> Briefing:
+    """Everything that one prompt carries; `armed` are the conditions of its own that may still fire, each with the instant of its plan."""
+    marks = {one.symbol: one.price for one in analyses}
+    return Briefing(
+        now_ns=market.now_ns, market=[_market_row(market, one, settings) for one in sorted(analyses, key=lambda one: (-abs(one.score), one.symbol))],
+        risk=_risk(portfolio, limits, marks), held=[_held_row(one, marks, portfolio.equity, market.now_ns) for one in portfolio.positions.values()],
+        active=[row for planned_ns, one in armed if (row := _active_row(planned_ns, one, marks, market.now_ns)) is not None],
+        knowledge=_knowledge(market, knowledge), results=[_result_row(one, market.now_ns) for one in knowledge.results(RESULTS)])
+
+
+def grounds(market: Market, portfolio: Portfolio, analyses: Sequence[Analysis], settings: Settings, llm: Llm, limits: Limits) -> Grounds:
+    """What proposals are judged by. What has been learned is put upon the plan afterwards, as upon any other (control/think/enforce.py)."""
+    marks = {one.symbol: Mark(one.price, 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings)) for one in analyses}
+    held = {symbol: one.side for symbol, one in portfolio.positions.items()}
+    exposure = {one.symbol: _share_bps(one, marks[one.symbol].price if one.symbol in marks else one.entry_price, portfolio.equity)
+                for one in portfolio.positions.values()}
+    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held, exposure_bps=exposure)
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _market_row(market: Market, seen: Analysis, settings: Settings) -> MarketRow:
+    candles = market.candles(seen.symbol)
+    closes, per_minute = candles.close, 60 / candles.candle_s
+    hour = candles.close[-max(1, round(60 * per_minute)):]
+
+    def moved(minutes: int) -> float | None:
+        back = round(minutes * per_minute)
+        return _bps(seen.price / float(closes[-back - 1]) - 1) if 0 < back < len(closes) else None
+
+    return MarketRow(
+        symbol=seen.symbol, mark=seen.price, spread_bps=None if math.isnan(seen.spread_bps) else seen.spread_bps, costs_bps=costs_bps(seen, settings),
+        return_1m_bps=moved(1), return_5m_bps=moved(5), return_15m_bps=moved(15), return_1h_bps=moved(60), return_1d_bps=moved(1440),
+        volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(hour.min()) / seen.price - 1) if len(hour) else None,
+        range_high_bps=_bps(float(hour.max()) / seen.price - 1) if len(hour) else None, regime=seen.trade.regime.name, score=seen.score,
+        patterns=[f"{one.name} to {one.side}" for one in seen.trade.patterns], short_allowed=seen.short_allowed)
+
+
+def _risk(portfolio: Portfolio, limits: Limits, marks: Mapping[str, float]) -> RiskRow:
+    def price(one: Held) -> float:
+        return marks.get(one.symbol, one.entry_price)
+
+    own = list(portfolio.positions.values())
+    at_risk = sum(one.amount * abs(price(one) - one.stop_price) for one in own if one.stop_price > 0)
+    return RiskRow(
+        equity=portfolio.equity, cash=portfolio.cash, open_positions=portfolio.open_positions, most_open_positions=limits.max_open_positions,
+        entries_today=portfolio.entries_today, most_entries_per_day=limits.max_entries_per_day,
+        gross_exposure_bps=round(sum(_share_bps(one, price(one), portfolio.equity) for one in own)),
+        open_risk_bps=round(1e4 * at_risk / portfolio.equity) if portfolio.equity > 0 else 0, most_daily_loss_bps=limits.daily_loss_bps,
+        least_confidence_bps=None if limits.min_confidence is None else round(limits.min_confidence * 10_000))
+
+
+def _held_row(one: Held, marks: Mapping[str, float], equity: float, now_ns: int) -> HeldRow:
+    sign, price = 1 if one.side == "buy" else -1, marks.get(one.symbol, one.entry_price)
+    known = one.entry_price > 0
+
+    def away(level: float) -> int | None:
+        return round(abs(_bps(level / one.entry_price - 1))) if level > 0 and known else None
+
+    return HeldRow(symbol=one.symbol, side=one.side, share_bps=round(_share_bps(one, price, equity)),
+                   gain_bps=sign * _bps(price / one.entry_price - 1) if known else 0.0,
+                   stop_bps=away(one.stop_price), target_bps=away(one.target_price),
+                   open_minutes=max(0.0, (now_ns - one.opened_ns) / _MINUTE_NS) if one.opened_ns else 0.0)
+
+
+def _active_row(planned_ns: int, one: Condition, marks: Mapping[str, float], now_ns: int) -> ActiveRow | None:
+    mark = marks.get(one.symbol)
+    left_ns = planned_ns + one.valid_for_s * 1_000_000_000 - now_ns
+    if mark is None or one.level is None or left_ns <= 0:
+        return None
+    return ActiveRow(symbol=one.symbol, side=one.side, level_bps=round(_bps(float(one.level) / mark - 1)), minutes_left=round(left_ns / _MINUTE_NS),
+                     stop_bps=one.stop_bps, target_bps=one.target_bps, strategy="llm", why=one.why)
+
+
+def _knowledge(market: Market, knowledge: Any) -> Knowledge:
+    coins = {symbol: knowledge.coin(symbol) for symbol in market.facts}
+    rules: dict[str, list[RuleRow]] = {"patterns": [], "regimes": [], "hours": []}
+    for one in knowledge.active:
+        if one.family in _SECTIONS:
+            rules[_SECTIONS[one.family]].append(_rule_row(one))
+    return Knowledge(
+        coins=[CoinRow(symbol=symbol, trades=one.trades, wins=one.wins, pnl=one.pnl, streak=one.streak, status=one.status, scale=one.scale)
+               for symbol, one in coins.items() if one.trades],
+        blacklist=[symbol for symbol, one in coins.items() if one.scale == 0],
+        favourites=[symbol for symbol, one in coins.items() if one.scale > 1], **rules)
+
+
+def _rule_row(one: Adaptation) -> RuleRow:
+    return RuleRow(name=one.value, rule="no entries" if one.scale == 0 else f"size × {one.scale:g}", trades=one.trades, edge_bps=one.mean_bps)
+
+
+def _result_row(trade: Trade, now_ns: int) -> ResultRow:
+    return ResultRow(symbol=trade.symbol, side="buy" if trade.side == "buy" else "sell", result_bps=trade.net_bps,
+                     closed_minutes_ago=max(0.0, (now_ns - trade.closed_ns) / _MINUTE_NS), exit=trade.exit_reason, why=trade.why)
+
+
+def _share_bps(one: Held, price: float, equity: float) -> float:
+    value = one.amount * price
+    return 1e4 * value / equity if equity > 0 and math.isfinite(value) else 0.0
+
+
+def _bps(share: float) -> float:
+    return 1e4 * share

@@ -1,0 +1,150 @@
+"""A model advises a real instance over HTTP: what it says is armed, traded, learned of; what it must not do is refused; a recording is replayed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.llm_server import Handler, Server, completion, gives, proposal, reply, serving
+from tests.running import Running, until
+
+CONFIG = """
+[limits]
+max_entries_per_day = 100000
+min_confidence = 0.5
+[strategy]
+candle_s = 10
+[analysis]
+interval_least_min = 15
+[llm]
+deadline_s = 10
+breaker_cooldown_s = 5
+{more}
+[[llm.models]]
+base_url = "{url}"
+model = "scripted"
+api_key_env = "LLM_TEST_KEY"
+timeout_s = 5
+"""
+KEY = "sk-test-never-to-be-seen-4711"
+
+
+def told(handler: Handler) -> dict[str, Any]:
+    """The data that the prompt carried."""
+    content = handler.server.requests[-1]["messages"][1]["content"]
+    return dict(json.loads(content.partition("<<<DATA\n")[2].partition("\nDATA>>>")[0]))
+
+
+def eager(handler: Handler) -> None:
+    """Buy and sell whatever moves a little, with one proposal too large and one that is absurd."""
+    rows = [row for row in told(handler)["market"] if row["symbol"] in ("BTC/USDT", "ETH/USDT")]
+    given = [proposal(symbol=row["symbol"], side="buy", direction="up", level_bps=2, size_bps=100, confidence_bps=9000, stop_bps=25,
+                      target_bps=60, valid_minutes=60, clauses=[], why="it goes up") for row in rows]
+    absurd = proposal(symbol="SOL/USDT", side="sell", direction="down", level_bps=-2, size_bps=100, confidence_bps=9000, stop_bps=25, target_bps=60,
+                      valid_minutes=60, clauses=[], why="sell what cannot be sold")
+    handler.send(completion(reply(*given, absurd)))
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("LLM_TEST_KEY", KEY)
+    running = Running(tmp_path / "data")
+    yield running
+    running.end()
+
+
+def start(running: Running, server: Server | None, *arguments: str, more: str = "", **options: Any) -> None:
+    running.config.write_text(CONFIG.format(url=server.base_url if server else "http://127.0.0.1:9/v1", more=more))
+    running.start("--strategy", "llm", *arguments, **options)
+
+
+def events(running: Running, kind: str) -> list[Any]:
+    journal = running.journal()
+    try:
+        return [event for _, event in journal.events() if event.kind == kind]
+    finally:
+        journal.close()
+
+
+def test_what_a_model_proposes_is_armed_traded_and_learned_of_and_what_it_must_not_is_refused(instance: Running) -> None:
+    with serving(eager) as server:
+        start(instance, server, speed="60")
+        until(lambda: instance.status()["trades_closed"] >= 1, 60, "a trade that a model proposed")
+        (answered, *_) = events(instance, "llm_exchange")
+        assert answered.data["exchange"]["model"] == "scripted"
+        refused = events(instance, "llm_refused")
+        assert any("spot and cannot be sold short" in event.text for event in refused)
+        trade = instance.ctl("trades")[1]["rows"][-1]
+        assert trade["why"] == "llm: it goes up"
+        code, why = instance.ctl("why", trade["position"])
+        assert code == 0
+        assert any("it goes up" in line for line in why["data"]["text"])
+        assert any("at the entry: spread_bps" in line for line in why["data"]["text"])
+        code, done = instance.ctl("replan")
+        assert (code, "llm will plan" in done["text"]) == (0, True)
+        asked = len(server.requests)
+        until(lambda: len(server.requests) > asked, 30, "another question at an operator's word")
+        data = json.loads(server.requests[-1]["messages"][1]["content"].partition("<<<DATA\n")[2].partition("\nDATA>>>")[0])
+        assert data["results"], "it is told what its trades have brought"
+        assert {coin["symbol"] for coin in data["knowledge"]["coins"]} <= {"BTC/USDT", "ETH/USDT"}
+        assert instance.stop() == 0
+    assert instance.summary()["reconciled"] is True
+    journal = instance.journal()
+    plans = [plan for _, plan in journal.plans() if plan.conditions]
+    journal.close()
+    assert {len(plan.exchange) for plan in plans} == {64}
+    assert all(one.regime for plan in plans for one in plan.conditions)
+    said = b"".join(path.read_bytes() for path in instance.folder.rglob("*") if path.is_file())
+    assert KEY.encode() not in said, "a key reaches no log, no journal, no summary"
+
+
+def test_a_model_that_fails_arms_nothing_and_what_is_armed_stays(instance: Running) -> None:
+    with serving(eager, gives(b"oh no", 500)) as server:
+        start(instance, server, speed="20")
+        until(lambda: instance.status()["conditions"] >= 1, 60, "conditions")
+        armed = instance.status()["conditions"]
+        instance.ctl("replan")
+        failed = until(lambda: events(instance, "llm_failed"), 30, "a failure that is told")
+        assert "what is armed keeps its expiry" in failed[0].text
+        assert instance.status()["conditions"] <= armed
+        until(lambda: len(server.requests) >= 3, 30, "it is asked again")
+        health = instance.ctl("health")[1]
+        (strategist,) = [row for row in health["rows"] if row["role"] == "strategist"]
+        assert any(name.startswith("llm 1 scripted") for name in (one["name"] for one in strategist["activities"]))
+        assert instance.stop() == 0
+
+
+def test_without_a_model_it_does_not_start_and_says_what_to_add(instance: Running) -> None:
+    instance.config.write_text("")
+    instance.start("--strategy", "llm", wait=False)
+    assert instance.process is not None
+    assert instance.process.wait(60) != 0
+    said = instance.text() + "".join(path.read_text() for path in instance.folder.rglob("strategist.log"))
+    assert "no model is configured" in said
+    assert "[[llm.models]]" in said
+
+
+# ── recorded ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_recorded_run_is_replayed_without_network_to_the_same_fills(instance: Running, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.csv"
+    rows, price = ["time,price,amount,side"], 60_000.0
+    for second in range(0, 8 * 3600, 2):  # a day would be nicer, and slower
+        price *= 1 + 2e-4 * (((second * 7919) % 101) / 50 - 1) + 1.5e-5
+        rows.append(f"{1_700_000_000 + second},{price:.2f},0.5,{'buy' if second % 4 else 'sell'}")
+    prices.write_text("\n".join(rows) + "\n")
+    with serving(eager) as server:
+        start(instance, server, f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False)
+        assert instance.process is not None
+        assert instance.process.wait(200) == 0, instance.text()
+        assert server.requests
+    (first,) = (instance.folder / "runs").iterdir()
+    start(instance, None, f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False, more=f'replay_from = "{first}"')
+    assert instance.process.wait(200) == 0, instance.text()
+    (second,) = (path for path in (instance.folder / "runs").iterdir() if path != first)
+    fills = (first / "fills.bin").read_bytes()
+    assert len(fills) > 0
+    assert (second / "fills.bin").read_bytes() == fills
