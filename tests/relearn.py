@@ -16,9 +16,9 @@ from control.learn.reflection import MOST_PATTERNS, MOST_REGIMES
 from control.record.journal import Journal
 
 
-def relearned(journal: Journal, folder: Path, strategies: int, until: Applied | None = None) -> dict[str, Any]:
+def relearned(journal: Journal, folder: Path, strategies: int, until: Applied | None = None, **options: Any) -> dict[str, Any]:
     """Everything, record by record, in one go (up to a position)."""
-    store, settings = Knowledge(folder, writable=True, sync=False), Learning()
+    store, settings = Knowledge(folder, writable=True, sync=False), Learning(**options)
     symbols = len(next(iter(reversed(journal.instruments().values()))))
     learner = Learner(universe(symbols, strategies, MOST_PATTERNS, MOST_REGIMES), settings.trades_between_looks, settings.hours_between_looks)
     follower = Follower(learner, JournalLookUp(journal), store)

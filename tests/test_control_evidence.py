@@ -195,6 +195,18 @@ def test_a_span_that_is_none_is_refused(span: float) -> None:
         Evidence(direction="wins").opened(1, span, 0)
 
 
+def test_a_margin_makes_the_claim_bolder_by_so_much() -> None:
+    plain, bolder = Evidence(direction="loses"), Evidence(direction="loses")
+    for number, result in enumerate((-90.0, 150.0, -90.0)):
+        plain.opened(number, SPAN, number)
+        plain.closed(number, result + 30.0, SPAN, number)
+        bolder.opened(number, SPAN, number, 30.0)
+        bolder.closed(number, result, SPAN, number)
+    assert bolder.log_wealth == plain.log_wealth
+    with pytest.raises(ValueError, match="margin"):
+        plain.opened(9, SPAN, 9, -1.0)
+
+
 @pytest.mark.parametrize("result", [math.nan, math.inf])
 def test_a_result_that_is_no_number_is_refused_and_changes_nothing(result: float) -> None:
     evidence = Evidence(direction="wins")

@@ -98,6 +98,20 @@ def test_a_trade_does_not_speak_to_what_began_anew_after_it_opened() -> None:
     one.check()
 
 
+def test_an_hour_has_to_be_worse_than_what_its_strategy_does_in_general() -> None:
+    """A strategy that always loses has no bad hours; one hour that is worse than the others is one."""
+    one, chance = learner(every=10**9), random.Random(3)
+    for number in range(600):
+        hour, worse = number % 24, number % 24 == 14
+        opened = trade(hour=hour + 24 * (number // 24))
+        one.opened(number, opened)
+        one.closed(number, (-150.0 if worse else -40.0) + chance.uniform(-20, 20), opened.opened_ns + HOUR_NS // 2)
+    log_e = {claim.value: piece.evidence.log_e for claim, piece in one.claims.items() if claim.family == "hour"}
+    assert log_e["14"] == max(log_e.values())
+    assert all(value < 1.0 for hour, value in log_e.items() if hour != "14")
+    assert one.claims[Claim("strategy", "momentum", "loses")].evidence.log_e > 20
+
+
 def test_an_opening_that_is_told_twice_counts_once() -> None:
     one = learner()
     for _ in range(2):

@@ -46,6 +46,8 @@ class Running(Struct):
 
     opened_ns: int
     span_bps: float
+    #: beyond the claim's own margin, as it was set when the trade opened
+    margin_bps: float = 0.0
 
 
 class Evidence(Struct, kw_only=True):
@@ -75,10 +77,15 @@ class Evidence(Struct, kw_only=True):
     held: int = 0
     held_ns: int = 0
 
-    def opened(self, position_id: int, span_bps: float, now_ns: int) -> None:
-        """A trade opens: it belongs to the episode under way, or begins one. Raises ValueError for a span that is none."""
+    def opened(self, position_id: int, span_bps: float, now_ns: int, margin_bps: float = 0.0) -> None:
+        """A trade opens: it belongs to the episode under way, or begins one. With a margin (at least 0) the claim is that much bolder of this trade.
+
+        Raises ValueError for a span or a margin that is none.
+        """
         if not (math.isfinite(span_bps) and span_bps > 0.0):
             raise ValueError(f"position {position_id}: a span of {span_bps} bps is none")
+        if not (math.isfinite(margin_bps) and margin_bps >= 0.0):
+            raise ValueError(f"position {position_id}: a margin of {margin_bps} bps is none")
         self._expire(now_ns)
         if not self.running:
             self.cap = min(MOST_AT_ONCE, max(1, round(self.opened_in_all / self.episodes))) if self.episodes else 1
@@ -88,7 +95,7 @@ class Evidence(Struct, kw_only=True):
         self.opened_in_all += 1
         if self.taken < self.cap:
             self.taken += 1
-            self.running[position_id] = Running(now_ns, span_bps)
+            self.running[position_id] = Running(now_ns, span_bps, margin_bps)
 
     def closed(self, position_id: int, net_bps: float, span_bps: float, now_ns: int) -> None:
         """It closes, with that result; the span is the one that it opened with. Raises ValueError for what is no number."""
@@ -100,7 +107,7 @@ class Evidence(Struct, kw_only=True):
         self.held_bps += min(span_bps, max(-span_bps, net_bps))
         self.worst_bps = min(self.worst_bps, net_bps)
         if (one := self.running.pop(position_id, None)) is not None:
-            gain = _SIGN[self.direction] * net_bps - self.margin_bps
+            gain = _SIGN[self.direction] * net_bps - self.margin_bps - one.margin_bps
             self.gains += min(1.0, max(-1.0, gain / one.span_bps)) / self.cap
             self.held += 1
             self.held_ns += max(0, now_ns - one.opened_ns)

@@ -8,6 +8,9 @@
 | regime   | its strategy in its regime   | regime rule: no entries (× 0)                                | not asked         |
 | hour     | hour of its opening, UTC     | hour rule: no entries (× 0)                                  | not asked         |
 
+A regime and an hour are compared: where a strategy's trades lose in general, trades of this kind have to lose more than those did so far (a margin
+that is known when a trade opens, so that the evidence stays what it is). Else a bad strategy would lose its hours one by one.
+
 What is not asked costs no share of α. Several together: a restriction comes before any favour, the strongest restriction before the others, and
 favours are not multiplied. No factor is above `MOST_SCALE`, and what an entry is multiplied to goes through the same risk gate as every other
 entry, whose limits know nothing of what was learned.
@@ -30,6 +33,8 @@ BLACKLIST_BPS: Final = -20.0
 REDUCED, FAVOURED, LARGER = 0.5, 1.5, 1.25
 MOST_SCALE: Final = FAVOURED
 HOURS: Final = 24
+#: families whose claims are against what the strategy's trades do in general
+COMPARED: Final[tuple[Family, ...]] = ("regime", "hour")
 _HOUR_NS: Final = 3_600_000_000_000
 
 

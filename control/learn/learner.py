@@ -18,7 +18,7 @@ from msgspec import Struct
 from control.learn import gate
 from control.learn.evidence import Evidence
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import DIRECTIONS, FAMILIES, HOURS, Claim, Family, Kind, combined
+from control.learn.kinds import COMPARED, DIRECTIONS, FAMILIES, HOURS, Claim, Family, Kind, combined
 
 #: trades that are open at once and remembered; the oldest goes first
 MOST_OPEN: Final = 10_000
@@ -98,9 +98,10 @@ class Learner:
         """A trade opens, made or only followed; twice is once."""
         if position_id in self.open:
             return
-        births = self._speaks_to(trade)
+        births, general_bps = self._speaks_to(trade), self._general_bps(trade)
         for birth in births:
-            self._by_birth[birth][1].opened(position_id, trade.span_bps, trade.opened_ns)
+            claim, evidence = self._by_birth[birth]
+            evidence.opened(position_id, trade.span_bps, trade.opened_ns, general_bps if claim.family in COMPARED else 0.0)
         self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births, version=self.state.version)
         self._touch(births)
         if len(self.open) > MOST_OPEN:
@@ -147,6 +148,11 @@ class Learner:
                 if claim in self.standing:
                     births.append(self._since[self.standing[claim].number])
         return births
+
+    def _general_bps(self, trade: Opened) -> float:
+        """What its strategy's trades have lost on average so far, 0 where they have not."""
+        piece = self.claims.get(Claim("strategy", trade.kind.strategy, "loses"))
+        return max(0.0, -piece.evidence.mean_bps) if piece is not None else 0.0
 
     def _born(self, claim: Claim, evidence: Evidence) -> int:
         self.state.births += 1
