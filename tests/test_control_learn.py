@@ -285,8 +285,8 @@ def test_trades_reach_the_store_and_the_learned_cursor_follows(world: World, tmp
         wait.ring_bells(world.memory.board.processes, 1 << l.REFLECTION)
         until(lambda: world.learned() == world.seq + 10)
         answer = bus.Client(str(tmp_path), "reflection").ask(messages.Query(what="knowledge"))
-        assert [(one["value"], one["trades"], one["pnl_quanta"], one["status"]) for one in answer.rows if one["family"] == "coin"] == [
-            ("BTC/USDT", 1, 5 * USDT, "unknown"), ("ETH/USDT", 1, -2 * USDT, "unknown")]
+        assert [(one["value"], one["trades"], one["pnl"], one["status"]) for one in answer.rows if one["family"] == "coin"] == [
+            ("BTC/USDT", 1, "5", "unknown"), ("ETH/USDT", 1, "-2", "unknown")]
         assert row["metrics"][0] == 2
         took_us = [int(row["metrics"][2])]
         while min(took_us) >= 10_000 and len(took_us) < 20:  # the best of many on a machine with other work

@@ -165,7 +165,8 @@ class Reflection:
                 return self._reflect()
             case messages.Query(what="knowledge" | "adaptations" | "why"):
                 try:
-                    return words.answer(request, self.store, self.learner)
+                    exponent = int(self._memory.instruments.instruments[0]["quantum_exponent"])
+                    return words.answer(request, self.store, self.learner, exponent)
                 except (lmdb.Error, KnowledgeError) as error:
                     return messages.Unavailable(role="reflection", text=f"the knowledge cannot be read: {error}; see reflection.log")
             case _:

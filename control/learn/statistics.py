@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from control.learn.trade import Trade
+from control.record.records import decimal_text
 
 #: upper bounds in seconds of holding times, and their names
 _HELD: Final = ((60, "below 1 min"), (300, "1–5 min"), (1800, "5–30 min"), (7200, "30 min–2 h"), (86_400, "2–24 h"), (math.inf, "above 24 h"))
@@ -36,26 +37,26 @@ DIMENSIONS: Final[dict[str, Callable[[Trade], str]]] = {
     "distance": lambda trade: "" if trade.distance_bps is None else _within(_BPS, trade.distance_bps)}
 
 
-def by(dimension: str, trades: Iterable[Trade]) -> list[dict[str, Any]]:
+def by(dimension: str, trades: Iterable[Trade], exponent: int) -> list[dict[str, Any]]:
     """Figures of each value of a dimension, those with most trades first. Raises KeyError for a dimension that there is not."""
     value_of, groups = DIMENSIONS[dimension], dict[str, list[Trade]]()
     for trade in trades:
         if value := value_of(trade):
             groups.setdefault(value, []).append(trade)
-    rows = [{dimension.replace(" ", "_"): value, **figures(group)} for value, group in groups.items()]
+    rows = [{dimension.replace(" ", "_"): value, **figures(group, exponent)} for value, group in groups.items()]
     return sorted(rows, key=lambda row: (-row["trades"] - row["on_paper"], str(next(iter(row.values())))))
 
 
-def by_version(trades: Iterable[Trade]) -> list[dict[str, Any]]:
+def by_version(trades: Iterable[Trade], exponent: int) -> list[dict[str, Any]]:
     """Figures by the version of the knowledge that a trade opened with, oldest first: does the bot get better?"""
     groups: dict[int, list[Trade]] = {}
     for trade in trades:
         groups.setdefault(trade.version, []).append(trade)
-    return [{"version": version, **figures(group)} for version, group in sorted(groups.items())]
+    return [{"version": version, **figures(group, exponent)} for version, group in sorted(groups.items())]
 
 
-def figures(trades: list[Trade]) -> dict[str, Any]:
-    """Of trades in the order of their ends. Money in quanta, averages in bps of the entry value.
+def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
+    """Of trades in the order of their ends. Money as decimal text (a quantum is 10^exponent), averages in bps of the entry value.
 
     `profit_factor` is what winners made over what losers lost (None without a loser), `sharpe` the mean over the standard deviation of a trade
     times the square root of their number, `drawdown_bps` the deepest fall of the sum of results. What was followed on paper is counted apart.
@@ -74,7 +75,8 @@ def figures(trades: list[Trade]) -> dict[str, Any]:
     later = [one.after_15m_bps for one in made if one.after_15m_bps is not None]
     return {
         "trades": count, "wins": len(won), "win_rate": round(len(won) / count, 4) if count else None,
-        "pnl_quanta": sum(one.pnl_quanta for one in made), "fees_quanta": sum(one.fees_quanta for one in made), "mean_bps": round(mean, 2),
+        "pnl": decimal_text(sum(one.pnl_quanta for one in made), exponent), "fees": decimal_text(sum(one.fees_quanta for one in made), exponent),
+        "mean_bps": round(mean, 2),
         "average_win_bps": round(sum(won) / len(won), 2) if won else None, "average_loss_bps": round(sum(lost) / len(lost), 2) if lost else None,
         "profit_factor": round(sum(won) / -sum(lost), 3) if sum(lost) < 0 else None,
         "sharpe": round(mean / deviation * math.sqrt(count), 3) if deviation else None, "drawdown_bps": round(drawdown, 2),

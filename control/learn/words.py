@@ -12,6 +12,7 @@ from control.learn.kinds import DIRECTIONS, FAMILIES, Claim
 from control.learn.knowledge import Knowledge, StepRecord, Stood
 from control.learn.learner import Learner
 from control.learn.trade import Trade
+from control.record.records import decimal_text
 from ipc import messages
 
 #: trades that an answer to `why` lists
@@ -24,36 +25,36 @@ def event_of(step: StepRecord) -> messages.Event:
                           data={name: getattr(step, name) for name in step.__struct_fields__ if name != "why"})
 
 
-def answer(query: messages.Query, store: Knowledge, learner: Learner) -> messages.Reply:
-    """The reply to a query "knowledge", "adaptations" or "why"."""
+def answer(query: messages.Query, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
+    """The reply to a query "knowledge", "adaptations" or "why"; a quantum of the account is 10^exponent."""
     match query.what:
         case "knowledge":
-            return _knowledge(query, store, learner)
+            return _knowledge(query, store, learner, exponent)
         case "adaptations":
             return messages.Answer(data={"version": learner.state.version}, rows=_adaptations(store, query.argument)[: query.limit])
         case _:
-            return _why(query.argument, store, learner)
+            return _why(query.argument, store, learner, exponent)
 
 
 # ── knowledge ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _knowledge(query: messages.Query, store: Knowledge, learner: Learner) -> messages.Reply:
+def _knowledge(query: messages.Query, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
     """Without an argument what is known of every kind, and how the versions did; with a dimension (side, exit, …) figures by it."""
     learned, applied, state = store.learned(), store.applied(), learner.state
     data = {"version": state.version, "trades": learned.trades, "trades_since_look": state.since_look, "last_look_ns": state.last_look_ns,
             "applied": [applied.incarnation, applied.seq]}
     if query.argument and query.argument not in FAMILIES:
         if query.argument in statistics.DIMENSIONS:
-            return messages.Answer(data=data, rows=statistics.by(query.argument, store.trades())[: query.limit])
+            return messages.Answer(data=data, rows=statistics.by(query.argument, store.trades(), exponent)[: query.limit])
         if query.argument == "version":
-            return messages.Answer(data=data, rows=statistics.by_version(store.trades())[-query.limit:])
-    rows = [row for row in _kinds(store, learner) if query.argument in ("", row["family"], row["value"])]
+            return messages.Answer(data=data, rows=statistics.by_version(store.trades(), exponent)[-query.limit:])
+    rows = [row for row in _kinds(store, learner, exponent) if query.argument in ("", row["family"], row["value"])]
     if query.argument and not rows:
         return messages.Refused(code="unknown", text=f"nothing is known of {query.argument[:60]!r}",
                                 remedy=f"ask for one of {', '.join((*statistics.DIMENSIONS, 'version'))}, or for a coin, strategy, pattern or hour")
     return messages.Answer(data=data, rows=rows[: query.limit])
 
 
-def _kinds(store: Knowledge, learner: Learner) -> list[dict[str, Any]]:
+def _kinds(store: Knowledge, learner: Learner, exponent: int) -> list[dict[str, Any]]:
     """A row for each kind of trades, by family and number of trades."""
     rows = []
     order = {family: place for place, family in enumerate(FAMILIES)}
@@ -67,7 +68,7 @@ def _kinds(store: Knowledge, learner: Learner) -> list[dict[str, Any]]:
             ("unknown" if score.trades < 5 else "normal"),
             "trades": score.trades, "wins": score.wins, "mean_bps": round(score.mean_bps, 2), "average_win_bps": round(score.average_win_bps, 2),
             "average_loss_bps": round(score.average_loss_bps, 2), "trend_bps": round(score.trend_bps, 2), "streak": score.streak,
-            "pnl_quanta": score.pnl, "fees_quanta": score.fees, "on_paper": score.paper_trades, "paper_bps": round(score.paper_bps, 2),
+            "pnl": decimal_text(score.pnl, exponent), "fees": decimal_text(score.fees, exponent), "on_paper": score.paper_trades, "paper_bps": round(score.paper_bps, 2),
             "evidence": f"{direction} {_e(log_e)}" if direction else "", "rests_on": f"{score.first}…{score.last}" if score.trades else ""})
     return rows
 
@@ -87,14 +88,14 @@ def _row(number: int, stood: Stood) -> dict[str, Any]:
 
 
 # ── why ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _why(argument: str, store: Knowledge, learner: Learner) -> messages.Reply:
+def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
     """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind."""
     number = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 20 else -1
     if (stood := store.adaptations().get(number)) is not None:
         return _why_adaptation(stood.adaptation, store)
     if number > 0 and (trade := store.trade(number) or store.opening(number)) is not None:
         return messages.Answer(data={"text": _of_trade(trade)}, rows=[])
-    kinds = [row for row in _kinds(store, learner) if row["value"] == argument]
+    kinds = [row for row in _kinds(store, learner, exponent) if row["value"] == argument]
     if not kinds:
         return messages.Refused(code="unknown", text=f"nothing is known of {argument[:60]!r}",
                                 remedy="name an adaptation (trader-ctl adaptations), a position (trader-ctl trades --json), or a kind "

@@ -42,7 +42,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
                Column("fees", "fees USDT", 2, right=True), Column("reason", "reason"), Column("held_s", "held", 2, right=True),
                Column("strategy", "strategy", 5), Column("why", "why", 6, text=True)),
     "knowledge": (Column("family", "kind"), Column("value", "value"), Column("status", "status"), Column("trades", "trades", right=True),
-                  Column("wins", "won", 1, right=True), Column("mean_bps", "bps a trade", right=True),
+                  Column("wins", "won", 1, right=True), Column("mean_bps", "bps a trade", right=True), Column("pnl", "P&L USDT", 2, right=True),
                   Column("average_win_bps", "bps won", 3, right=True), Column("average_loss_bps", "bps lost", 3, right=True),
                   Column("trend_bps", "trend bps", 2, right=True), Column("streak", "streak", 4, right=True),
                   Column("on_paper", "on paper", 4, right=True), Column("evidence", "evidence", 1), Column("rests_on", "rests on", 6)),
