@@ -68,7 +68,8 @@ def _kinds(store: Knowledge, learner: Learner, exponent: int) -> list[dict[str, 
             ("unknown" if score.trades < 5 else "normal"),
             "trades": score.trades, "wins": score.wins, "mean_bps": round(score.mean_bps, 2), "average_win_bps": round(score.average_win_bps, 2),
             "average_loss_bps": round(score.average_loss_bps, 2), "trend_bps": round(score.trend_bps, 2), "streak": score.streak,
-            "pnl": decimal_text(score.pnl, exponent), "fees": decimal_text(score.fees, exponent), "on_paper": score.paper_trades, "paper_bps": round(score.paper_bps, 2),
+            "pnl": decimal_text(score.pnl, exponent), "fees": decimal_text(score.fees, exponent), "on_paper": score.paper_trades,
+            "paper_bps": round(score.paper_bps, 2),
             "evidence": f"{direction} {_e(log_e)}" if direction else "", "rests_on": f"{score.first}…{score.last}" if score.trades else ""})
     return rows
 
