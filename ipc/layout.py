@@ -219,7 +219,7 @@ ACCOUNT = _record(
     # bit s: strategy s has repeated itself too often, and makes no entry until a person releases it
     ("messages_due_ns", "<i8"), ("latched", "<i8"),
     # when the entries of each strategy so far would have been made at the permitted rate (event ns)
-    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("paper_positions", "<i8"), ("_pad", "S8"),
+    ("entries_due_ns", "<i8", (MAX_STRATEGIES,)), ("paper_positions", "<i8"), ("papers_today", "<i8"),
 )
 #: an instrument as the sniper sees it; prices in ticks, mid in half ticks, 0 = not seen in this session
 INSTRUMENT_STATE = _record(
@@ -382,11 +382,11 @@ def segments(ticks: int, instruments: int, conditions: int) -> dict[str, tuple[R
                    Region("positions", POSITION, positions), Region("working", WORKING, MAX_WORKING),
                    # rows of the positions that are not flat, ACCOUNT.open_positions of them
                    Region("open_rows", np.dtype("<i8"), positions),
-                   # trades on paper, of the same (instrument, strategy) as the positions
-                   Region("papers", POSITION, positions), Region("after", AFTER, 1), Region("aftermath", AFTERMATH, MAX_AFTERMATH),
                    Region("condition_states", CONDITION_STATE, 2 * conditions), Region("features", FEATURE, instruments),
                    *(Region(name, dtype, instruments * FEATURE_BUCKETS) for name, dtype in BUCKETS.items()),
                    Region("feature_before", np.dtype("<f8"), instruments * TRIGGERS),
+                   # trades on paper, of the same (instrument, strategy) as the positions; closed trades whose price afterwards is to be told
+                   Region("papers", POSITION, positions), Region("after", AFTER, 1), Region("aftermath", AFTERMATH, MAX_AFTERMATH),
                    # not transactional: statistics
                    Region("refusals", np.dtype("<i8"), 64), Region("decision_hist", np.dtype("<i8"), HIST_BUCKETS),
                    Region("tick_to_intent_hist", np.dtype("<i8"), HIST_BUCKETS)),

@@ -81,7 +81,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
     a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
 
-    `pattern` and `regime` are what its strategy saw; learning judges trades by them. `mark` is the last price when it was planned. One that is
+    `pattern` and `regime` are what its strategy saw; learning judges trades by them. `mark` is the last price when it was planned.
+    Learning enlarges a size to `most_equity_bps` of equity at most (0: to the limits). One that is
     `paper` makes no order: it is followed as if it did, since learning keeps its kind from trading and wants to know if that is right.
     """
 
@@ -119,6 +120,7 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pattern: Word = ""
     regime: Word = ""
     mark: DecimalText | None = None
+    most_equity_bps: Bps = 0
     paper: bool = False
 
 

@@ -341,7 +341,7 @@ class Reference:
         self.tick += 1
         self.now = event_ns
         if event_ns // DAY != self.day and all(self.mark(p) for p in self.held()):
-            self.day, self.entries_today, self.day_start = event_ns // DAY, 0, self.equity()
+            self.day, self.entries_today, self.day_start, self.papers.today = event_ns // DAY, 0, self.equity(), 0
 
     def market(self, instrument: int, event_ns: int, trade: int = 0, quote: tuple[int, int, int, int] = (0, 0, 0, 0), real: bool = True) -> None:
         """A trade or a quote (bid, lots, ask, lots); `real` is false for what is no market trade."""
@@ -527,10 +527,10 @@ class Reference:
         c.last_refusal = 0
         c.fired += 1
         c.next_allowed = self.now + c.more["cooldown_ns"]
-        if c.more["group"]:
-            self.groups.add(c.more["group"])
         if c.more["paper"]:
             return True
+        if c.more["group"]:
+            self.groups.add(c.more["group"])
         self.orders.append(Order(seq, key, c.side, l.ENTRY, c.more["order_type"], lots, limit, reserved=self.reserve(c.instrument, price, lots),
                                  valid_until=c.more["valid_until"], slot=self.free_slot()))
         self.positions[key] = Position(seq, key, c.side, c, entry_seq=seq, stop=c.more["stop_price"], target=c.more["target_price"],
@@ -548,17 +548,26 @@ class Reference:
                 return False
         return True
 
+    def order_checks(self, c: Condition, price: int, lots: int) -> list[tuple[int, Any]]:
+        """Controls of an order by itself and its market."""
+        q, m = self.params, self.markets[c.instrument]
+        at = c.more["limit_price"] if c.more["order_type"] == l.LIMIT else price
+        level = (c.level // 2 if c.trigger == l.PRICE_MID else c.level) if c.trigger != l.TRIGGER_TRAILING else (
+            (m.bid + m.ask) // 2 if m.bid and m.ask else m.last)
+        return [(l.REF_SLIPPAGE, c.more["max_slippage_bps"] and c.more["order_type"] == l.MARKET
+                 and c.side * (price - level) > level * c.more["max_slippage_bps"] // 10_000),
+                (l.REF_SIZE_ZERO, lots <= 0), (l.REF_MAX_LOTS, lots > MAX_LOTS), (l.REF_ORDER_VALUE, price * lots * VALUE > q["max_order_value"]),
+                (l.REF_COLLAR, m.last and c.side * (at - m.last) > m.last * q["price_collar_bps"] // 10_000)]
+
     def refusal(self, c: Condition, price: int, lots: int) -> int:
         """Why there is no entry; 0 for one."""
         q, m, key = self.params, self.markets[c.instrument], (c.instrument, c.strategy)
         if c.more["paper"]:
-            return self.papers.refusal(c, lots, self.clauses_hold(c, m))
+            return self.papers.refusal(c, price, lots, self.clauses_hold(c, m))
         if not self.clauses_hold(c, m):
             return l.REF_CLAUSE
         equity = self.equity()
         at = c.more["limit_price"] if c.more["order_type"] == l.LIMIT else price
-        level = (c.level // 2 if c.trigger == l.PRICE_MID else c.level) if c.trigger != l.TRIGGER_TRAILING else (
-            (m.bid + m.ask) // 2 if m.bid and m.ask else m.last)
         held, value = self.exposure(c.instrument), price * lots * VALUE
         open_value = sum(max(self.markets[k].last, 0 if self.markets[k].last else max(self.markets[k].bid, self.markets[k].ask))
                          * self.exposure(k) * VALUE for k in (0, 1))
@@ -580,16 +589,12 @@ class Reference:
             (l.REF_MESSAGE_RATE, max(self.messages_due, self.now) + q["message_interval_ns"] - self.now > q["message_burst_ns"]),
             (l.REF_REPEATED, c.strategy in self.latched
              or max(self.entries_due[c.strategy], self.now) + q["repeat_interval_ns"] - self.now > q["repeat_window_ns"]),
-            (l.REF_SLIPPAGE, c.more["max_slippage_bps"] and c.more["order_type"] == l.MARKET
-             and c.side * (price - level) > level * c.more["max_slippage_bps"] // 10_000),
+            self.order_checks(c, price, lots)[0],
             (l.REF_NO_QUOTE, any(not self.mark(p) for p in self.held())),
             (l.REF_DAILY_LOSS, self.day_start <= 0 or equity <= 0
              or self.day_start - equity >= self.day_start * q["daily_loss_bps"] // 10_000),
             (l.REF_EQUITY, equity < q["min_equity"]),
-            (l.REF_SIZE_ZERO, lots <= 0),
-            (l.REF_MAX_LOTS, lots > MAX_LOTS),
-            (l.REF_ORDER_VALUE, value > q["max_order_value"]),
-            (l.REF_COLLAR, m.last and c.side * (at - m.last) > m.last * q["price_collar_bps"] // 10_000),
+            *self.order_checks(c, price, lots)[1:],
             (l.REF_DUPLICATE, last_ns and self.now - last_ns < q["duplicate_window_ns"]
              and (last_lots, last_price, last_side) == (lots, at, c.side)),
             (l.REF_SELF_MATCH, any(order.purpose == l.ENTRY and order.key[0] == c.instrument and order.side == -c.side

@@ -49,8 +49,9 @@ class Papers:
         self.open: dict[tuple[int, int], Paper] = {}
         self.closed: list[tuple[int, int, tuple[int, int], int]] = []
         self.told = [0, 0]
+        self.today = 0
 
-    def refusal(self, c: Any, lots: int, clauses_hold: bool) -> int:
+    def refusal(self, c: Any, price: int, lots: int, clauses_hold: bool) -> int:
         """Why there is no trade on paper; 0 for one."""
         r, key = self.reference, (c.instrument, c.strategy)
         q, m = r.params, r.markets[c.instrument]
@@ -59,7 +60,8 @@ class Papers:
                 (l.REF_NO_QUOTE, not m.last and not (m.bid and m.ask)), (l.REF_STALE, r.now - max(m.trade_ns, m.quote_ns) > q["max_quote_age_ns"]),
                 (l.REF_STALE, m.quote_ns and r.now - m.quote_ns > q["max_quote_age_ns"]), (l.REF_EMPTY_BOOK, m.quote_ns and not (m.bid and m.ask)),
                 (l.REF_CROSSED, m.bid and m.ask and m.bid > m.ask), (l.REF_POSITION_OPEN, key in r.positions or key in self.open),
-                (l.REF_SPOT_SHORT, c.side < 0 and c.instrument == 0), (l.REF_SIZE_ZERO, lots <= 0)):
+                (l.REF_SPOT_SHORT, c.side < 0 and c.instrument == 0), (l.REF_DAILY_ENTRIES, self.today >= q["max_entries_per_day"]),
+                *r.order_checks(c, price, lots)):
             if wrong:
                 return code
         return 0
@@ -71,6 +73,7 @@ class Papers:
         p = Paper(r.seq + 1, (c.instrument, c.strategy), c.side, more, lots, limit, more["valid_until"], stop=more["stop_price"],
                   break_even=more["break_even_bps"])
         self.open[p.key] = p
+        self.today += 1
         r.tell(l.PAPER_OPENED, p.id, l.POS_OPENING, 0, p.stop, 0, lots)
         if not limit or p.side * (price - limit) <= 0:
             self.enter(p, price)
@@ -158,4 +161,5 @@ class Papers:
                     break
                 self.told[instant] += 1
                 m = r.markets[key[0]]
-                r.tell(l.AFTERWARDS, number, minutes, (m.bid if side > 0 else m.ask) or m.last)
+                late = r.now - closed_ns > (minutes + 1) * MINUTE or r.now - max(m.trade_ns, m.quote_ns) > MINUTE
+                r.tell(l.AFTERWARDS, number, minutes, 0 if late else (m.bid if side > 0 else m.ask) or m.last)

@@ -13,7 +13,7 @@ from control.learn.evidence import Evidence
 from control.learn.gate import Adaptation
 from control.learn.kinds import MOST_SCALE
 from control.learn.snapshot import Snapshot
-from control.think.enforce import Enforced, enforced, scaled
+from control.think.enforce import Caps, Enforced, enforced, scaled
 from control.think.strategy import Facts, Market, Quote
 from ipc.messages import Condition, Size
 
@@ -38,8 +38,11 @@ def active(family: str, value: str, direction: str = "loses", mean_bps: float = 
                       trades=50, mean_bps=mean_bps, log_e=9, needed=8, since=Evidence(direction="wins"))
 
 
-def put(one: Condition, *adaptations: Adaptation, apply: bool = True, strategy: str = "momentum") -> Enforced:
-    return enforced([one], strategy, Snapshot({}, adaptations, NOW, 1e-8, apply), market(), NOW)
+CAPS = Caps(2000, 1e6, 10_000.0)
+
+
+def put(one: Condition, *adaptations: Adaptation, apply: bool = True, strategy: str = "momentum", caps: Caps = CAPS) -> Enforced:
+    return enforced([one], strategy, Snapshot({}, adaptations, NOW, 1e-8, apply), market(), NOW, caps)
 
 
 def test_nothing_learned_changes_nothing_but_the_mark() -> None:
@@ -86,14 +89,28 @@ def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
     assert (found.conditions[0].paper, found.conditions[0].valid_for_s, found.changed) == (False, 1800, {})
 
 
-@given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6), st.sampled_from([0.5, 1.25, 1.5]))
-def test_a_scaled_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal, scale: float) -> None:
-    size = scaled(Size(kind=kind, value=f"{value:f}"), scale)
-    assert 0 <= value * Decimal(repr(scale)) - Decimal(size.value) < Decimal("1e-17")
+@pytest.mark.parametrize(("size", "caps", "most", "expected"), [
+    (("equity_bps", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("equity_bps", "500"), Caps(2000, 520.0, 10_000.0), 0, "520"),
+    (("equity_bps", "500"), CAPS, 550, "550"), (("equity_bps", "500"), CAPS, 400, "500"),
+    (("equity_bps", "500"), Caps(None, 1e6, 10_000.0), 0, "500"),
+    (("quote", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("quote", "500"), CAPS, 0, "750"), (("base", "2"), CAPS, 0, "2"),
+    (("quote", "900"), Caps(600, 1e6, 10_000.0), 0, "900")],
+    ids=["exposure", "order value", "the strategy's own", "never smaller", "no limit set", "quote to the limit", "quote", "base", "above the limit"])
+def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: Caps, most: int, expected: str) -> None:
+    """Else the gate would refuse what it has made too large, and a favoured coin would not be traded at all."""
+    one = condition(size=Size(kind=size[0], value=size[1]), most_equity_bps=most)  # type: ignore[arg-type]
+    assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
+
+
+@given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6))
+def test_a_reduced_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal) -> None:
+    size = scaled(Size(kind=kind, value=f"{value:f}"), 0.5, 0.0, 0.0)
+    assert 0 <= value / 2 - Decimal(size.value) < Decimal("1e-17")
     assert "E" not in size.value
 
 
-@given(st.integers(1, 10_000), st.sampled_from([0.5, 1.25, 1.5]))
-def test_a_scaled_share_of_equity_is_never_more_than_all_of_it_nor_nothing(bps: int, scale: float) -> None:
-    found = int(scaled(Size(kind="equity_bps", value=str(bps)), scale).value)
-    assert max(1, min(10_000, int(bps * scale))) == found <= max(1, bps * MOST_SCALE)
+@given(st.integers(1, 10_000), st.sampled_from([0.5, 1.25, 1.5]), st.integers(0, 10_000))
+def test_a_scaled_share_of_equity_is_never_more_than_the_factor_nor_nothing(bps: int, scale: float, most: int) -> None:
+    found = int(scaled(Size(kind="equity_bps", value=str(bps)), scale, most, 10_000.0).value)
+    assert 1 <= found <= max(1, bps * min(scale, MOST_SCALE))
+    assert scale < 1 or bps <= found <= max(bps, most)

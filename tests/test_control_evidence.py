@@ -85,9 +85,30 @@ def test_an_edge_that_begins_late_is_found_nearly_as_soon_as_one_that_was_always
     assert late[30] < 2.5 * at_once[30]
 
 
+def test_what_is_said_of_a_late_edge_is_said_of_the_trades_since_it_began() -> None:
+    evidence = fed(Evidence(direction="loses"), drawn(30.0, 300, 4))
+    for result in drawn(-50.0, 200, 5):
+        fed(evidence, [result])
+        if evidence.log_e >= math.log(100):
+            break
+    else:
+        raise AssertionError("it was not found")
+    assert evidence.best is not evidence.grids[0]
+    assert evidence.agrees, "though all trades together have won"
+    assert sum(drawn(30.0, 300, 4)) > 0
+    assert evidence.mean_bps < -20
+
+
+def test_a_trade_that_nobody_will_tell_of_is_no_part_of_the_bet() -> None:
+    one, other = fed(Evidence(direction="loses"), [LOSS, WIN]), fed(Evidence(direction="loses"), [LOSS, WIN])
+    one.opened(7, SPAN, 7)
+    one.dropped(7)
+    assert (one.log_e, one.trades, one.running) == (other.log_e, other.trades, {})
+
+
 def test_results_beyond_their_span_count_as_the_span_and_the_plain_ones_are_kept() -> None:
     evidence = fed(Evidence(direction="wins"), [100.0] * 9 + [-2000.0])
-    assert (evidence.mean_bps, evidence.sum_bps, evidence.worst_bps) == (70.0, -1100.0, -2000.0)
+    assert (evidence.mean_bps, evidence.best.sum_bps, evidence.best.worst_bps) == (70.0, -1100.0, -2000.0)
     assert not evidence.agrees, "what was limited wins, what was paid loses"
     assert fed(Evidence(direction="loses"), [-50.0]).agrees
     assert not fed(Evidence(direction="wins"), [60.0, 60.0, -70.0]).agrees, "with its worst one counted twice it would not win"
@@ -202,7 +223,7 @@ def test_a_margin_makes_the_claim_bolder_by_so_much() -> None:
         plain.closed(number, result + 30.0, SPAN, number)
         bolder.opened(number, SPAN, number, 30.0)
         bolder.closed(number, result, SPAN, number)
-    assert bolder.log_wealth == plain.log_wealth
+    assert [grid.logs for grid in bolder.grids] == [grid.logs for grid in plain.grids]
     with pytest.raises(ValueError, match="margin"):
         plain.opened(9, SPAN, 9, -1.0)
 
@@ -223,7 +244,7 @@ def test_a_trade_that_stays_open_holds_nothing_up_and_counts_as_lost_by_the_gamb
     assert evidence.until_ns == LONGEST_EPISODE_NS, "nothing is known yet of how long trades are open"
     evidence.opened(2, SPAN, LONGEST_EPISODE_NS)
     assert (evidence.episodes, list(evidence.running)) == (1, [2])
-    assert evidence.log_wealth == [[math.log1p(-share) for share in SHARES]]
+    assert [grid.logs for grid in evidence.grids] == [[math.log1p(-share) for share in SHARES]]
     evidence.closed(1, -5.0, SPAN, LONGEST_EPISODE_NS + 1)
     assert (evidence.trades, evidence.episodes, list(evidence.running)) == (1, 1, [2]), "its result is known, its bet is over"
 

@@ -510,7 +510,7 @@ def test_steps_become_events_once_the_recorder_has_them(world: World, tmp_path: 
     server = bus.Server(str(tmp_path), "recorder", messages.decode_child_request)
     until(lambda: not (teller.turn(time.monotonic_ns()), server.poll(0, lambda event: told.append(event) or messages.Done()), reflection.steps)[2])
     assert [(event.kind, event.data["action"], event.data["adaptation"]) for event in told] == [("adaptation", "blacklist", 1)]
-    assert (reflection.store.told(), reflection.store.active()[0].value) == (1, "A")
+    assert (reflection.store.told(), reflection.store.known().active[0].value) == (1, "A")
     server.close()
     teller.close()
     reflection.store.close()

@@ -172,6 +172,41 @@ def test_no_factor_is_above_the_largest() -> None:
     assert max(combined(random.Random(seed).choices(every, k=5)) for seed in range(500)) <= MOST_SCALE
 
 
+def test_a_rejected_claim_begins_anew_alone() -> None:
+    """A favour that does not hold in the shadow must not lift the blacklist of the same coin."""
+    one = learner_with(adaptation(), adaptation(direction="wins", mean_bps=40.0, stage="shadow"))
+    one.opened(1, trade(made=False))
+    wins = one.standing[Claim("coin", "BTC/USDT", "wins")]
+    one._look = lambda *_: [Step(msgspec.structs.replace(wins, stage="rejected"), "it did not hold")]
+    assert [step.adaptation.stage for step in one.look(3)] == ["rejected"]
+    assert [found.direction for found in one.standing.values()] == ["loses"]
+    assert one.scale(KIND, 14 * HOUR_NS) == 0.0
+    assert Claim("coin", "BTC/USDT", "loses") in one.claims
+    one.check()
+
+
+def test_every_step_is_told_with_the_version_behind_it() -> None:
+    one = learner_with(adaptation(), adaptation(direction="wins", mean_bps=40.0))
+    assert one.state.version == 2
+    loses = one.standing[Claim("coin", "BTC/USDT", "loses")]
+    one._look = lambda *_: [Step(msgspec.structs.replace(loses, stage="rolled_back"), "it turned"),
+                            Step(msgspec.structs.replace(one.standing[Claim("coin", "BTC/USDT", "wins")], stage="rolled_back"), "it, too")]
+    told = one.look(3)
+    assert [(step.adaptation.direction, step.adaptation.stage, step.version) for step in told] == [
+        ("loses", "rolled_back", 3), ("wins", "rolled_back", 4)], "the second step came too late: its twin's end is told once"
+    one.check()
+
+
+def test_of_more_values_than_were_thought_possible_each_counts() -> None:
+    one = Learner(universe(1, 1, 0, 0), look=(seen := []).append or (lambda *_: []))  # type: ignore[arg-type, func-returns-value]
+    tested: list[int] = []
+    one._look = lambda claims, standing, every, now_ns: tested.append(every["pattern"]) or []  # type: ignore[func-returns-value]
+    for number in range(30):
+        one.opened(number, trade(Kind("A/USDT", "s", "buy", f"rsi {number}", "")))
+    one.look(1)
+    assert (tested, seen) == ([60], [])
+
+
 def test_what_is_rolled_back_begins_anew_in_both_directions_and_still_counts_as_tested() -> None:
     one = learner_with(adaptation(), adaptation(direction="wins", mean_bps=40.0, stage="shadow"))
     for number in range(5):
@@ -265,7 +300,7 @@ def test_parts_that_contradict_each_other_are_refused(fault: str) -> None:
         case "an adaptation that is over":
             kept.adaptations[1] = found.replace(b'"stage":"active"', b'"stage":"rejected"'), birth
         case "wealth that is none":
-            piece.evidence.log_wealth = [[0.0]]
+            piece.evidence.grids[0].logs = [0.0]
         case _:
             piece.birth = 99
     kept.claims[Claim("coin", "BTC/USDT", "wins")] = msgspec.json.encode(piece)

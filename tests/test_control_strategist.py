@@ -270,12 +270,51 @@ def test_what_is_kept_is_planned_anew_when_something_was_learned_since(world: Wo
     known |= {"active": [blacklisting("BTC/USDT")], "version": 1}
     (outcome,) = strategist.planning.outcomes(START + 30 * SECOND, strategist._knowledge)
     assert "plan gave None" in outcome.error, "asked as if it had never planned, it may not keep"
+    assert (outcome.plan.keep, outcome.plan.conditions) == (False, []), "so nothing is armed any more"
+    assert "something was learned" in outcome.plan.why
     strategist.fold.rows["last"] = 1000
     (outcome,) = strategist.planning.outcomes(START + 60 * SECOND, strategist._knowledge)
     assert (outcome.plan.conditions[0].paper, outcome.plan.knowledge_version, list(outcome.changed)) == (True, 1, [4])
     strategist.fold.rows["last"], strategist.fold.rows["seen_ns"] = 1600, START + 60 * SECOND
     (outcome,) = strategist.planning.outcomes(START + 90 * SECOND, strategist._knowledge)
     assert outcome.plan.keep
+
+
+def test_a_strategy_that_fails_or_plans_seldom_keeps_nothing_that_was_shut_since(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategist = world.strategist(interval_s=3600)
+    known: dict[str, Any] = {"active": [], "version": 0}
+    monkeypatch.setattr(strategist._knowledge, "snapshot", lambda now_ns: Snapshot({}, known["active"], now_ns, 1e-8, version=known["version"]))
+    start = START // (3600 * SECOND) * 3600 * SECOND
+    planning, planner = strategist.planning, strategist.planners[0]
+    assert planning.interval_ns == 60 * SECOND
+    (outcome,) = planning.outcomes(start, strategist._knowledge)
+    assert not outcome.plan.keep
+    (outcome,) = planning.outcomes(start + 60 * SECOND, strategist._knowledge)
+    assert outcome.plan.keep, "not due"
+    known |= {"active": [blacklisting("BTC/USDT")], "version": 1}
+    (outcome,) = planning.outcomes(start + 120 * SECOND, strategist._knowledge)
+    assert {one.paper for one in outcome.plan.conditions if one.symbol == "BTC/USDT"} == {True}, "due, since something was learned"
+    known["version"] = 2
+    monkeypatch.setattr(planner.strategy, "plan", lambda *_: 1 / 0)
+    (outcome,) = planning.outcomes(start + 180 * SECOND, strategist._knowledge)
+    assert (outcome.plan.keep, outcome.plan.conditions) == (False, [])
+    assert "ZeroDivisionError" in outcome.error
+    (outcome,) = planning.outcomes(start + 240 * SECOND, strategist._knowledge)
+    assert outcome.plan.keep, "there is nothing left to end"
+
+
+def test_at_the_borders_of_an_hour_that_is_shut_every_strategy_plans_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategist = world.strategist(interval_s=3600)
+    hour = 3600 * SECOND
+    start = START // hour * hour
+    rule = msgspec.structs.replace(blacklisting("x"), family="hour", value=f"{(start // hour + 1) % 24:02}")
+    monkeypatch.setattr(strategist._knowledge, "snapshot", lambda now_ns: Snapshot({}, [rule], now_ns, 1e-8, version=1))
+    plans = []
+    for minute in range(30, 150):
+        (outcome,) = strategist.planning.outcomes(start + minute * 60 * SECOND, strategist._knowledge)
+        if not outcome.plan.keep:
+            plans.append((minute, {one.paper for one in outcome.plan.conditions}))
+    assert [plan for plan in plans if plan[1]] == [(30, {False}), (60, {True}), (120, {False})]
 
 
 def test_what_learning_changes_in_a_plan_is_armed_so_and_is_an_event_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,13 +109,55 @@ def test_a_position_of_the_same_strategy_opens_beside_it(world: World) -> None:
     assert len(world.orders(l.PAPER_CLOSED)) == 1
 
 
-def test_it_counts_as_a_fire_and_takes_its_group(world: World) -> None:
+def test_it_counts_as_a_fire(world: World) -> None:
     fire(world, max_fires=1)
     world.quote(9_800, 9_801)
     world.trade(9_900)
     world.quote(9_999, 10_001)
     world.trade(10_010)
     assert len(world.orders(l.PAPER_OPENED)) == 2, "opening and in, once"
+
+
+def test_it_keeps_no_other_of_its_group_from_trading(world: World) -> None:
+    fields = {"symbol": "BTC/USDT", "side": "buy", "direction": "up", "confidence": 0.9, "why": "test", "size": {"kind": "base", "value": "1"},
+              "stop_bps": 100, "group": "one"}
+    world.take(messages.Plan(strategy="probe", due_ns=world.now, next_due_ns=world.now, plan_seq=1, conditions=[
+        msgspec.convert({**fields, "level": "100.05", "paper": True}, messages.Condition),
+        msgspec.convert({**fields, "level": "100.08"}, messages.Condition)]))
+    world.quote(9_999, 10_001)
+    world.trade(10_010)
+    assert (len(world.orders(l.PAPER_OPENED)), len(world.orders())) == (2, 1)
+
+
+def test_of_what_an_order_would_be_refused_for_by_itself_nothing_is_followed(world: World) -> None:
+    fire(world, max_slippage_bps=1, level="100.00")
+    world.trade(9_990)
+    fire(world, plan_seq=2, size={"kind": "base", "value": "20000"})
+    assert [l.REFUSALS[int(row["code"])] for row in world.orders(l.REFUSED)][-1] in ("max_lots", "order_value")
+    assert len(world.orders(l.PAPER_OPENED)) == 0
+
+
+def test_a_day_has_no_more_of_them_than_entries_are_permitted(memory: Any) -> None:
+    world = World(memory, Limits(max_symbol_exposure_bps=10_000, max_order_value=1e6, max_entries_per_day=2))
+    world.quote(9_999, 10_000)
+    for number in range(1, 5):
+        world.trade(9_990)
+        fire(world, plan_seq=number)
+        world.quote(9_800, 9_801)
+    assert len(world.orders(l.PAPER_CLOSED)) == 2
+    assert [l.REFUSALS[int(row["code"])] for row in world.orders(l.REFUSED)] == ["daily_entries"] * 2
+
+
+def test_what_is_left_of_a_full_ring_is_for_exits(world: World) -> None:
+    fire(world)
+    reserve = int(world.memory.conditions.params[int(world.memory.conditions.table[0]["params_epoch"]) & 1]["ring_reserve"])
+    world.memory.orders.readers[l.RECORDER]["active"] = 1
+    world.memory.orders.readers[l.RECORDER]["cursor"] = int(world.memory.orders.ring[0]["head"]) - (l.RING_SLOTS - reserve - 3)
+    world.quote(9_800, 9_801)
+    assert world.orders(l.PAPER_CLOSED) == []
+    world.memory.orders.readers[l.RECORDER]["cursor"] = int(world.memory.orders.ring[0]["head"])
+    world.quote(9_790, 9_791)
+    assert len(world.orders(l.PAPER_CLOSED)) == 1
 
 
 def test_one_that_is_open_survives_the_sniper(world: World) -> None:
@@ -169,15 +211,27 @@ def test_the_price_is_told_five_and_fifteen_minutes_after_the_exit(world: World)
     assert world.orders(l.AFTERWARDS) == []
     world.quote(9_900, 9_901)
     after(world, 0.2)
-    world.quote(10_300, 10_301)
     after(world, 9)
     assert len(world.orders(l.AFTERWARDS)) == 1
-    after(world, 1)
+    world.quote(10_300, 10_301)
+    after(world, 0.95)
     assert [(int(row["code"]), int(row["limit_price"]), int(row["reference_price"]), int(row["flags"])) for row in world.orders(l.AFTERWARDS)] == [
         (5, 9_800, 9_900, l.EXIT_STOP), (15, 9_800, 10_300, l.EXIT_STOP)]
     assert {int(row["position_id"]) for row in world.orders(l.AFTERWARDS)} == {int(order["position_id"])}
     after(world, 60)
     assert len(world.orders(l.AFTERWARDS)) == 2, "once each"
+
+
+def test_a_price_of_another_time_is_not_told_as_that_of_then(world: World) -> None:
+    enter(world)
+    world.quote(9_800, 9_801)
+    fill(world, 9_800)
+    after(world, 5.5)  # the last quote is five minutes old
+    assert [int(row["reference_price"]) for row in world.orders(l.AFTERWARDS)] == [0]
+    after(world, 600)
+    world.quote(9_900, 9_901)
+    after(world, 0.01)
+    assert [int(row["reference_price"]) for row in world.orders(l.AFTERWARDS)] == [0, 0]
 
 
 def test_what_is_to_be_told_survives_the_sniper(world: World) -> None:

@@ -50,6 +50,25 @@ class Running(Struct):
     margin_bps: float = 0.0
 
 
+class Grid(Struct, kw_only=True):
+    """A part of the wealth, from the episode on with which it began: log of the wealth of each share, of the episodes that are over.
+
+    Figures are of every trade that has closed since, counted in an episode or not: `held_bps` is the sum of results held within their spans,
+    `worst_bps` the lowest result.
+    """
+
+    logs: list[float]
+    trades: int = 0
+    sum_bps: float = 0.0
+    held_bps: float = 0.0
+    worst_bps: float = 0.0
+
+    @property
+    def mean_bps(self) -> float:
+        """Average result of a trade, each held within its span; 0.0 before the first."""
+        return self.held_bps / self.trades if self.trades else 0.0
+
+
 class Evidence(Struct, kw_only=True):
     """What speaks for one claim. All of it in basis points of a trade's entry value, after costs; times are event times."""
 
@@ -57,14 +76,10 @@ class Evidence(Struct, kw_only=True):
     margin_bps: float = 0.0
     #: a change is waited for: the wealth never stays below 1, so that what came before it costs nothing
     restarts: bool = False
-    #: by grid: log of the wealth of each share, of the episodes that are over
-    log_wealth: list[list[float]] = []
+    grids: list[Grid] = []
     episodes: int = 0
-    #: of every closed trade, counted in an episode or not; `held_bps` is the sum of results held within their spans, `worst_bps` the lowest result
+    #: that have closed, counted in an episode or not
     trades: int = 0
-    sum_bps: float = 0.0
-    held_bps: float = 0.0
-    worst_bps: float = 0.0
     #: the episode under way: when it ends at the latest, trades that it has counted, their cap, those that are open, what the closed ones add up to
     until_ns: int = 0
     taken: int = 0
@@ -90,6 +105,9 @@ class Evidence(Struct, kw_only=True):
         if not self.running:
             self.cap = min(MOST_AT_ONCE, max(1, round(self.opened_in_all / self.episodes))) if self.episodes else 1
             self.taken, self.gains = 0, 0.0
+            if not self.grids or (self.episodes % BLOCK == 0 and not self.restarts and len(self.grids) < MOST_BLOCKS
+                                  and self.episodes == BLOCK * len(self.grids)):
+                self.grids.append(Grid(logs=[0.0] * len(SHARES)))
             usual_ns = LONGEST_HOLDINGS * self.held_ns // self.held if self.held >= FEW_HELD else LONGEST_EPISODE_NS
             self.until_ns = now_ns + min(LONGEST_EPISODE_NS, max(SHORTEST_EPISODE_NS, usual_ns))
         self.opened_in_all += 1
@@ -103,9 +121,11 @@ class Evidence(Struct, kw_only=True):
             raise ValueError(f"position {position_id}: a result of {net_bps} bps is none")
         self._expire(now_ns)
         self.trades += 1
-        self.sum_bps += net_bps
-        self.held_bps += min(span_bps, max(-span_bps, net_bps))
-        self.worst_bps = min(self.worst_bps, net_bps)
+        for grid in self.grids:
+            grid.trades += 1
+            grid.sum_bps += net_bps
+            grid.held_bps += min(span_bps, max(-span_bps, net_bps))
+            grid.worst_bps = min(grid.worst_bps, net_bps)
         if (one := self.running.pop(position_id, None)) is not None:
             gain = _SIGN[self.direction] * net_bps - self.margin_bps - one.margin_bps
             self.gains += min(1.0, max(-1.0, gain / one.span_bps)) / self.cap
@@ -125,51 +145,63 @@ class Evidence(Struct, kw_only=True):
             self.running.clear()
             self._settle()
 
+    def dropped(self, position_id: int) -> None:
+        """Nobody will tell how a trade ends, for a reason that has nothing to do with its result: it is no part of the bet."""
+        if self.running.pop(position_id, None) is not None and not self.running:
+            self._settle()
+
     def _settle(self) -> None:
-        if not self.log_wealth or (self.episodes % BLOCK == 0 and not self.restarts and len(self.log_wealth) < MOST_BLOCKS):
-            self.log_wealth.append([0.0] * len(SHARES))
-        self.log_wealth = self._wealth_with(self.gains)
+        for grid, logs in zip(self.grids, self._wealth_with(self.gains), strict=True):
+            grid.logs = logs
         self.episodes += 1
 
     def _wealth_with(self, gains: float) -> list[list[float]]:
         """Logs of the wealth after an episode that adds up to so much."""
         least = 0.0 if self.restarts else -math.inf
-        return [[max(least, log) + math.log1p(share * gains) for log, share in zip(grid, SHARES, strict=True)] for grid in self.log_wealth]
+        return [[max(least, log) + math.log1p(share * gains) for log, share in zip(grid.logs, SHARES, strict=True)] for grid in self.grids]
 
     @property
     def most_log_e(self) -> float:
         """`log_e` is not above it; costs a glance."""
-        return max(0.0, max((max(grid) for grid in self.log_wealth), default=0.0)) + 1.0
+        return max(0.0, max((max(grid.logs) for grid in self.grids), default=0.0)) + 1.0
 
     @property
     def log_e(self) -> float:
         """Natural logarithm of the e-value at this instant: of the mean over the grids, each with its share, with what is open counted as lost."""
-        if not self.log_wealth:
+        if not self.grids:
             return 0.0
-        grids = self._wealth_with(self.gains - len(self.running) / self.cap) if self.running else self.log_wealth
+        wealth = self._wealth_with(self.gains - len(self.running) / self.cap) if self.running else [grid.logs for grid in self.grids]
         if self.restarts:
-            return _log_mean(grids[0])
-        logs = [_log_mean(grid) - math.log(m * (m + 1)) for m, grid in enumerate(grids, 1)]
-        return _log_sum([*logs, -math.log(len(grids) + 1)])
+            return _log_mean(wealth[0])
+        logs = [_log_mean(grid) - math.log(m * (m + 1)) for m, grid in enumerate(wealth, 1)]
+        return _log_sum([*logs, -math.log(len(wealth) + 1)])
+
+    @property
+    def best(self) -> Grid:
+        """The grid that holds the most wealth: the trades since it began are those that the evidence comes of."""
+        if not self.grids:
+            return Grid(logs=[0.0] * len(SHARES))
+        return max(enumerate(self.grids, 1), key=lambda one: _log_mean(one[1].logs) - math.log(one[0] * (one[0] + 1)))[1]
 
     @property
     def mean_bps(self) -> float:
-        """Average result of a trade, each held within its span; 0.0 before the first."""
-        return self.held_bps / self.trades if self.trades else 0.0
+        """Average result of the trades that the evidence comes of, each held within its span."""
+        return self.best.mean_bps
 
     @property
     def agrees(self) -> bool:
-        """The plain results say the same: they lose on average, too, or win with their worst one counted twice."""
-        plain_bps = self.sum_bps + (self.worst_bps if self.direction == "wins" else 0.0)
-        return _SIGN[self.direction] * plain_bps > self.margin_bps * self.trades
+        """Their plain results say the same: they lose on average, too, or win with their worst one counted twice."""
+        best = self.best
+        plain_bps = best.sum_bps + (best.worst_bps if self.direction == "wins" else 0.0)
+        return _SIGN[self.direction] * plain_bps > self.margin_bps * best.trades
 
     def check(self) -> None:
         """Raises ValueError where the parts contradict each other."""
         for wrong, text in ((self.trades < 0 or self.episodes < 0 or self.held > self.trades, "counts"),
                             (len(self.running) > self.taken or not 1 <= self.cap <= MOST_AT_ONCE or self.taken > self.cap, "the episode under way"),
                             (abs(self.gains) > 1.0 + 1e-9, "gains of an episode"),
-                            (any(len(grid) != len(SHARES) or not all(map(math.isfinite, grid)) for grid in self.log_wealth), "wealth"),
-                            (not all(map(math.isfinite, (self.sum_bps, self.held_bps, self.worst_bps))), "sums")):
+                            (any(len(grid.logs) != len(SHARES) or not all(map(math.isfinite, grid.logs)) for grid in self.grids), "wealth"),
+                            (not all(math.isfinite(one) for grid in self.grids for one in (grid.sum_bps, grid.held_bps, grid.worst_bps)), "sums")):
             if wrong:
                 raise ValueError(f"evidence that trades {self.direction[:-1]}: {text} cannot be so: {self}")
 

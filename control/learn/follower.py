@@ -84,9 +84,13 @@ class Follower:
         self.learner, self._look_up, self._kept = learner, look_up, kept
         self.changes = Changes({}, {}, {}, [])
         self.passed_over: list[str] = []
+        self._incarnation = 0
 
     def take(self, incarnation: int, row: Any) -> None:
         """The next record: a row of layout.INTENT."""
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self._drop_papers(incarnation)
         match int(row["kind"]):
             case l.LIFECYCLE if row["leg"] == l.POS_OPENING and row["code"] == l.POS_OPEN:
                 self._opened(incarnation, row, made=True)
@@ -107,6 +111,12 @@ class Follower:
         steps = self.learner.look(now_ns)
         self.changes.steps += steps
         return steps
+
+    def _drop_papers(self, incarnation: int) -> None:
+        """A run begins with no trades on paper: how those that were open would have ended nobody will tell."""
+        for position_id in [number for number, one in self.learner.open.items() if not one.trade.made and number >> 40 < incarnation]:
+            self.learner.drop(position_id)
+            self.changes.opening[position_id] = None
 
     # ── one kind after the other ─────────────────────────────────────────────────────────────────────────────────────
     def _opened(self, incarnation: int, row: Any, made: bool) -> None:

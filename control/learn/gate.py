@@ -9,11 +9,13 @@
   largest e-values, with the largest k whose smallest is at least K/(α k). The share of false ones among them is α at most in expectation, however
   the claims depend on each other: symbols that move together need no correction. e-BH picks something only when the mean of the e-values is 1/α,
   so where no trade has an edge little is ever believed. α is divided over the families. K is how many claims of the family there can be (what has
-  not been traded has an e-value of 1), and one more for each that began anew: so it hardly grows with time, and looks may be as many as one likes.
-- **Agreement**: results beyond their span are held to it as evidence. Where that turns a sign, nothing is promoted (`Evidence.agrees`).
+  not been traded has an e-value of 1), and one more for each that began anew: so it hardly grows with time. What is bounded is the share at one
+  look, whenever that is; that anything at all is ever promoted where nothing has an edge has a probability of K × α/K = α, by Ville's inequality.
+- **Agreement**: results beyond their span are held to it as evidence. Where that turns a sign, the claim is not put forward (`Evidence.agrees`).
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
 - **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
-  when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew, in both directions.
+  when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew, in both directions. A claim that was
+  rejected begins anew alone.
 """
 
 from __future__ import annotations
@@ -81,6 +83,8 @@ class Step(NamedTuple):
 
     adaptation: Adaptation
     why: str
+    #: of the knowledge behind it
+    version: int = 0
 
 
 def believed(log_e: Mapping[Claim, float], alpha: float, tested: int) -> tuple[set[Claim], float]:
@@ -108,10 +112,10 @@ def look(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], teste
     for family, alpha in alphas.items():
         # below 1/α an e-value is of no use to any number of others
         promising = {claim: evidence for claim, evidence in claims.items()
-                     if claim.family == family and evidence.trades >= LEAST_TRADES and evidence.most_log_e >= -math.log(alpha)}
+                     if claim.family == family and evidence.trades >= LEAST_TRADES and evidence.most_log_e >= -math.log(alpha)
+                     and evidence.best.trades >= LEAST_TRADES and evidence.agrees}
         picked, needed = believed({claim: evidence.log_e for claim, evidence in promising.items()}, alpha, tested[family])
-        steps += [_promoted(claim, promising[claim], needed, tested[family], now_ns) for claim in sorted(picked - known.keys())
-                  if promising[claim].agrees]
+        steps += [_promoted(claim, promising[claim], needed, tested[family], now_ns) for claim in sorted(picked - known.keys())]
     for claim, one in known.items():
         if step := _decide(one, claims.get(claim), now_ns):
             steps.append(step)
@@ -119,10 +123,10 @@ def look(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], teste
 
 
 def _promoted(claim: Claim, evidence: Evidence, needed: float, tested: int, now_ns: int) -> Step:
-    why = (f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.trades} trades, "
+    why = (f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.best.trades} trades, "
            f"mean {evidence.mean_bps:+.1f} bps")
     made = Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="shadow", made_ns=now_ns, since_ns=now_ns,
-                      trades=evidence.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed, why=why,
+                      trades=evidence.best.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed, why=why,
                       since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
     return Step(made, why)
 
@@ -139,7 +143,7 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     sign = -1 if one.direction == "loses" else 1
     why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each, {one.mean_bps:+.1f} before"
     if evidence.log_e >= one.needed and evidence.agrees and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
-        active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.trades, mean_bps=evidence.mean_bps,
+        active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.best.trades, mean_bps=evidence.mean_bps,
                                          log_e=evidence.log_e, since=watch_of(one.direction, evidence.mean_bps), why=why)
         return Step(active, why)
     return _to(one, "rejected", now_ns, why) if since.trades >= MOST_SHADOW_TRADES else None

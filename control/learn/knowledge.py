@@ -19,19 +19,20 @@ sync each commit (hotpath/durable.py); what a loss of power may cost was not com
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import lmdb
 import msgspec
 from msgspec import Struct
 
 from control.learn.follower import Changes, ScoreKey
-from control.learn.gate import STANDING, Adaptation
-from control.learn.kinds import FAMILIES, Claim
+from control.learn.gate import STANDING, Adaptation, Step
+from control.learn.kinds import FAMILIES, Claim, Family
 from control.learn.learner import Changes as LearnerChanges
 from control.learn.learner import Learner, Open, Piece, State
 from control.learn.quick_update import Score
@@ -41,6 +42,8 @@ from hotpath import durable
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES: Final = 16 << 20
 SCHEMA: Final = 2
+#: trades that figures and explanations are made of
+MOST_TRADES: Final = 20_000
 DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "meta")
 _APPLIED, _LEARNED, _STATE, _TOLD, _ERA, _SCHEMA = b"applied", b"learned", b"state", b"told", b"era", b"schema"
 _TRADE_KEY: Final = struct.Struct(">HQ")
@@ -66,6 +69,14 @@ class Learned(Struct, frozen=True):
     trades: int = 0
     updates: int = 0
     last_trade_ns: int = 0
+
+
+class Known(NamedTuple):
+    """What a plan is made with: every score, what is active, and the version."""
+
+    scores: dict[ScoreKey, Score]
+    active: list[Adaptation]
+    version: int
 
 
 class Stood(Struct, kw_only=True):
@@ -109,6 +120,7 @@ class Knowledge:
 
     def __init__(self, path: Path | str, writable: bool = False, sync: bool = True) -> None:
         self.path = Path(path)
+        self._known: tuple[Any, Known] | None = None
         try:
             if writable:
                 self.env = durable.open_environment(self.path, sync=sync, mode=0o600, map_size=FIRST_MAP_BYTES, max_dbs=len(DATABASES))
@@ -131,7 +143,7 @@ class Knowledge:
         value = transaction.get(_SCHEMA, db=self._db["meta"])
         schema = None if value is None else _DECODERS[int](value)
         if schema is not None and schema > SCHEMA:
-            raise lmdb.Error(f"schema {schema} is of a later version of this program, which knows {SCHEMA}; update trader")
+            raise KnowledgeError(f"{self.path}: schema {schema} is of a later version of this program, which knows {SCHEMA}; update trader")
         if schema is None or schema < SCHEMA:
             for database in self._db.values():
                 transaction.drop(database, delete=False)
@@ -153,26 +165,25 @@ class Knowledge:
         try:
             with self._begin() as transaction:
                 value = transaction.get(key, db=self._db[database])
-            return None if value is None else _DECODERS[kind](value)
-        except msgspec.DecodeError as error:
-            raise self._damaged(database, key, error) from None
+        except lmdb.Error as error:
+            raise KnowledgeError(f"{self.path}: {error}") from error
+        return None if value is None else self._decoded(database, key, value, kind)
 
     def _meta(self, key: bytes, kind: type[T]) -> T | None:
         return self._get("meta", key, kind)
 
-    def _all(self, database: str, kind: type[T], prefix: bytes = b"") -> Iterator[tuple[bytes, T]]:
+    def _all(self, database: str, kind: type[T], first: bytes = b"") -> Iterator[tuple[bytes, T]]:
         with self._begin() as transaction, transaction.cursor(self._db[database]) as cursor:
-            for key, value in cursor.iternext() if cursor.set_range(prefix) else ():
-                if not key.startswith(prefix):
-                    break
-                try:
-                    yield bytes(key), _DECODERS[kind](value)
-                except msgspec.DecodeError as error:
-                    raise self._damaged(database, key, error) from None
+            for key, value in cursor.iternext() if cursor.set_range(first) else ():
+                yield bytes(key), self._decoded(database, key, value, kind)
 
-    def _damaged(self, database: str, key: bytes, error: Exception) -> KnowledgeError:
-        return KnowledgeError(f"{self.path}: {database} {bytes(key)!r} cannot be read: {error}; move the folder away, and it is learned anew "
-                              "from the journal")
+    def _decoded(self, database: str, key: bytes, value: bytes, kind: type[T]) -> T:
+        try:
+            found: T = _DECODERS[kind](value)
+        except msgspec.DecodeError as error:
+            raise KnowledgeError(f"{self.path}: {database} {bytes(key)!r} cannot be read: {error}; move the folder away, and it is learned anew "
+                                 "from the journal") from None
+        return found
 
     def applied(self) -> Applied:
         """Up to which record everything is in."""
@@ -182,9 +193,17 @@ class Knowledge:
         """How much has been learned of this journal."""
         return self._meta(_LEARNED, Learned) or Learned()
 
-    def version(self) -> int:
-        """Of the knowledge: rises with every change of what is active."""
-        return (self._meta(_STATE, State) or State()).version
+    def known(self) -> Known:
+        """What a plan is made with, as of one instant. Decoded anew only where something has been learned since."""
+        with self._begin() as transaction:
+            meta = self._db["meta"]
+            stamp = (transaction.get(_APPLIED, db=meta), transaction.get(_STATE, db=meta))
+            if self._known is None or self._known[0] != stamp:
+                state = State() if stamp[1] is None else self._decoded("meta", _STATE, stamp[1], State)
+                stood = [self._decoded("adaptations", key, value, Stood) for key, value in transaction.cursor(self._db["adaptations"])]
+                scores = {_score_key(key): self._decoded("scores", key, value, Score) for key, value in transaction.cursor(self._db["scores"])}
+                self._known = stamp, Known(scores, [one.adaptation for one in stood if one.adaptation.stage == "active"], state.version)
+            return self._known[1]
 
     def state(self) -> State:
         """The learner's state."""
@@ -193,6 +212,13 @@ class Knowledge:
     def scores(self) -> dict[ScoreKey, Score]:
         """All scores, as of one instant."""
         return {_score_key(key): score for key, score in self._all("scores", Score)}
+
+    def count_of(self, family: Family) -> int:
+        """How many kinds of a family are known."""
+        prefix = _key_of(family, "")
+        with self._begin() as transaction, transaction.cursor(self._db["scores"]) as cursor:
+            keys = cursor.iternext(values=False) if cursor.set_range(prefix) else ()
+            return sum(1 for _ in itertools.takewhile(lambda key: bytes(key).startswith(prefix), keys))
 
     def score(self, key: ScoreKey) -> Score | None:
         """One score."""
@@ -206,9 +232,12 @@ class Knowledge:
         """A closed trade of this journal."""
         return self._get("trades", _TRADE_KEY.pack(self._meta(_ERA, int) or 0, position_id), Trade)
 
-    def trades(self) -> list[Trade]:
-        """All closed trades, of earlier journals too, in the order of their ends."""
-        return sorted((trade for _, trade in self._all("trades", Trade)), key=lambda trade: trade.closed_ns)
+    def trades(self, most: int = MOST_TRADES) -> list[Trade]:
+        """Closed trades, of earlier journals too, in the order of their ends: of so many that opened last."""
+        with self._begin() as transaction, transaction.cursor(self._db["trades"]) as cursor:
+            newest = itertools.islice(cursor.iterprev(), most) if cursor.last() else ()
+            found = [self._decoded("trades", key, value, Trade) for key, value in newest]
+        return sorted(found, key=lambda trade: (trade.closed_ns, trade.position_id))
 
     def newest_trades(self, most: int) -> list[Trade]:
         """Of those that opened last, the ones that were made and have closed, by their ends, newest first."""
@@ -229,13 +258,9 @@ class Knowledge:
         """All adaptations by number."""
         return {_NUMBER.unpack(key)[0]: stood for key, stood in self._all("adaptations", Stood)}
 
-    def active(self) -> list[Adaptation]:
-        """Those that are applied."""
-        return [stood.adaptation for stood in self.adaptations().values() if stood.adaptation.stage == "active"]
-
     def steps(self, after: int = 0) -> list[StepRecord]:
         """All steps behind a number, in order."""
-        return [step for _, step in self._all("steps", StepRecord) if step.number > after]
+        return [step for _, step in self._all("steps", StepRecord, first=_NUMBER.pack(after + 1))]
 
     def told(self) -> int:
         """Steps that the journal has as events."""
@@ -254,6 +279,26 @@ class Knowledge:
     def store(self, applied: Applied, changes: Changes, learner: Learner, of_learner: LearnerChanges) -> None:
         """What the records up to `applied` have changed, in one transaction. Raises KnowledgeError when nothing could be stored."""
         self._write(lambda transaction: self._put_all(transaction, applied, changes, learner, of_learner))
+
+    def begin_journal(self) -> None:
+        """What follows is of another journal: what is open, and up to which record of the old one it was learned, goes. Raises KnowledgeError."""
+        learner = Learner(dict.fromkeys(FAMILIES, 1))
+        self.restore(learner)
+        learner.forget_open()
+        forgotten = learner.take_changes()
+
+        def work(transaction: Any) -> None:
+            meta = self._db["meta"]
+            self._put_all(transaction, Applied(), Changes({}, {}, {}, []), learner, forgotten)
+            transaction.delete(_APPLIED, db=meta)
+            transaction.delete(_LEARNED, db=meta)
+            transaction.drop(self._db["opening"], delete=False)
+            era = transaction.get(_ERA, db=meta)
+            transaction.put(_ERA, _encode((0 if era is None else _DECODERS[int](era)) + 1), db=meta)
+            with transaction.cursor(self._db["steps"]) as steps:
+                transaction.put(_TOLD, _encode(_NUMBER.unpack(steps.key())[0] if steps.last() else 0), db=meta)
+
+        self._write(work)
 
     def tell(self, number: int) -> None:
         """The journal has all steps up to this number."""
@@ -298,7 +343,7 @@ class Knowledge:
         with transaction.cursor(self._db["steps"]) as cursor:
             last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
         for number, step in enumerate(changes.steps, last + 1):
-            put("steps", _NUMBER.pack(number), _recorded(number, learner.state.version, step.adaptation, step.why))
+            put("steps", _NUMBER.pack(number), _recorded(number, step))
         value = transaction.get(_LEARNED, db=meta)
         learned = Learned() if value is None else _DECODERS[Learned](value)
         put("meta", _APPLIED, applied)
@@ -307,10 +352,11 @@ class Knowledge:
                                       max(learned.last_trade_ns, changes.last_ns)))
 
 
-def _recorded(number: int, version: int, one: Adaptation, why: str) -> StepRecord:
-    return StepRecord(number=number, version=version, at_ns=one.since_ns, adaptation=one.number, family=one.family, value=one.value,
+def _recorded(number: int, step: Step) -> StepRecord:
+    one = step.adaptation
+    return StepRecord(number=number, version=step.version, at_ns=one.since_ns, adaptation=one.number, family=one.family, value=one.value,
                       direction=one.direction, action=one.action, stage=one.stage, scale=one.scale, trades=one.trades, mean_bps=one.mean_bps,
-                      log_e=one.log_e, needed=one.needed, why=why)
+                      log_e=one.log_e, needed=one.needed, why=step.why)
 
 
 def _key_of(*words: str) -> bytes:
@@ -329,23 +375,18 @@ def adopt(source: Path | str, target: Path | str) -> None:
     origin = Knowledge(source)
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=False)
+    except OSError as error:
+        origin.close()
+        raise KnowledgeError(f"{target}: {error}") from error
+    try:
         origin.env.copy(str(target), compact=True)
-    except (lmdb.Error, OSError) as error:
+        copy = Knowledge(target, writable=True)
+        try:
+            copy.begin_journal()
+        finally:
+            copy.close()
+    except (lmdb.Error, OSError, KnowledgeError) as error:
         shutil.rmtree(target, ignore_errors=True)
         raise KnowledgeError(f"{source} → {target}: {error}") from error
     finally:
         origin.close()
-    copy = Knowledge(target, writable=True)
-    learner = Learner(dict.fromkeys(FAMILIES, 1))
-    copy.restore(learner)
-    learner.forget_open()
-    copy.store(Applied(), Changes({}, {}, {}, []), learner, learner.take_changes())
-    with copy.env.begin(write=True) as transaction, transaction.cursor(copy._db["steps"]) as steps:
-        meta = copy._db["meta"]
-        transaction.delete(_APPLIED, db=meta)
-        transaction.delete(_LEARNED, db=meta)
-        transaction.drop(copy._db["opening"], delete=False)
-        era = transaction.get(_ERA, db=meta)
-        transaction.put(_ERA, _encode((0 if era is None else _DECODERS[int](era)) + 1), db=meta)
-        transaction.put(_TOLD, _encode(_NUMBER.unpack(steps.key())[0] if steps.last() else 0), db=meta)
-    copy.close()

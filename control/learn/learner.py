@@ -10,9 +10,11 @@ The state is the Struct `State` and pieces by their key, so that whoever keeps i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from control.learn import gate
@@ -37,7 +39,7 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class Open(Struct, kw_only=True):
-    """An open trade: births of the evidence that it speaks to, and the version of the knowledge that it was made with."""
+    """An open trade: births of the evidence that it speaks to, and the version of the knowledge at its opening."""
 
     trade: Opened
     births: list[int]
@@ -161,47 +163,58 @@ class Learner:
 
     # ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def look(self, now_ns: int) -> list[Step]:
-        """Decide on everything."""
+        """Decide on everything; gives what has become of it."""
         self.state.since_look, self.state.last_look_ns = 0, now_ns
-        tested = {family: self._possible[family] + self.state.ended.get(family, 0) for family in FAMILIES}
-        steps = self._look({claim: piece.evidence for claim, piece in self.claims.items()}, self.standing.values(), tested, now_ns)
-        for step in steps:
-            self._take(step.adaptation)
-        return steps
+        there = Counter(claim.family for claim in self.claims)
+        tested = {family: max(self._possible[family], there[family]) + self.state.ended.get(family, 0) for family in FAMILIES}
+        wanted = self._look({claim: piece.evidence for claim, piece in self.claims.items()}, self.standing.values(), tested, now_ns)
+        return [step for one in wanted for step in self._take(one)]
 
-    def _take(self, one: Adaptation) -> None:
+    def _take(self, step: Step) -> list[Step]:
+        one = step.adaptation
         before = self.standing.get(one.claim)
         if one.number == 0:
             self.state.adaptations += 1
             one.number = self.state.adaptations
         elif before is None:
-            return  # its kind began anew within this look
+            return []  # its kind began anew within this look
         if "active" in (one.stage, before.stage if before else ""):
             self.state.version += 1
+        version, ended = self.state.version, list[Step]()
         if one.stage in STANDING:
             if (counted := self._since.pop(one.number, 0)):
                 self._by_birth.pop(counted)
             self._since[one.number] = self._born(one.claim, one.since)
             self.standing[one.claim] = one
         else:
-            self._begin_anew(one)
+            self._forget_claim(one.claim)
+            if one.stage == "rolled_back":
+                ended = self._end_twin(one)
         self._changes.adaptations[one.number] = one
+        return [step._replace(version=version), *ended]
 
-    def _begin_anew(self, ended: Adaptation) -> None:
-        """What was known of a kind is forgotten in both directions, and with it what stands on it."""
+    def _end_twin(self, ended: Adaptation) -> list[Step]:
+        """What was known of a kind that has changed is forgotten in the other direction, too, and with it what stands on it."""
+        steps = []
         for direction in DIRECTIONS[ended.family]:
             claim = Claim(ended.family, ended.value, direction)
-            if (other := self.standing.pop(claim, None)) is not None:
-                self._by_birth.pop(self._since.pop(other.number))
-                if other.number != ended.number:
-                    self.state.version += other.stage == "active"
-                    other.stage, other.since_ns = "rolled_back" if other.stage == "active" else "rejected", ended.since_ns
-                    other.why = f"adaptation {ended.number} of the same {ended.family} ended"
-                    self._changes.adaptations[other.number] = other
-            if (piece := self.claims.pop(claim, None)) is not None:
-                self._by_birth.pop(piece.birth)
-                self._changes.claims[claim] = None
-                self.state.ended[ended.family] = self.state.ended.get(ended.family, 0) + 1
+            if (twin := self.standing.get(claim)) is not None and claim != ended.claim:
+                self.state.version += twin.stage == "active"
+                why = f"adaptation {ended.number} of the same {ended.family} was rolled back"
+                over = msgspec.structs.replace(twin, stage="rolled_back" if twin.stage == "active" else "rejected", since_ns=ended.since_ns, why=why)
+                self._changes.adaptations[over.number] = over
+                steps.append(Step(over, why, self.state.version))
+            self._forget_claim(claim)
+        return steps
+
+    def _forget_claim(self, claim: Claim) -> None:
+        """What stands on it is over, and its evidence begins anew."""
+        if (stood := self.standing.pop(claim, None)) is not None:
+            self._by_birth.pop(self._since.pop(stood.number))
+        if (piece := self.claims.pop(claim, None)) is not None:
+            self._by_birth.pop(piece.birth)
+            self._changes.claims[claim] = None
+            self.state.ended[claim.family] = self.state.ended.get(claim.family, 0) + 1
 
     # ── what is asked of it ──────────────────────────────────────────────────────────────────────────────────────────
     def _active(self, values: Mapping[Family, str]) -> list[Adaptation]:
@@ -238,6 +251,14 @@ class Learner:
         self._touch(counting)
         for position_id in list(self.open):
             self._forget(position_id)
+
+    def drop(self, position_id: int) -> None:
+        """Nobody will tell how an open trade ends, for a reason that has nothing to do with its result."""
+        births = [birth for birth in self.open[position_id].births if birth in self._by_birth]
+        for birth in births:
+            self._by_birth[birth][1].dropped(position_id)
+        self._touch(births)
+        self._forget(position_id)
 
     def since_birth(self, number: int) -> int:
         """Birth of what a standing adaptation counts; 0 for one that is over."""

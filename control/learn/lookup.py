@@ -48,7 +48,10 @@ class JournalLookUp:
                 return None
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
-            self._plans[number] = _decode_conditions(payload).conditions
+            try:
+                self._plans[number] = _decode_conditions(payload).conditions
+            except msgspec.DecodeError:  # of another version of the program: what it called its conditions is not known
+                self._plans[number] = []
         conditions = self._plans[number]
         return conditions[place] if place < len(conditions) else None
 

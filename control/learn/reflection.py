@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -32,6 +33,8 @@ from ipc.process import REPEATABLE, Child
 
 #: records that say something of a trade, in one transaction
 _BATCH = 256
+#: records that are read at once
+_READ = 1 << 16
 #: longest sleep on the doorbell; pauses after a failed write
 _SLEEP_NS = 50_000_000
 #: what the last trades of a run get to come to the journal
@@ -59,8 +62,10 @@ class Reflection:
         self._journal = journal
         self._follower: Follower | None = None
         self.examined = -1
+        #: false after a reopening that failed: nothing is taken before one works
+        self.whole = False
         self.store = self._open()
-        self.reopened()
+        self._go_on()
 
     def _open(self) -> Knowledge:
         boot = self._child.boot
@@ -68,19 +73,22 @@ class Reflection:
 
     def reopen(self) -> None:
         """LMDB's environment may be unusable after a failed write. Raises KnowledgeError; until it works nothing is applied."""
+        self._follower, self.whole = None, False
         self.store.close()
         self.store = self._open()
-        self.reopened()
+        self._go_on()
 
-    def reopened(self) -> None:
-        """Go on where the store is: what was not stored has not been learned."""
+    def _go_on(self) -> None:
+        """Be where the store is: what was not stored has not been learned. Raises KnowledgeError."""
         run = self._memory.board.run[0]
         symbols, strategies = int(run["instruments"]), max(1, int(run["strategies"]))
-        self.learner = Learner(universe(symbols, strategies, MOST_PATTERNS, MOST_REGIMES), self._settings.trades_between_looks,
-                               self._settings.hours_between_looks)
-        self.store.restore(self.learner)
-        self.applied, self._follower = self.store.applied(), None
-        self.told, self.steps = self.store.told(), self.store.steps(self.store.told())
+        learner = Learner(universe(symbols, strategies, MOST_PATTERNS, MOST_REGIMES), self._settings.trades_between_looks,
+                          self._settings.hours_between_looks)
+        self.store.restore(learner)
+        applied, told = self.store.applied(), self.store.told()
+        self.learner, self.applied, self.read, self._follower = learner, applied, applied, None
+        self.told, self.steps = told, self.store.steps(told)
+        self.examined, self.whole = -1, True
         self._show()
 
     def _incarnation(self) -> int:
@@ -98,29 +106,43 @@ class Reflection:
     def step(self) -> int:
         """Apply what has become durable since; gives the trades that closed. Raises KnowledgeError, JournalError; then nothing of it is stored."""
         durable = barriers.word(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS)  # before reading: all of it is in the journal
+        if not self.whole:
+            self.reopen()
         if durable == self.examined or (follower := self._following()) is None:
             return 0
         assert self._journal is not None
         count = 0
-        table = self._journal.table("orders", (self.applied.incarnation, self.applied.seq))
-        happened = relevant(table.rows, table.incarnations)
-        for first in range(0, len(happened), _BATCH):
-            batch = happened[first: first + _BATCH]
-            began = time.perf_counter_ns()
-            for incarnation, row in batch:
-                follower.take(incarnation, row)
-            for text in follower.passed_over:
-                self._child.log.warning("%s; passed over", text)
-            follower.passed_over.clear()
-            closed = self._store(follower, Applied(batch[-1][0], int(batch[-1][1]["seq"])))
-            count += closed
-            if closed:
-                self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
-            row = self._child.processes[l.REFLECTION]  # trades of months may be learned at once
-            self._child.beat(int(row["progress"]) + len(batch), int(row["last_event_ns"]))
+        while True:
+            table = self._journal.table("orders", (self.read.incarnation, self.read.seq), most=_READ)
+            if not len(table.rows):
+                break
+            happened = relevant(table.rows, table.incarnations)
+            for first in range(0, len(happened), _BATCH):
+                count += self._apply(follower, happened[first: first + _BATCH])
+            self.read = Applied(int(table.incarnations[-1]), int(table.rows["seq"][-1]))  # what says nothing of a trade is not read again
+            self._alive()
         self.examined = durable
         barriers.set_learned(self._memory.board.cursors, self._memory.board.processes, durable)
         return count
+
+    def _apply(self, follower: Follower, batch: list[tuple[int, Any]]) -> int:
+        """Take some records and store what they have changed; gives the trades that closed."""
+        began = time.perf_counter_ns()
+        for incarnation, row in batch:
+            follower.take(incarnation, row)
+        for text in follower.passed_over:
+            self._child.log.warning("%s; passed over", text)
+        follower.passed_over.clear()
+        closed = self._store(follower, Applied(batch[-1][0], int(batch[-1][1]["seq"])))
+        if closed:
+            self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
+        self._alive(len(batch))
+        return closed
+
+    def _alive(self, progress: int = 0) -> None:
+        """Trades of months may be learned at once: that is no hang."""
+        row = self._child.processes[l.REFLECTION]
+        self._child.beat(int(row["progress"]) + progress, int(row["last_event_ns"]))
 
     def _store(self, follower: Follower, applied: Applied) -> int:
         changes = follower.take_changes()
@@ -148,7 +170,7 @@ class Reflection:
     def _show(self) -> None:
         """The figures that the store keeps, for status: they do not begin anew with a process or a run."""
         learned, state = self.store.learned(), self.learner.state
-        coins = sum(family == "coin" for family, _ in self.store.scores())
+        coins = self.store.count_of("coin")
         active = [one for one in self.learner.standing.values() if one.stage == "active"]
         for name, value in (("trades_applied", learned.trades), ("updates", learned.updates), ("last_trade_ns", learned.last_trade_ns),
                             ("coins", coins), ("coins_adapted", len({one.value for one in active if one.family == "coin"})),
@@ -178,7 +200,7 @@ class Reflection:
         try:
             steps = self.look()
         except (KnowledgeError, JournalError) as error:
-            self.reopen()
+            self.whole = False
             return messages.Unavailable(role="reflection", text=str(error))
         told = "; ".join(step.text for step in steps) or "nothing changes"
         return messages.Done(text=f"looked at {since} trade{'' if since == 1 else 's'} since the last look: {told}",

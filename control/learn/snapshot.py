@@ -47,6 +47,10 @@ class Snapshot:
         values = kind.values(now_ns)
         return [one for one in self.active if values.get(one.family) == one.value]
 
+    def stamp(self, now_ns: int) -> int:
+        """Differs where something else is active, or would be at that time: hours begin and end."""
+        return self.version << 1 | self.hour_is_shut(now_ns)
+
     def hour_is_shut(self, now_ns: int) -> bool:
         """No entries in the hour of that time, whatever they are."""
         return self._apply and any(one.family == "hour" and one.value == hour_of(now_ns) and one.scale == 0.0 for one in self.active)
@@ -66,5 +70,6 @@ class Reader:
             self._store = Knowledge(self._path)
         if self._store is None:
             return Snapshot({}, [], now_ns, self._quantum, self._apply)
-        return Snapshot(self._store.scores(), self._store.active(), now_ns, self._quantum, self._apply, self._store.version() if self._apply else 0,
+        known = self._store.known()
+        return Snapshot(known.scores, known.active, now_ns, self._quantum, self._apply, known.version if self._apply else 0,
                         self._store.newest_trades)

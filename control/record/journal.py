@@ -155,8 +155,9 @@ class Journal:
         """All payloads of one incarnation of "orders", "reports" or "trades", as one array of their dtype."""
         return self.table(database, (incarnation, 0), (incarnation, LAST_SEQ)).rows
 
-    def table(self, database: str, after: tuple[int, int] = START, until: tuple[int, int] = END) -> RingRows:
-        """Payloads of "orders", "reports" or "trades" behind `after` up to `until`, checked as single records are and ten times as fast."""
+    def table(self, database: str, after: tuple[int, int] = START, until: tuple[int, int] = END, most: int = 1 << 62) -> RingRows:
+        """Payloads of "orders", "reports" or "trades" behind `after` up to `until`, checked as single records are and ten times as fast; where there
+        are more than `most`, as many or up to a chunk more of them."""
         last, at, kind = ring_key(*until), ring_key(*after), _KIND_OF[database]
         rows, incarnations, more = [], [], True
         while more:
@@ -171,6 +172,7 @@ class Journal:
                 made = decode_ring_rows(kind, found) or _one_by_one(database, kind, found)
                 rows.append(made.rows)
                 incarnations.append(made.incarnations)
+                more = more and sum(map(len, incarnations)) < most
         return RingRows(np.concatenate(rows) if rows else np.zeros(0, records.ROWS[kind]),
                         np.concatenate(incarnations) if incarnations else np.zeros(0, np.int64))
 

@@ -123,7 +123,8 @@ class Advised(Analyst):
         if not size.size_bps:
             return None
         pattern = next((found.name for found in seen.trade.patterns if found.side == one.side), "")
-        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), pattern=pattern, regime=seen.trade.regime.name)
+        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), pattern=pattern, regime=seen.trade.regime.name,
+                                       most_equity_bps=size.most_bps)
 
     def close(self) -> None:
         """End what is under way."""

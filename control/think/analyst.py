@@ -17,7 +17,7 @@ from control.think.analysis.conditions import condition
 from control.think.analysis.config import REGIME_CANDLES
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
-from control.think.analysis.rules import Rules
+from control.think.analysis.rules import Rules, record_of
 from control.think.analysis.signal import Decider, NoTrade, Signal
 from control.think.analysis.sizing import Sized, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
@@ -106,7 +106,7 @@ class Analyst(Strategy):
 
     def size_of(self, seen: Analysis, stop_bps: float, cost_bps: float, confidence: float, knowledge: KnowledgeView) -> Sized:
         """How much is entered with such a stop."""
-        return sized(self.analysis, stop_bps, cost_bps, seen.volatility_day_bps, confidence, knowledge.coin(seen.symbol))
+        return sized(self.analysis, stop_bps, cost_bps, seen.volatility_day_bps, confidence, record_of(knowledge, seen.symbol))
 
     def warmup_left_s(self, market: Market) -> float:
         """Seconds until the first symbol has the candles of the traded timeframe that a regime needs."""

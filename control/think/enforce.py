@@ -1,7 +1,8 @@
 """What was learned, put upon whatever a strategy wants armed: nobody has to remember to ask for it, and no reply of a model gets around it.
 
-Sizes are multiplied and rounded down. What a restriction shuts is armed on paper, so that the restriction can be found wrong, and is never an order.
-A condition ends before an hour that is shut begins. Each condition also gets the last price as it was when it was planned.
+Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
+restriction shuts is armed on paper, so that the restriction can be found wrong, and is never an order. A condition ends before an hour that is shut
+begins. Each condition also gets the last price as it was when it was planned.
 """
 
 from __future__ import annotations
@@ -30,6 +31,20 @@ class Known(Protocol):
         """No entries in that hour."""
 
 
+class Caps(NamedTuple):
+    """What a size is not enlarged beyond: limits of an entry (None: not set), and the account's equity."""
+
+    exposure_bps: int | None
+    order_value: float | None
+    equity: float
+
+    def equity_bps(self) -> float:
+        """As a share of equity; 0 where a limit is not set."""
+        if self.exposure_bps is None or self.order_value is None or not self.equity > 0:
+            return 0.0
+        return min(float(self.exposure_bps), 1e4 * self.order_value / self.equity)
+
+
 class Enforced(NamedTuple):
     """Conditions as they may be armed, and what was changed, in words: once for each adaptation that changed any."""
 
@@ -37,18 +52,18 @@ class Enforced(NamedTuple):
     changed: dict[int, str]
 
 
-def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int) -> Enforced:
+def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
     found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
     for one in conditions:
-        changed, concerning = _one(one, strategy, known, market, due_ns)
+        changed, concerning = _one(one, strategy, known, market, due_ns, caps)
         found.append(changed)
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
     return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
-def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int) -> tuple[Condition, list[Adaptation]]:
+def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[Condition, list[Adaptation]]:
     begins_ns = due_ns + one.valid_after_s * _SECOND_NS
     concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
     scale = combined(adaptation.scale for adaptation in concerning)
@@ -57,7 +72,7 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0,
                               "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None}
     if 0.0 < scale != 1.0:
-        fields["size"] = scaled(one.size, scale)
+        fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
     return msgspec.structs.replace(one, **fields), concerning
@@ -72,11 +87,18 @@ def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
     return valid_for_s
 
 
-def scaled(size: Size, scale: float) -> Size:
-    """A size times a factor, rounded down; a share of equity is at least 1 bps and at most all of it."""
-    value = Decimal(size.value) * Decimal(repr(scale))
+def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
+    """A size times a factor, rounded down; a share of equity is at least 1 bps. It is not enlarged beyond `most_bps` of equity, and what is given in
+    the base currency not at all, as its value is not known before it fires."""
+    if scale > 1:
+        if size.kind == "base":
+            return size
+        most = Decimal(repr(most_bps)) if size.kind == "equity_bps" else Decimal(repr(most_bps * equity / 1e4))
+        value = max(Decimal(size.value), min(Decimal(size.value) * Decimal(repr(scale)), most))
+    else:
+        value = Decimal(size.value) * Decimal(repr(scale))
     if size.kind == "equity_bps":
-        return Size(kind=size.kind, value=str(min(10_000, max(1, int(value)))))
+        return Size(kind=size.kind, value=str(max(1, int(value))))
     return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
 
 

@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from control.learn.knowledge import KnowledgeError
-from control.learn.snapshot import Reader
+from control.learn.snapshot import Reader, Snapshot
 from control.think.analysis.config import Analysis
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
-from control.think.enforce import enforced
+from control.think.enforce import Caps, enforced
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
 from hotpath.activities import event_of
 from hotpath.arming import facts_by_symbol
 from hotpath.breaker import Breaker
-from hotpath.config import Recovery
+from hotpath.config import Limits, Recovery
 from hotpath.errors import Decision, ErrorManager, Kind, classify
 from hotpath.kernel import candles
 from ipc import layout as l
@@ -38,6 +38,8 @@ from ipc.segment import Memory
 _ERROR_CHARACTERS = 400
 #: between two looks at a strategy that waits, where time stands still
 _WAIT_S = 0.01
+#: between two instants at which strategies may be due
+_LONGEST_NS = 60_000_000_000
 
 
 class Planner:
@@ -50,8 +52,8 @@ class Planner:
         self.planned_ns = 0
         #: event time of its last list of conditions, 0 where it was refused; since then it has kept what was armed
         self.given_ns = 0
-        #: of the knowledge that it was made with
-        self.version = 0
+        #: of the knowledge that it was made with; what of that was active then, −1 where it is not known yet
+        self.version, self.stamp = 0, -1
         self.error = ""
         self.conditions: list[messages.Condition] = []
         #: adaptations that its last plan was changed by, in words by number
@@ -86,14 +88,6 @@ class Outcome(NamedTuple):
                    self.rows[first * size: (first + most) * size])
 
 
-class Asked(NamedTuple):
-    """A strategy's answer: what it wants armed (None: what is), what of it learning has changed, and the version of the knowledge."""
-
-    given: Checked | None
-    changed: dict[int, str]
-    version: int
-
-
 class Planning:
     """The strategies of a run, the candles that they look at, and when they are due. Raises StrategyError where one cannot be loaded.
 
@@ -104,14 +98,16 @@ class Planning:
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
                  before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
-                 may_wait: Callable[[], bool] = lambda: False) -> None:
+                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
         self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
         self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
                                  recovery or Recovery()) for number, spec in enumerate(strategies)]
         if len({planner.name for planner in self.planners}) < len(self.planners):
             raise StrategyError(f"strategies {', '.join(strategies)}: two of one name", "name each once; a class counts, not its file")
-        self.interval_ns = min((planner.interval_ns for planner in self.planners), default=settings.interval_s * 1_000_000_000)
+        # what is learned is not waited for longer than a minute, however seldom a strategy plans
+        self.interval_ns = min(_LONGEST_NS, *(planner.interval_ns for planner in self.planners), settings.interval_s * 1_000_000_000)
         capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
         self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
         self.view = View(memory, self.fold, settings.candle_s)
@@ -124,19 +120,28 @@ class Planning:
         return event_ns // self.interval_ns * self.interval_ns
 
     def outcomes(self, due_ns: int, knowledge: Reader) -> Iterator[Outcome]:
-        """Ask every strategy that is due, in the order of their numbers; the caller arms one before the next is asked."""
+        """Ask every strategy that is due, in the order of their numbers; the caller arms one before the next is asked.
+
+        What a strategy has armed was planned with what was known then. Where that has changed it is due, and where it gives no list (it fails, is
+        paused, would keep what it has), nothing of it is armed any more: it may be what has been shut.
+        """
         market = self.view.market(due_ns)
+        known, unread = self._known(due_ns, knowledge)
         for planner in self.planners:
             since_ns = due_ns - planner.planned_ns
-            wanted = since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
+            stale = since_ns > 0 and known is not None and self._is_outdated(planner, known, due_ns)
+            wanted = stale or since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
             error, left, decision, why, given = "", None, None, "not due", None
+            changed: dict[int, str] = {}
             if wanted and not planner.errors.permits(due_ns):
                 wanted, why = False, "stopped" if planner.errors.breaker.state == l.BREAKER_STOPPED else "paused after failures"
             if wanted:
                 planner.planned_ns = due_ns
                 self._before_asking(planner)
                 try:
-                    given, changed, version = self._ask(planner, market, due_ns, knowledge)
+                    if known is None:
+                        raise KnowledgeError(unread)
+                    given, changed = self._ask(planner, market, due_ns, known, 0 if stale else planner.given_ns)
                     left = self._warmup(planner, market)
                 except (KnowledgeError, StrategyError) as failure:
                     error = str(failure)
@@ -146,33 +151,47 @@ class Planning:
                     if given is None:
                         planner.error, why = "", "nothing new"
             told = planner.strategy.take_events() if wanted and hasattr(planner.strategy, "take_events") else ()
-            if given is not None:
-                planner.error, planner.conditions, planner.given_ns = "", given.conditions, due_ns
-                planner.version = version
+            why = f"error: {error}" if error else why
+            if given is not None or stale:
+                assert known is not None
+                planner.given_ns = due_ns if given is not None else 0
+                why = "" if given is not None else f"nothing is armed: something was learned, and there is no plan ({why})"
+                given = given or Checked([], b"")
+                planner.error, planner.conditions, planner.version, planner.stamp = error, given.conditions, known.version, known.stamp(due_ns)
                 fresh = {number: text for number, text in changed.items() if number not in planner.changed}
                 planner.changed = changed
-                yield Outcome(planner, messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                                     why=f"{len(given.conditions)} conditions", knowledge_version=version,
-                                                     exchange=str(getattr(planner.strategy, "exchange", ""))[:64], conditions=given.conditions),
-                              given.rows, warmup_left_s=left, decision=decision, changed=fresh, events=told)
+                plan = messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
+                                     why=why or f"{len(given.conditions)} conditions", knowledge_version=known.version,
+                                     exchange=str(getattr(planner.strategy, "exchange", ""))[:64], conditions=given.conditions)
+                yield Outcome(planner, plan, given.rows, error, left, decision, fresh, told)
             else:
                 planner.error = error or planner.error
-                yield Outcome(planner, self.keep(planner, due_ns, f"error: {error}" if error else why), error=error, warmup_left_s=left,
-                              decision=decision, events=told)
+                yield Outcome(planner, self.keep(planner, due_ns, why), b"", error, left, decision, {}, told)
+
+    def _known(self, due_ns: int, reader: Reader) -> tuple[Snapshot | None, str]:
+        """What is known, or why that cannot be read."""
+        try:
+            return reader.snapshot(due_ns), ""
+        except KnowledgeError as error:
+            return None, str(error)
+
+    def _is_outdated(self, planner: Planner, known: Snapshot, due_ns: int) -> bool:
+        """Whether something else is active by now than when it gave its last list."""
+        if planner.stamp < 0:  # of a list that a predecessor gave
+            planner.stamp = planner.version << 1 | known.hour_is_shut(planner.given_ns)
+        return planner.given_ns > 0 and known.stamp(due_ns) != planner.stamp
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, reader: Reader) -> Asked:
-        """What a strategy wants armed, None where it keeps what is, with what was learned put upon it. Raises StrategyError for whatever it raises or
-        gives amiss, KnowledgeError.
+    def _ask(self, planner: Planner, market: Any, due_ns: int, knowledge: Snapshot, planned_ns: int) -> tuple[Checked | None, dict[int, str]]:
+        """What a strategy wants armed (None where it keeps what is) with what was learned put upon it, and by which adaptations that changed it.
 
-        What it keeps was planned with what was known then: when that has changed, it is asked as if it had never planned.
+        Raises StrategyError for whatever it raises or gives amiss.
         """
-        knowledge = reader.snapshot(due_ns)
-        planned_ns = planner.given_ns if knowledge.version == planner.version else 0
         portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
+        limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
             while self._may_wait() and getattr(planner.strategy, "waiting", False):
@@ -185,16 +204,16 @@ class Planning:
             raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
         if output is None and planned_ns:
-            return Asked(None, {}, knowledge.version)  # before the first list it is a forgotten `return`
+            return None, {}  # before the first list it is a forgotten `return`
         changed: dict[int, str] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
-            found = enforced(conditions, planner.name, knowledge, market, due_ns)
+            found = enforced(conditions, planner.name, knowledge, market, due_ns, limits)
             changed.update(found.changed)
             return found.conditions
 
         try:
-            return Asked(self._checker.checked(output, due_ns, put_upon), changed, knowledge.version)
+            return self._checker.checked(output, due_ns, put_upon), changed
         except StrategyError as error:
             raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
 

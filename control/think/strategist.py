@@ -60,7 +60,7 @@ class Strategist:
         self.lockstep = bool(memory.board.run[0]["lockstep"])
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
-                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping())
+                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits))
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
@@ -142,7 +142,7 @@ class Strategist:
             if changed:
                 self._child.log.info("%s plans at once: %s changed since its last plan", planner.name, ", ".join(changed))
             planner.planned_ns = planner.given_ns = 0 if changed else row.get("time_ns", 0)
-            planner.version = row.get("knowledge_version", 0)
+            planner.version, planner.stamp = row.get("knowledge_version", 0), -1
         if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
             return  # what has no plan, or an outdated one, gets one at once; the others are not asked twice for one instant
         last_ns = max(planner.planned_ns for planner in self.planners)
@@ -155,7 +155,7 @@ class Strategist:
             answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=1), lambda: False)
             for row in answer.rows if isinstance(answer, messages.Answer) else ():
                 planner.planned_ns = planner.given_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
-                planner.version = row["knowledge_version"]
+                planner.version, planner.stamp = row["knowledge_version"], -1
             if planner.planned_ns < planner.errors.breaker.failed_ns < self.next_due_ns:
                 planner.planned_ns = planner.errors.breaker.failed_ns  # it was asked then, though no plan tells
 

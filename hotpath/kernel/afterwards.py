@@ -65,7 +65,9 @@ def tell_afterwards(s: Any, event_ns: int, ring_reserve: int) -> bool:
             out.instrument = one.instrument
             out.strategy = one.strategy
             out.limit_price = one.exit_price
-            out.reference_price = mark_price(s.states[one.instrument], one.side)
+            state = s.states[one.instrument]
+            late = event_ns - one.closed_ns - minutes * _MINUTE_NS > _MINUTE_NS or event_ns - max(state.trade_ns, state.quote_ns) > _MINUTE_NS
+            out.reference_price = 0 if late else mark_price(state, one.side)  # a price of another time would say nothing
             out.condition_id = one.condition_id
             out.position_id = one.position_id
             out.plan_seq = one.plan_seq

@@ -20,7 +20,7 @@ from hotpath.kernel.intents import emit_entry, emit_refused, open_working
 from hotpath.kernel.money import reserve_of, survey
 from hotpath.kernel.papers import gate_paper, open_paper
 from hotpath.kernel.reports import find_working
-from hotpath.kernel.risk import gate_size, gate_state, reference_price, size_lots
+from hotpath.kernel.risk import gate_order, gate_price, gate_size, gate_state, reference_price, size_lots
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -61,7 +61,9 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
     if code == l.REF_NONE and paper:
         survey(s)
         lots = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
-        code = l.REF_SIZE_ZERO if lots <= 0 else l.REF_MAX_LOTS if lots > s.instruments[condition.instrument].max_lots else l.REF_NONE
+        code = gate_price(s, condition, price)
+        if code == l.REF_NONE:
+            code = gate_order(s, condition, params, price, lots)
     elif code == l.REF_NONE:
         survey(s)
         lots = size_lots(condition, s.instruments[condition.instrument], price, s.own[0].equity)
@@ -80,7 +82,7 @@ def fire(s: Any, slot: int, params: Any, event_ns: int) -> bool:
     memory.fired += 1
     memory.next_allowed_ns = event_ns + condition.cooldown_ns
     memory.last_refusal = 0
-    if condition.group_id != 0:
+    if condition.group_id != 0 and not paper:  # what is only followed keeps nobody from trading
         touch_condition(s, condition.group_slot)
         s.condition_states[condition.group_slot].group_done = condition.group_id
     if paper:

@@ -1,10 +1,11 @@
 """Trades on paper: what a condition that learning keeps from trading would have made, so that a restriction can be found wrong.
 
-A condition marked `paper` fires as any other, and passes the gate's controls of the market and of itself, but not those of account and rates: no
-order is made, nothing is reserved, no position opens. What is followed lies in `papers`, rows like those of positions, one a strategy and
-instrument. It enters at the price that an order would have met (a limit order waits until it would) and ends at its stop, trailing stop, target,
-rungs or time at the executable price of that tick, with the taker's fee both ways and no slippage. Ticks that the sniper has missed are missed
-here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do of a position.
+A condition marked `paper` fires as any other and passes the gate's controls of the market, of itself and of its order, but for those of the account
+and of rates; as many a day as entries are permitted. No order is made, nothing is reserved, no position opens, no group is taken. What is followed
+lies in `papers`, rows like those of positions, one a strategy and instrument. It enters at the price that an order would have met (a limit order
+waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the taker's fee both
+ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do
+of a position.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ from hotpath.kernel.risk import gate_market
 from ipc import layout as l
 from ipc.jit import kernel
 
+#: records that one evaluation may make
+_RECORDS = 3
+
 
 @kernel
 def gate_paper(s: Any, condition: Any, params: Any, event_ns: int) -> int:
     """The controls that a trade on paper has to pass; a refusal code."""
-    if params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0:
+    if (params.min_confidence_e4 < 0 or params.max_quote_age_ns < 0 or params.max_entries_per_day < 0 or params.max_order_value < 0
+            or params.price_collar_bps < 0 or params.window_collar_bps < 0):
         return l.REF_NO_LIMIT
     if condition.confidence_e4 < params.min_confidence_e4:
         return l.REF_CONFIDENCE
+    if s.instruments[condition.instrument].permitted >> condition.strategy & 1 == 0:
+        return l.REF_PERMISSION
     code = gate_market(s, condition, params, event_ns)
     if code != l.REF_NONE:
         return code
@@ -36,7 +43,9 @@ def gate_paper(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_POSITION_OPEN
     if condition.side < 0 and s.instruments[condition.instrument].kind == l.KIND_SPOT:
         return l.REF_SPOT_SHORT
-    if ring_room(s) <= params.ring_reserve:
+    if s.account[0].papers_today >= params.max_entries_per_day:
+        return l.REF_DAILY_ENTRIES
+    if ring_room(s) <= params.ring_reserve + _RECORDS:
         return l.REF_RING_RESERVE
     return l.REF_NONE
 
@@ -49,6 +58,7 @@ def open_paper(s: Any, condition: Any, lots: int, price: int, fire_index: int, e
     touch_state(s, condition.instrument)
     touch_paper(s, row)
     s.account[0].paper_positions += 1
+    s.account[0].papers_today += 1
     s.states[condition.instrument].open_mask |= 1 << (l.PAPER_BIT + condition.strategy)
     s.papers[row] = s.blank_position[0]
     p = s.papers[row]
@@ -97,12 +107,12 @@ def _enter(s: Any, p: Any, price: int, event_ns: int) -> None:
 
 
 @kernel
-def evaluate_paper(s: Any, row: int, price: int, event_ns: int, forced: int) -> bool:
+def evaluate_paper(s: Any, row: int, price: int, event_ns: int, forced: int, ring_reserve: int) -> bool:
     """Test one trade on paper at `price`, its executable side (0: no level is tested). False: no room, try again in the next sub-step."""
     p = s.papers[row]
     if not has_room(s):
         return False
-    if ring_room(s) < 3:
+    if ring_room(s) <= ring_reserve + _RECORDS:  # what is left is for exits
         return True
     if p.state == l.POS_OPENING:
         _wait(s, row, event_ns, forced)
@@ -202,24 +212,24 @@ def _free(s: Any, row: int) -> None:
 
 
 @kernel
-def papers_of(s: Any, instrument: int, price_long: int, price_short: int, event_ns: int, forced: int) -> bool:
+def papers_of(s: Any, instrument: int, price_long: int, price_short: int, event_ns: int, forced: int, ring_reserve: int) -> bool:
     """Evaluate every trade on paper of an instrument; prices are what a long and a short could trade at, 0 = not tested."""
     mask = s.states[instrument].open_mask >> l.PAPER_BIT
     for strategy in range(l.MAX_STRATEGIES):
         if mask >> strategy & 1:
             row = instrument * l.MAX_STRATEGIES + strategy
             price = price_long if s.papers[row].side > 0 else price_short
-            if not evaluate_paper(s, row, price, event_ns, forced):
+            if not evaluate_paper(s, row, price, event_ns, forced, ring_reserve):
                 return False
     return True
 
 
 @kernel
-def papers_everywhere(s: Any, event_ns: int, forced: int) -> bool:
+def papers_everywhere(s: Any, event_ns: int, forced: int, ring_reserve: int) -> bool:
     """Deadlines and ends of all trades on paper, without testing levels."""
     if s.account[0].paper_positions == 0:
         return True
     for instrument in range(s.states.shape[0]):
-        if s.states[instrument].open_mask >> l.PAPER_BIT != 0 and not papers_of(s, instrument, 0, 0, event_ns, forced):
+        if s.states[instrument].open_mask >> l.PAPER_BIT != 0 and not papers_of(s, instrument, 0, 0, event_ns, forced, ring_reserve):
             return False
     return True

@@ -88,8 +88,8 @@ def gate_market(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 
 
 @kernel
-def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_ns: int) -> int:
-    """Controls over a sized order at its reference price; `survey` was taken before."""
+def gate_price(s: Any, condition: Any, price: int) -> int:
+    """The condition's own bound of how far beyond its level it may be entered."""
     quote = s.states[condition.instrument]
     level = (quote.bid + quote.ask) >> 1 if quote.bid > 0 and quote.ask > 0 else quote.last  # of a trigger that is no level
     if condition.trigger <= l.PRICE_MID:
@@ -97,17 +97,13 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_
     if (condition.max_slippage_bps > 0 and condition.order_type == l.MARKET
             and condition.side * (price - level) > bps_of(level, condition.max_slippage_bps)):
         return l.REF_SLIPPAGE
-    instrument = s.instruments[condition.instrument]
-    state = s.states[condition.instrument]
-    account, own = s.account[0], s.own[0]
-    equity_now = own.equity
-    if own.unmarked > 0:
-        return l.REF_NO_QUOTE
-    day_start = account.day_start_equity
-    if day_start <= 0 or equity_now <= 0 or day_start - equity_now >= bps_of(day_start, params.daily_loss_bps):
-        return l.REF_DAILY_LOSS
-    if equity_now < params.min_equity:
-        return l.REF_EQUITY
+    return l.REF_NONE
+
+
+@kernel
+def gate_order(s: Any, condition: Any, params: Any, price: int, lots: int) -> int:
+    """Controls of a sized order by itself and its market: value and collars."""
+    instrument, state = s.instruments[condition.instrument], s.states[condition.instrument]
     if lots <= 0:
         return l.REF_SIZE_ZERO
     if lots > instrument.max_lots:
@@ -123,6 +119,30 @@ def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_
     f = s.features[condition.instrument]
     if f.bucket != 0 and condition.side * (at - f.ema_2) > f.ema_2 * params.window_collar_bps / 10_000.0:
         return l.REF_WINDOW_COLLAR
+    return l.REF_NONE
+
+
+@kernel
+def gate_size(s: Any, condition: Any, params: Any, price: int, lots: int, event_ns: int) -> int:
+    """Controls over a sized order at its reference price; `survey` was taken before."""
+    code = gate_price(s, condition, price)
+    if code != l.REF_NONE:
+        return code
+    instrument = s.instruments[condition.instrument]
+    state = s.states[condition.instrument]
+    account, own = s.account[0], s.own[0]
+    equity_now = own.equity
+    if own.unmarked > 0:
+        return l.REF_NO_QUOTE
+    day_start = account.day_start_equity
+    if day_start <= 0 or equity_now <= 0 or day_start - equity_now >= bps_of(day_start, params.daily_loss_bps):
+        return l.REF_DAILY_LOSS
+    if equity_now < params.min_equity:
+        return l.REF_EQUITY
+    code = gate_order(s, condition, params, price, lots)
+    if code != l.REF_NONE:
+        return code
+    at = condition.limit_price if condition.order_type == l.LIMIT else price
     p = s.positions[condition.instrument * l.MAX_STRATEGIES + condition.strategy]
     if (p.last_entry_ns != 0 and event_ns - p.last_entry_ns < params.duplicate_window_ns and p.side == condition.side
             and p.last_entry_lots == lots and p.last_entry_price == at):

@@ -106,6 +106,7 @@ def new_day(s: Any, event_ns: int) -> None:
         tx.touch_account(s)
         s.account[0].day = day
         s.account[0].entries_today = 0
+        s.account[0].papers_today = 0
         s.account[0].day_start_equity = s.own[0].equity
 
 
@@ -195,7 +196,8 @@ def substep(s: Any) -> bool:
                 long_price, short_price = state.last, state.last  # no quote, or none any more: a stop is then kept by trades
             if not exits_of(s, tick.instrument, long_price, short_price, tick.event_ns, tick.event_ns, l.EXIT_NONE):
                 return False
-            if state.open_mask >> l.PAPER_BIT != 0 and not papers_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE):
+            if state.open_mask >> l.PAPER_BIT != 0 and not papers_of(s, tick.instrument, long_price, short_price, tick.event_ns, l.EXIT_NONE,
+                                                                            params.ring_reserve):
                 return False
         if tick.flags & l.FLAG_NOT_MARKET == 0:
             if not set_off(s, tick, params):
@@ -216,7 +218,7 @@ def substep(s: Any) -> bool:
             return False
         if blind and not lose_sight(s):
             return False
-        if not papers_everywhere(s, tick.event_ns, forced) or not tell_afterwards(s, tick.event_ns, params.ring_reserve):
+        if not papers_everywhere(s, tick.event_ns, forced, params.ring_reserve) or not tell_afterwards(s, tick.event_ns, params.ring_reserve):
             return False
         if not tx.has_room(s):
             return False

@@ -54,7 +54,7 @@ def condition(signal: Signal, size: Sized, seen: Analysis, facts: Facts, setting
         level=None if rebound_bps else text, rebound_bps=rebound_bps, stop_bps=signal.stop_bps, target_bps=signal.target_bps,
         trail_activation_bps=signal.stop_bps if trails else 0, trail_distance_bps=signal.stop_bps if trails else 0,
         time_stop_s=signal.time_stop_s, valid_for_s=valid_for_s, clauses=_clauses(signal, entry, pattern, seen, settings),
-        pattern=signal.pattern, regime=signal.regime, why=f"{words}: {signal.why}; {size.words()}"[:500])
+        pattern=signal.pattern, regime=signal.regime, most_equity_bps=size.most_bps, why=f"{words}: {signal.why}; {size.words()}"[:500])
 
 
 def _clauses(signal: Signal, entry: Entry, pattern: Pattern, seen: Analysis, settings: Settings) -> list[Clause]:

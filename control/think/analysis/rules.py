@@ -57,7 +57,7 @@ class Rules:
 
     def decide(self, analyses: Sequence[Analysis], portfolio: Portfolio, knowledge: KnowledgeView, now_ns: int) -> Decisions:
         """By what is told above."""
-        return [self.of(one, knowledge.coin(one.symbol)) for one in analyses]
+        return [self.of(one, record_of(knowledge, one.symbol)) for one in analyses]
 
     def of(self, seen: Analysis, record: CoinStatus) -> Signal | NoTrade:
         """One symbol."""
@@ -95,6 +95,12 @@ class Rules:
             why=f"{pattern.name} ({pattern.strength:.2f}) in {frame.regime.name} ({frame.regime.confidence:.2f}: efficiency "
                 f"{frame.regime.efficiency:.2f}, ADX {frame.regime.adx:.0f}, volatility × {frame.regime.volatility_ratio:.2f}), "
                 f"score {seen.score:+.2f}; ATR {atr_bps:.0f} bps, brings {worth:.2f} of what is at risk after costs of {cost_bps:.1f} bps")
+
+
+def record_of(knowledge: KnowledgeView, symbol: str) -> CoinStatus:
+    """A coin's record; none for one that is shut, whose record stands still at its worst while it is followed on paper."""
+    record = knowledge.coin(symbol)
+    return record if record.scale > 0 else CoinStatus()
 
 
 def pattern_for(frame: Frame, side: Side) -> Pattern | str:

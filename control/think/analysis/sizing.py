@@ -28,6 +28,11 @@ class Sized(NamedTuple):
     limited_by: str
     limits: dict[str, float]
 
+    @property
+    def most_bps(self) -> int:
+        """What no confidence and nothing learned may exceed."""
+        return max(1, math.floor(min(self.limits.values())))
+
     def words(self) -> str:
         """For people."""
         return f"size {self.size_bps} bps by {self.limited_by} (" + ", ".join(f"{name} {value:.0f}" for name, value in self.limits.items()) + ")"
