@@ -162,7 +162,7 @@ def test_a_plan_that_the_sniper_never_took_over_leaves_the_one_before_it_in_forc
     table, _ = restart(desk)
     assert set(table) == {old}
     assert Queries(desk.writer).in_force() == [{"strategy": "alpha", "plan_seq": old >> 20, "time_ns": desk.now - SECOND,
-                                                "next_ns": desk.now + 29 * SECOND, "changed": []}]
+                                                "next_ns": desk.now + 29 * SECOND, "changed": [], "knowledge_version": 0}]
 
 
 def test_what_has_changed_since_a_plan_is_told_with_it_however_many_runs_made_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,5 +172,5 @@ def test_an_exit_that_only_the_venue_knows_is_recognised_although_the_sniper_has
     trace = holds(stage, *BOUGHT, ("gateway",), quote(5_989_100), ("gateway",), ("sniper", 1), ("recorder",), quote(5_970_000), ("sniper", 1),
                   ("gateway",), ("wait", 30), ("gateway",), quote(5_970_100), ("gateway",), ("disk", 1), ("loss", False), ("watchdog",),
                   ("recorder",), quote(5_970_000), ("sniper", 1), ("sniper", 1), ("gateway",))
-    first_of_next_run = next(at for at, line in enumerate(trace) if "FILL of 1099511627781" in line)
+    first_of_next_run = next(at for at, line in enumerate(trace) if "FILL of 1099511627782" in line)
     assert any("NEW exit" in line for line in trace[first_of_next_run - 6: first_of_next_run]), "it has decided another one"

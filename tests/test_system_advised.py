@@ -42,8 +42,9 @@ def told(handler: Handler) -> dict[str, Any]:
 def eager(handler: Handler) -> None:
     """Buy and sell whatever moves a little, with one proposal too large and one that is absurd."""
     rows = [row for row in told(handler)["market"] if row["symbol"] in ("BTC/USDT", "ETH/USDT")]
-    given = [proposal(symbol=row["symbol"], side="buy", direction="up", level_bps=2, size_bps=100, confidence_bps=9000, stop_bps=25,
-                      target_bps=60, valid_minutes=60, clauses=[], why="it goes up") for row in rows]
+    given = [proposal(symbol=row["symbol"], side="buy", direction=direction, level_bps=level_bps, size_bps=100, confidence_bps=9000, stop_bps=25,
+                      target_bps=60, valid_minutes=60, clauses=[], why="it moves")
+             for row in rows for direction, level_bps in (("up", 4), ("down", -4))]
     absurd = proposal(symbol="SOL/USDT", side="sell", direction="down", level_bps=-2, size_bps=100, confidence_bps=9000, stop_bps=25, target_bps=60,
                       valid_minutes=60, clauses=[], why="sell what cannot be sold")
     handler.send(completion(reply(*given, absurd)))
@@ -72,17 +73,17 @@ def events(running: Running, kind: str) -> list[Any]:
 
 def test_what_a_model_proposes_is_armed_traded_and_learned_of_and_what_it_must_not_is_refused(instance: Running) -> None:
     with serving(eager) as server:
-        start(instance, server, speed="60")
+        start(instance, server, speed="30")
         until(lambda: instance.status()["trades_closed"] >= 1, 60, "a trade that a model proposed")
         (answered, *_) = events(instance, "llm_exchange")
         assert answered.data["exchange"]["model"] == "scripted"
         refused = events(instance, "llm_refused")
         assert any("spot and cannot be sold short" in event.text for event in refused)
         trade = instance.ctl("trades")[1]["rows"][-1]
-        assert trade["why"] == "llm: it goes up"
+        assert trade["why"] == "llm: it moves"
         code, why = instance.ctl("why", trade["position"])
         assert code == 0
-        assert any("it goes up" in line for line in why["data"]["text"])
+        assert any("it moves" in line for line in why["data"]["text"])
         assert any("at the entry: spread_bps" in line for line in why["data"]["text"])
         code, done = instance.ctl("replan")
         assert (code, "llm will plan" in done["text"]) == (0, True)

@@ -125,14 +125,15 @@ def test_a_shut_coin_is_not_traded_though_a_model_proposes_it(instance: Running,
     assert instance.stop() == 0
 
     def wants_it(handler: Handler) -> None:
-        handler.send(completion(reply(*[proposal(symbol=symbol, side="buy", direction="up", level_bps=1, size_bps=100, confidence_bps=9000,
-                                                 stop_bps=25, target_bps=60, valid_minutes=60, clauses=[], why="I like it")
-                                        for symbol in ("BTC/USDT", "ETH/USDT", "SOL/USDT")])))
+        handler.send(completion(reply(*[proposal(symbol=symbol, side="buy", direction=direction, level_bps=level_bps, size_bps=100,
+                                                 confidence_bps=9000, stop_bps=25, target_bps=60, valid_minutes=60, clauses=[], why="I like it")
+                                        for symbol, direction, level_bps in (("BTC/USDT", "up", 4), ("ETH/USDT", "up", 4), ("SOL/USDT", "up", 4),
+                                                                             ("SOL/USDT", "down", -4))])))
 
     monkeypatch.setenv("LLM_TEST_KEY", "sk-test")
     with serving(wants_it) as server:
         instance.config.write_text(CONFIG + f'[[llm.models]]\nbase_url = "{server.base_url}"\nmodel = "fond"\napi_key_env = "LLM_TEST_KEY"\n')
-        instance.start("--strategy", "llm", speed="60")
+        instance.start("--strategy", "llm", speed="30")
         instance.ctl("resume")
         until(lambda: [row for row in instance.ctl("orders")[1]["rows"] if row["strategy"] == "llm"], 60, "it trades what it may")
         assert not [row for row in instance.ctl("orders")[1]["rows"] if row["strategy"] == "llm" and row["symbol"] == shut]

@@ -26,6 +26,12 @@ RESULTS = 10
 _SECTIONS = {"pattern": "patterns", "regime": "regimes", "hour": "hours"}
 
 
+def mark_of(market: Market, seen: Analysis) -> float:
+    """What levels are bps from: the last price, or the last close where none has been seen."""
+    last = market.quotes[seen.symbol].last
+    return last if last > 0 else seen.price
+
+
 def costs_bps(seen: Analysis, settings: Settings) -> float:
     """A round trip: both fees and the spread."""
     spread_bps = settings.max_spread_bps if math.isnan(seen.spread_bps) else seen.spread_bps
@@ -35,7 +41,7 @@ def costs_bps(seen: Analysis, settings: Settings) -> float:
 def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], armed: Sequence[tuple[int, Condition]],
              settings: Settings, limits: Limits) -> Briefing:
     """Everything that one prompt carries; `armed` are the conditions of its own that may still fire, each with the instant of its plan."""
-    marks = {one.symbol: one.price for one in analyses}
+    marks = {one.symbol: mark_of(market, one) for one in analyses}
     return Briefing(
         now_ns=market.now_ns, market=[_market_row(market, one, settings) for one in sorted(analyses, key=lambda one: (-abs(one.score), one.symbol))],
         risk=_risk(portfolio, limits, marks), held=[_held_row(one, marks, portfolio.equity, market.now_ns) for one in portfolio.positions.values()],
@@ -45,7 +51,8 @@ def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Seq
 
 def grounds(market: Market, portfolio: Portfolio, analyses: Sequence[Analysis], settings: Settings, llm: Llm, limits: Limits) -> Grounds:
     """What proposals are judged by. What has been learned is put upon the plan afterwards, as upon any other (control/think/enforce.py)."""
-    marks = {one.symbol: Mark(one.price, 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings)) for one in analyses}
+    marks = {one.symbol: Mark(mark_of(market, one), 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings))
+             for one in analyses}
     held = {symbol: one.side for symbol, one in portfolio.positions.items()}
     exposure = {one.symbol: _share_bps(one, marks[one.symbol].price if one.symbol in marks else one.entry_price, portfolio.equity)
                 for one in portfolio.positions.values()}
@@ -57,16 +64,17 @@ def _market_row(market: Market, seen: Analysis, settings: Settings) -> MarketRow
     candles = market.candles(seen.symbol)
     closes, per_minute = candles.close, 60 / candles.candle_s
     hour = candles.close[-max(1, round(60 * per_minute)):]
+    mark = mark_of(market, seen)
 
     def moved(minutes: int) -> float | None:
         back = round(minutes * per_minute)
-        return _bps(seen.price / float(closes[-back - 1]) - 1) if 0 < back < len(closes) else None
+        return _bps(mark / float(closes[-back - 1]) - 1) if 0 < back < len(closes) else None
 
     return MarketRow(
-        symbol=seen.symbol, mark=seen.price, spread_bps=None if math.isnan(seen.spread_bps) else seen.spread_bps, costs_bps=costs_bps(seen, settings),
+        symbol=seen.symbol, mark=mark, spread_bps=None if math.isnan(seen.spread_bps) else seen.spread_bps, costs_bps=costs_bps(seen, settings),
         return_1m_bps=moved(1), return_5m_bps=moved(5), return_15m_bps=moved(15), return_1h_bps=moved(60), return_1d_bps=moved(1440),
-        volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(hour.min()) / seen.price - 1) if len(hour) else None,
-        range_high_bps=_bps(float(hour.max()) / seen.price - 1) if len(hour) else None, regime=seen.trade.regime.name, score=seen.score,
+        volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(hour.min()) / mark - 1) if len(hour) else None,
+        range_high_bps=_bps(float(hour.max()) / mark - 1) if len(hour) else None, regime=seen.trade.regime.name, score=seen.score,
         patterns=[f"{one.name} to {one.side}" for one in seen.trade.patterns], short_allowed=seen.short_allowed)
 
 
