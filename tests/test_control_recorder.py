@@ -312,7 +312,7 @@ def test_a_snapshot_is_written_back_into_fresh_segments(stage: Stage) -> None:
 
 
 def test_a_snapshot_has_every_field_of_the_layout() -> None:
-    for struct, dtype, left in ((snapshots.Account, l.ACCOUNT, {"latched", "entries_due_ns", "paper_positions"}),
+    for struct, dtype, left in ((snapshots.Account, l.ACCOUNT, {"latched", "entries_due_ns", "paper_positions", "papers_today"}),
                                 (snapshots.Position, l.POSITION, {"strategy", "instrument", "open_index", "adjusted_tick"}),
                                 (snapshots.Working, l.WORKING, {"position_row"})):
         assert dtype.names is not None

@@ -42,7 +42,7 @@ def told(handler: Handler) -> dict[str, Any]:
 def eager(handler: Handler) -> None:
     """Buy and sell whatever moves a little, with one proposal too large and one that is absurd."""
     rows = [row for row in told(handler)["market"] if row["symbol"] in ("BTC/USDT", "ETH/USDT")]
-    given = [proposal(symbol=row["symbol"], side="buy", direction=direction, level_bps=level_bps, size_bps=100, confidence_bps=9000, stop_bps=25,
+    given = [proposal(symbol=row["symbol"], side="buy", direction=direction, level_bps=level_bps, size_bps=100, confidence_bps=9000, stop_bps=6,
                       target_bps=60, valid_minutes=60, clauses=[], why="it moves")
              for row in rows for direction, level_bps in (("up", 4), ("down", -4))]
     absurd = proposal(symbol="SOL/USDT", side="sell", direction="down", level_bps=-2, size_bps=100, confidence_bps=9000, stop_bps=25, target_bps=60,

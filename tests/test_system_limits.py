@@ -87,12 +87,16 @@ def test_answers_hold_exactly_what_is_documented(tmp_path: Path) -> None:
     try:
         busy.start(COMPILE_PATIENCE_S)
         client = bus.Client(bus.socket_dir(busy.name), "control")
-        for kind in (messages.Status, messages.Health, messages.Conditions, messages.Orders, messages.Trades, messages.Positions, messages.Stats):
+        for kind in (messages.Status, messages.Health, messages.Conditions, messages.Orders, messages.Trades, messages.Positions, messages.Stats,
+                     messages.Knowledge):
             data, rows = told.pop(kind.__name__.lower())
             # the first trade closes after some seconds: before, there is no row to look at
             reply = until(partial(answer, client, kind(), bool(rows)), 40, kind.__name__)
             assert set(reply.data) == data, kind
             assert all(set(row) == rows for row in reply.rows), kind
+        data, _ = told.pop("adaptations")
+        assert set(client.ask(messages.Adaptations(), 5.0).data) == data
+        assert set(client.ask(messages.Why(id=client.ask(messages.Trades(), 5.0).rows[0]["symbol"]), 5.0).data) == told.pop("why")[0]
         client.close()
         busy.stop()
     finally:

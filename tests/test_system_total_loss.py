@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import signal
 from collections import Counter
@@ -113,9 +112,7 @@ def is_set(running: Running) -> bool:
 
 @pytest.mark.parametrize("flags", [(), pytest.param(("--lockstep",), marks=pytest.mark.slow)], ids=["free", "lockstep"])
 def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_after(flags: tuple[str, ...], instance: Running) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    since_midnight_s = now.hour * 3600 + now.minute * 60  # plans are made for midnight, the market begins at this minute
-    (instance.folder / "once.py").write_text(STRATEGY.format(later_s=since_midnight_s + LATER_S, soon_s=since_midnight_s + 60 + SOON_S))
+    (instance.folder / "once.py").write_text(STRATEGY.format(later_s=LATER_S, soon_s=60 + SOON_S))
     start(instance, *flags)
     assert instance.status()["config_version"] == 1
     until(lambda: is_set(instance), 110, "positions, a working entry, a spent group, learned trades")

@@ -10,8 +10,6 @@ import msgspec
 
 from control.record.journal import Journal, decode_event
 from control.record.records import JournalError
-from control.think.advised import Advised
-from control.think.llm.advisor import Advisor
 from control.think.llm.config import Llm
 from control.think.llm.exchange import Exchange, Recording
 from control.think.planning import Planning
@@ -32,8 +30,10 @@ def engage(planning: Planning, llm: Llm, limits: Limits, exchanges_of_today: Cal
     """
     shown: list[ErrorManager] = []
     for planner in planning.planners:
-        if not isinstance(planner.strategy, Advised):
+        if not hasattr(planner.strategy, "advise"):  # by its name only: what it is made of is loaded with it alone
             continue
+        from control.think.llm.advisor import Advisor
+
         if llm.replay_from:
             planner.strategy.advise(Advisor(llm, Recording(recorded(Path(llm.replay_from).expanduser()))), llm, limits)
         elif not may_ask:

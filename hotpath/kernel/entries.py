@@ -19,7 +19,7 @@ from hotpath.kernel.commit import (
 from hotpath.kernel.intents import emit_entry, emit_refused, open_working
 from hotpath.kernel.money import reserve_of, survey
 from hotpath.kernel.papers import gate_paper, open_paper
-from hotpath.kernel.reports import find_working
+from hotpath.kernel.reports import find_working, guard
 from hotpath.kernel.risk import gate_order, gate_price, gate_size, gate_state, reference_price, size_lots
 from ipc import layout as l
 from ipc.jit import kernel
@@ -153,18 +153,7 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     p.position_id = order.position_id
     p.state = l.POS_OPENING
     p.side = condition.side
-    p.stop_price = condition.stop_price
-    p.target_price = condition.target_price
-    p.stop_bps = condition.stop_bps
-    p.target_bps = condition.target_bps
-    p.trail_activation_bps = condition.trail_activation_bps
-    p.trail_distance_bps = condition.trail_distance_bps
-    p.time_stop_ns = condition.time_stop_ns
-    p.break_even_bps = condition.break_even_bps
-    p.rungs = condition.rungs
-    for k in range(l.MAX_RUNGS):
-        p.rung_bps[k] = condition.rung_bps[k]
-        p.rung_share_e4[k] = condition.rung_share_e4[k]
+    guard(p, condition)
     p.entry_seq = order.seq
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq

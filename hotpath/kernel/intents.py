@@ -150,21 +150,27 @@ def emit_swapped(s: Any, plan_seq: int, rows: int, event_ns: int) -> None:
 
 
 @kernel
+def _of(out: Any, position: Any) -> None:
+    """Whose record it is: a position's, or that of a trade on paper."""
+    out.side = position.side
+    out.instrument = position.instrument
+    out.strategy = position.strategy
+    out.condition_id = position.condition_id
+    out.position_id = position.position_id
+    out.plan_seq = position.plan_seq
+    out.fire_index = position.fire_index
+
+
+@kernel
 def emit_lifecycle(s: Any, position: Any, before: int, cause: int, event_ns: int) -> None:
     """LIFECYCLE: a position is now in state `code`, was in `leg`; stop is `limit_price`, target `reference_price`, exit reason `value`; it was
     adjusted `attempt` times, this time because of `flags`."""
     row = claim(s, l.LIFECYCLE, event_ns)
     out = s.outbox[row]
-    out.side = position.side
-    out.instrument = position.instrument
-    out.strategy = position.strategy
+    _of(out, position)
     out.lots = position.lots
     out.limit_price = position.stop_price
     out.reference_price = position.target_price
-    out.condition_id = position.condition_id
-    out.position_id = position.position_id
-    out.plan_seq = position.plan_seq
-    out.fire_index = position.fire_index
     out.leg = before
     out.attempt = position.adjustments
     out.code = position.state
@@ -202,16 +208,10 @@ def emit_paper_opened(s: Any, position: Any, price: int, event_ns: int) -> None:
     `limit_price`, target `reference_price`."""
     row = claim(s, l.PAPER_OPENED, event_ns)
     out = s.outbox[row]
-    out.side = position.side
-    out.instrument = position.instrument
-    out.strategy = position.strategy
+    _of(out, position)
     out.lots = position.entry_lots
     out.limit_price = position.stop_price
     out.reference_price = position.target_price
-    out.condition_id = position.condition_id
-    out.position_id = position.position_id
-    out.plan_seq = position.plan_seq
-    out.fire_index = position.fire_index
     out.code = position.state
     out.value = price
 
@@ -221,13 +221,7 @@ def emit_context(s: Any, position: Any, event_ns: int) -> None:
     """CONTEXT: what the market was like when a position, or a trade on paper, opened; see layout.ENTRY_CONTEXT, which overlays the record."""
     row = claim(s, l.CONTEXT, event_ns)
     out = s.outbox[row]
-    out.side = position.side
-    out.instrument = position.instrument
-    out.strategy = position.strategy
-    out.condition_id = position.condition_id
-    out.position_id = position.position_id
-    out.plan_seq = position.plan_seq
-    out.fire_index = position.fire_index
+    _of(out, position)
     seen_ns = max(event_ns, s.line[0].event_ns)
     advance(s, position.instrument, seen_ns)
     for k in range(6):
@@ -241,17 +235,11 @@ def emit_closed(s: Any, kind: int, position: Any, pnl: int, value_quanta: int, e
     row = claim(s, kind, event_ns)
     out = s.outbox[row]
     out.purpose = l.EXIT
-    out.side = position.side
-    out.instrument = position.instrument
-    out.strategy = position.strategy
+    _of(out, position)
     out.lots = position.entry_lots
     out.limit_price = (position.exit_quote // value_quanta + position.exit_lots // 2) // max(1, position.exit_lots)  # TRADE.exit_price
     out.reference_price = (position.entry_quote // value_quanta + position.entry_lots // 2) // max(1, position.entry_lots)  # entry_price
-    out.condition_id = position.condition_id
-    out.position_id = position.position_id
     out.order_seq = position.opened_ns  # TRADE.opened_ns
-    out.plan_seq = position.plan_seq
-    out.fire_index = position.fire_index
     out.attempt = position.attempt
     out.code = position.exit_reason  # TRADE.exit_reason
     out.value = pnl  # TRADE.pnl, after fees

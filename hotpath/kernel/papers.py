@@ -16,7 +16,7 @@ from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_pape
 from hotpath.kernel.exits import break_even_price, level_reason
 from hotpath.kernel.intents import emit_closed, emit_context, emit_paper_opened
 from hotpath.kernel.money import bps_of, fee_of, mark_price, quote_of
-from hotpath.kernel.reports import protect
+from hotpath.kernel.reports import guard, protect
 from hotpath.kernel.risk import gate_market
 from ipc import layout as l
 from ipc.jit import kernel
@@ -66,18 +66,7 @@ def open_paper(s: Any, condition: Any, lots: int, price: int, fire_index: int, e
     p.state = l.POS_OPENING
     p.side = condition.side
     p.entry_lots = lots
-    p.stop_price = condition.stop_price
-    p.target_price = condition.target_price
-    p.stop_bps = condition.stop_bps
-    p.target_bps = condition.target_bps
-    p.trail_activation_bps = condition.trail_activation_bps
-    p.trail_distance_bps = condition.trail_distance_bps
-    p.time_stop_ns = condition.time_stop_ns
-    p.break_even_bps = condition.break_even_bps
-    p.rungs = condition.rungs
-    for k in range(l.MAX_RUNGS):
-        p.rung_bps[k] = condition.rung_bps[k]
-        p.rung_share_e4[k] = condition.rung_share_e4[k]
+    guard(p, condition)
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq
     p.generation = s.line[0].generation

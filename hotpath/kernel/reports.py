@@ -33,6 +33,23 @@ def find_working(s: Any, order_seq: int) -> int:
 
 
 @kernel
+def guard(position: Any, condition: Any) -> None:
+    """A new position gets the protection that its condition asks for; distances become prices when it fills."""
+    position.stop_price = condition.stop_price
+    position.target_price = condition.target_price
+    position.stop_bps = condition.stop_bps
+    position.target_bps = condition.target_bps
+    position.trail_activation_bps = condition.trail_activation_bps
+    position.trail_distance_bps = condition.trail_distance_bps
+    position.time_stop_ns = condition.time_stop_ns
+    position.break_even_bps = condition.break_even_bps
+    position.rungs = condition.rungs
+    for k in range(l.MAX_RUNGS):
+        position.rung_bps[k] = condition.rung_bps[k]
+        position.rung_share_e4[k] = condition.rung_share_e4[k]
+
+
+@kernel
 def protect(position: Any, value_quanta: int) -> None:
     """Set stop and target from the average entry price, where they are distances; one that was moved is none any more."""
     average = position.entry_quote // value_quanta // position.entry_lots
