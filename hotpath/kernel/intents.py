@@ -224,9 +224,12 @@ def emit_context(s: Any, position: Any, event_ns: int) -> None:
     _of(out, position)
     seen_ns = max(event_ns, s.line[0].event_ns)
     advance(s, position.instrument, seen_ns)
-    for k in range(6):
-        s.outbox_context[row].features[k] = value(s, position.instrument, l.CONTEXT_FEATURES[k], seen_ns)
-        s.outbox_context[row].more_features[k] = value(s, position.instrument, l.CONTEXT_FEATURES[6 + k], seen_ns)
+    for k in range(12):  # one loop: each call of `value` is a copy of its code, in whatever this is called from
+        found = value(s, position.instrument, l.CONTEXT_FEATURES[k], seen_ns)
+        if k < 6:
+            s.outbox_context[row].features[k] = found
+        else:
+            s.outbox_context[row].more_features[k - 6] = found
 
 
 @kernel
