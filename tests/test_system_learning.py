@@ -15,7 +15,7 @@ from tests.llm_server import Handler, completion, proposal, reply, serving
 from tests.relearn import contents_of, relearned
 from tests.running import Running, until
 
-#: fees of 20 bps a trade that is closed after two seconds: each one loses, and each by nearly the same
+#: fees of 30 bps a trade that is closed after two seconds: each one loses, each by nearly the same, and by more than what a coin is only reduced for
 LOSER = """
 from control.think.strategy import Condition, Strategy, equity_bps
 
@@ -41,6 +41,8 @@ max_entries_per_day = 100000
 min_confidence = 0.0
 duplicate_window_ms = 0
 max_repeats = 100000
+[paper]
+spot_taker_fee_bps = 15.0
 [learning]
 trades_between_looks = 5
 """
