@@ -59,10 +59,10 @@ class Clock:
         return self.ns
 
 
-def advised(source: Client | Recording, llm: Llm, asked: Briefing | None = None, by: Grounds | None = None, recording: Recording | None = None,
+def advised(source: Client | Recording, llm: Llm, asked: Briefing | None = None, by: Grounds | None = None,
             now_ns: int = NOW + 30_000_000_000) -> Advice:
     """One exchange, waited for."""
-    advisor = Advisor(llm, source, *(() if recording is None else (recording.append,)))
+    advisor = Advisor(llm, source)
     assert advisor.start(asked or briefing(), by or grounds())
     return wait_for(advisor, now_ns)
 

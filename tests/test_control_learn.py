@@ -486,7 +486,7 @@ def test_a_look_at_a_persons_word_decides_at_once_and_is_stored(world: World, tm
     reflection._journal = world.journal
     reply = reflection.handle(messages.Reflect())
     assert isinstance(reply, messages.Done)
-    assert reply.text == "looked at 0 trades since the last look: nothing changes" or "3 trades" in reply.text
+    assert reply.text == "looked at 3 trades since the last look: nothing changes"
     assert reflection.learner.state.since_look == 0
     reflection.store.close()
     again = module.Reflection(child_of(str(tmp_path), world.memory))

@@ -22,7 +22,7 @@ from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.briefing import Briefing, Knowledge, MarketRow
 from control.think.llm.client import Client
 from control.think.llm.config import Llm
-from control.think.llm.exchange import SCHEMA, ExchangeError, NotRecorded, Recording, decode, encode
+from control.think.llm.exchange import SCHEMA, ExchangeError, NotRecorded, Recording, decode
 from hotpath.config import Limits
 from ipc.messages import Condition
 from tests import llm_server as server
@@ -35,10 +35,10 @@ GOOD = reply(proposal(), proposal(symbol="ETH/USDT:USDT", side="sell", direction
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def advice_of(script: Script, recording: Recording | None = None, asked: Briefing | None = None, by: Any = None, **changes: Any) -> Advice:
+def advice_of(script: Script, asked: Briefing | None = None, by: Any = None, **changes: Any) -> Advice:
     with serving(script) as endpoint:
         llm = settings(endpoint.base_url, **changes)
-        return advised(Client(llm, {"LLM_KEY": KEY}), llm, asked, by, recording)
+        return advised(Client(llm, {"LLM_KEY": KEY}), llm, asked, by)
 
 
 # ── what comes of a reply ────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +196,7 @@ def test_no_bytes_whatever_raise_or_arm_what_facts_and_limits_forbid(endless_ser
     advice = advised(Client(llm, {"LLM_KEY": KEY}), llm)
     assert bool(advice.conditions) <= (advice.decision == "TRADE")
     assert advice.reason
-    assert msgspec.json.decode(encode(advice.exchange))
+    assert decode(journaled(advice)) == advice.exchange
     for condition in advice.conditions:
         assert msgspec.convert(msgspec.to_builtins(condition), Condition) == condition
         facts, mark = FACTS[condition.symbol], {"BTC/USDT": 60_000, "ETH/USDT:USDT": 3_000}[condition.symbol]
@@ -225,49 +225,52 @@ SCRIPTS = (says(GOOD), server.gives(b"", 500), says(reply(decision="NO_TRADE", r
            says(reply(proposal(level_bps=9))))
 
 
-def recorded_run() -> tuple[Recording, list[Advice], Llm]:
-    """A run of five plans, two of them with the same prompt, and one whose reply is repaired in vain."""
-    recording = Recording()
+def recorded_run() -> tuple[list[Any], list[Advice], Llm]:
+    """A run of five plans, two of them with the same prompt, and one whose reply is repaired in vain: its exchanges as the journal has them."""
     with serving(*SCRIPTS) as endpoint:
         llm = settings(endpoint.base_url)
         client = Client(llm, {"LLM_KEY": KEY})
-        advice = [advised(client, llm, briefing(now_ns=NOW + minute * 60_000_000_000), recording=recording, now_ns=NOW + minute * 60_000_000_000 + 5)
+        advice = [advised(client, llm, briefing(now_ns=NOW + minute * 60_000_000_000), now_ns=NOW + minute * 60_000_000_000 + 5)
                   for minute in (0, 1, 1, 2, 3)]
-    return recording, advice, llm
+    return [journaled(one) for one in advice], advice, llm
+
+
+def journaled(advice: Advice) -> Any:
+    event = msgspec.json.decode(msgspec.json.encode(advice.journaled()[0]))
+    return event["data"]["exchange"]
 
 
 def test_a_recorded_run_replays_without_network_to_the_same_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the replay opened a socket")
 
-    recording, live, llm = recorded_run()
+    stored, live, llm = recorded_run()
     assert [advice.decision for advice in live] == ["TRADE", "FAILED", "NO_TRADE", "FAILED", "TRADE"]
-    stored = [encode(exchange) for exchange in recording]
     monkeypatch.setattr(socket, "socket", refuse)
-    replay, again = Recording(map(decode, stored)), Recording()
-    advisor = Advisor(llm, replay, again.append)
+    advisor, again = Advisor(llm, Recording(map(decode, stored))), []
     for minute, then in zip((0, 1, 1, 2, 3), live, strict=True):
         now_ns = NOW + minute * 60_000_000_000
         assert advisor.start(briefing(now_ns=now_ns), grounds())
         assert advisor.poll(now_ns + 4) is None, "an answer comes when it came"
         advice = advisor.poll(now_ns + 5)
         assert advice is not None
+        again.append(journaled(advice))
         assert (advice.decision, advice.reason, advice.conditions, advice.verdicts) == (then.decision, then.reason, then.conditions, then.verdicts)
-    assert [encode(exchange) for exchange in again] == stored
+    assert again == stored
 
 
 def test_a_prompt_that_was_not_recorded_is_an_error_that_says_what_differs() -> None:
-    recording, _, llm = recorded_run()
-    advisor = Advisor(llm, Recording(recording))
+    stored, _, llm = recorded_run()
+    advisor = Advisor(llm, Recording(map(decode, stored)))
     with pytest.raises(NotRecorded, match=r"was not recorded; .*the user message differs at character \d+: it was .*rises.* and is .*falls"):
         advisor.start(briefing(headlines=["Bitcoin falls"]), grounds())
     with pytest.raises(NotRecorded, match="no more exchanges"):
-        Advisor(llm, Recording()).start(briefing(), grounds())
+        Advisor(llm, Recording([])).start(briefing(), grounds())
 
 
 def test_a_recording_answers_equal_prompts_in_their_order_and_only_as_often_as_they_were_asked() -> None:
-    recording, live, llm = recorded_run()
-    advisor = Advisor(llm, Recording(recording))
+    stored, live, llm = recorded_run()
+    advisor = Advisor(llm, Recording(map(decode, stored)))
     now_ns = NOW + 60_000_000_000
     for then in (live[1], live[2]):
         advisor.start(briefing(now_ns=now_ns), grounds())
@@ -286,18 +289,17 @@ def test_a_replay_loads_no_openai() -> None:
 
 
 def test_a_stored_exchange_of_another_layout_or_a_damaged_one_is_refused() -> None:
-    (exchange, *_), _, _ = recorded_run()
-    assert decode(encode(exchange)) == exchange
-    for bad, text in ((msgspec.structs.replace(exchange, schema=SCHEMA + 1), f"layout {SCHEMA + 1}"),
-                      (msgspec.structs.replace(exchange, messages=exchange.messages[:1]), "another hash")):
+    (stored, *_), (advice, *_), _ = recorded_run()
+    assert decode(stored) == advice.exchange
+    for bad, text in ((stored | {"schema": SCHEMA + 1}, f"layout {SCHEMA + 1}"), (stored | {"messages": stored["messages"][:1]}, "another hash")):
         with pytest.raises(ExchangeError, match=text):
-            decode(encode(bad))
-    for payload in (b"", b"{}", b"\xff", encode(exchange)[:-2], b"[" * 100_000):
+            decode(bad)
+    for value in (None, {}, "x", [stored], stored | {"latency_ms": "soon"}):
         with pytest.raises(ExchangeError):
-            decode(payload)
+            decode(value)
 
 
 def test_a_replay_under_another_configuration_is_told_by_its_prompt() -> None:
-    recording, _, llm = recorded_run()
+    stored, _, llm = recorded_run()
     with pytest.raises(NotRecorded, match="system message differs"):
-        Advisor(msgspec.structs.replace(llm, most_conditions=2), Recording(recording)).start(briefing(), grounds())
+        Advisor(msgspec.structs.replace(llm, most_conditions=2), Recording(map(decode, stored))).start(briefing(), grounds())

@@ -149,7 +149,8 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
 @pytest.mark.parametrize(("changes", "by", "says"), [
     ({"symbol": "XRP/USDT"}, {}, "XRP/USDT is not one of the symbols"),
     ({}, {"blacklist": frozenset({"BTC/USDT"})}, "blacklisted"), ({}, {"blacklist": frozenset({"BTC"})}, "blacklisted"),
-    ({}, {"scales": {"BTC/USDT": 0.0}}, "lost too often"), ({}, {"limits": Limits(restricted_symbols=("BTC/USDT",))}, "restricted_symbols"),
+    ({"symbol": "XRP/USDT"}, {"blacklist": frozenset({"XRP/USDT"})}, "XRP/USDT is blacklisted"),
+    ({}, {"limits": Limits(restricted_symbols=("BTC/USDT",))}, "restricted_symbols"),
     ({}, {"limits": Limits(permissions={"llm": ("ETH/USDT:USDT",)})}, "permissions"), ({}, {"limits": Limits(min_confidence=None)}, "not set"),
     ({}, {"limits": Limits(max_order_value=None)}, "not set"), ({}, {"limits": Limits(max_symbol_exposure_bps=None)}, "not set"),
     ({"confidence_bps": 6_999}, {}, "below 7000"), ({"side": "sell"}, {}, "cannot be sold short"),
@@ -159,7 +160,7 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
     ({"stop_bps": 0}, {}, "no stop"), ({"stop_bps": 501}, {}, "more than 500"), ({"stop_bps": 1}, {}, "within the spread"),
     ({"target_bps": 0}, {}, "does not pay the costs"), ({"target_bps": 21}, {}, "does not pay the costs"), ({"target_bps": 1_501}, {}, "1500"),
     ({"valid_minutes": 0}, {}, "no time"), ({"size_bps": 4}, {}, "too small"), ({"size_bps": 0}, {}, "too small"),
-    ({}, {"scales": {"BTC/USDT": 0.01}}, "too small.*scaled by 0.01"), ({}, {"exposure_bps": {"BTC/USDT": 2000.0}}, "too small.*max_symbol_exposure"),
+    ({}, {"exposure_bps": {"BTC/USDT": 2000.0}}, "too small.*max_symbol_exposure"),
     ({"clauses": [{"feature": "spread_bps", "op": ">", "value": 3}, {"feature": "spread_bps", "op": "<", "value": 3}]}, {}, "never true"),
     ({}, {"newest": {"BTC/USDT": 60_120.0}}, "has passed the level"), ({}, {"equity": 0.0}, "equity"), ({}, {"equity": math.nan}, "equity"),
     ({}, {"marks": {"BTC/USDT": Mark(math.nan)}}, "costs|no price"), ({}, {"marks": {"BTC/USDT": Mark(1e30, 1, 21)}}, "no price"),
@@ -178,7 +179,6 @@ def test_a_proposal_that_cannot_be_armed_is_refused_with_its_reason(changes: dic
     ({"size_bps": 2_000}, {}, "500", "size_bps 2000 → 500: llm.most_size_bps"),
     ({"size_bps": 400}, {"exposure_bps": {"BTC/USDT": 1_800.5}}, "199", "limits.max_symbol_exposure_bps"),
     ({"size_bps": 400}, {"limits": Limits(max_order_value=150.0)}, "150", "limits.max_order_value"),
-    ({"size_bps": 300}, {"scales": {"BTC/USDT": 0.5}}, "150", "size_bps 300 → 150: BTC/USDT is scaled by 0.5"),
     ({"valid_minutes": 500}, {}, "100", "valid_minutes 500 → 240")])
 def test_what_is_only_too_much_is_clamped_and_told(changes: dict[str, Any], by: dict[str, Any], size: str, says: str) -> None:
     one = verdict(changes, **by)
@@ -191,15 +191,8 @@ def test_what_is_only_too_much_is_clamped_and_told(changes: dict[str, Any], by: 
 
 def test_numbers_that_were_computed_with_numpy_are_numbers() -> None:
     marks = {"BTC/USDT": Mark(np.float64(60_000.0), np.float64(1.0), np.float64(21.0))}
-    by = {"marks": marks, "equity": np.float64(10_000.0), "exposure_bps": {"BTC/USDT": np.float64(1_950.0)}, "scales": {"BTC/USDT": np.float64(0.9)}}
-    assert verdict({}, **by).text == "size_bps 100 → 90: BTC/USDT is scaled by 0.9; size_bps 90 → 50: limits.max_symbol_exposure_bps"
-
-
-def test_a_scale_above_one_makes_nothing_larger() -> None:
-    one = verdict({}, scales={"BTC/USDT": 1.5})
-    assert one.outcome == "accepted"
-    assert one.condition is not None
-    assert one.condition.size.value == "100"
+    by = {"marks": marks, "equity": np.float64(10_000.0), "exposure_bps": {"BTC/USDT": np.float64(1_950.0)}}
+    assert verdict({}, **by).text == "size_bps 100 → 50: limits.max_symbol_exposure_bps"
 
 
 def test_of_two_proposals_that_wait_for_one_level_the_first_counts() -> None:
@@ -225,11 +218,11 @@ PROPOSALS = st.fixed_dictionaries({
 
 
 @given(st.lists(PROPOSALS, min_size=1, max_size=6), st.floats(1e-6, 1e9), st.floats(1, 1e9), st.sampled_from(["1e-8", "0.01", "0.5", "1000"]))
-def test_whatever_is_proposed_what_is_armed_keeps_to_facts_limits_and_knowledge(proposed: list[dict[str, Any]], price: float, equity: float,
+def test_whatever_is_proposed_what_is_armed_keeps_to_facts_and_limits(proposed: list[dict[str, Any]], price: float, equity: float,
                                                                                tick: str) -> None:
     facts = {symbol: Facts(symbol, one.short_allowed, Decimal(tick), one.lot_size, one.min_notional) for symbol, one in FACTS.items()}
     marks = {symbol: Mark(price, 1.0, 11.0) for symbol in facts}
-    by = grounds(facts=facts, marks=marks, equity=equity, scales={"BTC/USDT": 0.5}, held={"ETH/USDT:USDT": "buy"})
+    by = grounds(facts=facts, marks=marks, equity=equity, held={"ETH/USDT:USDT": "buy"})
     for one in judge(decode(reply(*proposed), 50), by):
         assert one.text or one.outcome == "accepted"
         if one.condition is None:
@@ -244,7 +237,7 @@ def test_whatever_is_proposed_what_is_armed_keeps_to_facts_limits_and_knowledge(
         assert abs(float(level) - price) <= price * 0.03 + float(tick) * 1.01
         assert condition.side == "buy" or facts[condition.symbol].short_allowed
         assert (condition.symbol, condition.side) != ("ETH/USDT:USDT", "sell")
-        assert 1 <= int(condition.size.value) <= (250 if condition.symbol == "BTC/USDT" and one.proposal.size_bps <= 500 else 500)
+        assert 1 <= int(condition.size.value) <= 500
         assert float(condition.size.value) * equity / 1e4 <= 25_000 * 1.0001
         assert float(condition.size.value) * equity / 1e4 >= 4.9999
         assert 1 < condition.stop_bps <= 500

@@ -73,6 +73,18 @@ def records(running: Running, *kinds: int) -> list[Any]:
         journal.close()
 
 
+def instrument(running: Running, symbol: str) -> int:
+    journal = running.journal()
+    try:
+        return next(number for facts in journal.instruments().values() for number, fact in facts.items() if fact.symbol == symbol)
+    finally:
+        journal.close()
+
+
+def of_instrument(running: Running, number: int, *kinds: int) -> list[Any]:
+    return [record for record in records(running, *kinds) if int(record.row["instrument"]) == number]
+
+
 def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlives_everything(instance: Running) -> None:
     start(instance)
     until(lambda: instance.status()["learning"]["trades"] >= 5, 60, "trades that are learned at once")
@@ -85,9 +97,9 @@ def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlive
     assert {row["family"] for row in shadow} <= {"coin", "strategy", "hour"}
     instance.kill_everything()
     start(instance)
-    until(lambda: [row for row in adaptations(instance, "active") if row["size_scale"] == 0], 120, "a restriction is active")
-    (shut, *_) = [row for row in adaptations(instance, "active") if row["size_scale"] == 0]
-    until(lambda: len([row for row in records(instance, l.PAPER_CLOSED)]) >= 5, 60, "what is shut is followed on paper")
+    (shut, *_) = until(lambda: [row for row in adaptations(instance, "active") if row["action"] == "blacklist"], 120, "a coin is shut")
+    number = instrument(instance, shut["value"])
+    until(lambda: len(of_instrument(instance, number, l.PAPER_CLOSED)) >= 5, 60, "what is shut is followed on paper")
 
     # what was armed before is gone, and no plan brings it back
     code, why = instance.ctl("why", str(shut["number"]))
@@ -95,14 +107,14 @@ def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlive
     assert any("on paper only" in line for line in why["data"]["text"])
     assert any(event.kind == "adaptation" and event.data["stage"] == "active" for event in instance.events())
     assert any(event.kind == "knowledge_applied" for event in instance.events())
-    entries = [record for record in records(instance, l.NEW) if record.row["purpose"] == l.ENTRY]
-    papers = records(instance, l.PAPER_OPENED)
-    assert papers
-    if shut["family"] in ("strategy", "hour"):
-        assert papers[-1].seq > entries[-1].seq
+    since = of_instrument(instance, number, l.PAPER_OPENED)[0]
+    assert not [record for record in of_instrument(instance, number, l.NEW)
+                if record.row["purpose"] == l.ENTRY and (record.incarnation, record.seq) > (since.incarnation, since.seq)]
     code, version = instance.ctl("knowledge", "version")
     assert code == 0
-    assert {row["version"] for row in version["rows"]} >= {0}
+    versions = {row["version"]: row for row in version["rows"]}
+    assert versions[0]["trades"] >= 30, "it opened them before it knew anything"
+    assert sum(row["on_paper"] for number, row in versions.items() if number) >= 5
 
     instance.kill("reflection", signal.SIGKILL)
     until(lambda: instance.status()["learning"]["waiting"] == 0, 30, "a successor has learned what waited")

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 
+import msgspec
 import psutil
 import pytest
 
 from control.think.llm.advisor import Advice
 from control.think.llm.client import Client
 from control.think.llm.config import Llm, Model
-from control.think.llm.exchange import Recording, decode, encode
+from control.think.llm.exchange import Recording, decode
 from hotpath import arming
 from ipc import layout as l
 from tests import real_model
@@ -38,12 +39,12 @@ def llm_of(served: real_model.Served, **changes: object) -> Llm:
 
 @pytest.mark.timeout(900)
 def test_of_ten_attempts_one_at_least_reaches_the_sniper_unclamped_and_the_rest_is_refused_with_reasons(served: real_model.Served) -> None:
-    llm, recording, advice = llm_of(served), Recording(), list[Advice]()
+    llm, advice = llm_of(served), list[Advice]()
     client = Client(llm, {})
     by = grounds(blacklist=frozenset({"ETH"}))  # the prompt does not say so: what the model would like is refused afterwards
     for number in range(ATTEMPTS):
         asked = briefing(now_ns=NOW + number * MINUTE_NS)
-        advice.append(advised(client, llm, asked, by, recording, asked.now_ns + 1))
+        advice.append(advised(client, llm, asked, by, asked.now_ns + 1))
         client.activities[0].breaker.succeeded(number)  # each attempt is made, however many were cut off
     verdicts = [verdict for one in advice for verdict in one.verdicts]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
@@ -54,11 +55,11 @@ def test_of_ten_attempts_one_at_least_reaches_the_sniper_unclamped_and_the_rest_
     assert {condition.symbol for condition in conditions} == {"BTC/USDT"}
     rows = arming.compiled(conditions, NOW, KNOWN, lambda: None)
     assert len(rows) == len(conditions) * l.CONDITION.itemsize >= l.CONDITION.itemsize
-    exchanges = list(recording)
+    exchanges = [one.exchange for one in advice]
     assert all(exchange.tokens_in > 100 for exchange in exchanges)
     assert not any(attempt.estimated for exchange in exchanges for attempt in exchange.attempts if attempt.reply)
     assert psutil.Process(served.pid).memory_info().rss < 600e6
-    replay = Recording(decode(encode(exchange)) for exchange in exchanges)
+    replay = Recording(decode(msgspec.to_builtins(exchange)) for exchange in exchanges)
     again = [advised(replay, llm, briefing(now_ns=one.exchange.briefing_ns), by, now_ns=one.exchange.taken_ns) for one in advice]
     assert [(one.decision, one.conditions) for one in again] == [(one.decision, one.conditions) for one in advice]
 

@@ -105,8 +105,7 @@ class Evidence(Struct, kw_only=True):
         if not self.running:
             self.cap = min(MOST_AT_ONCE, max(1, round(self.opened_in_all / self.episodes))) if self.episodes else 1
             self.taken, self.gains = 0, 0.0
-            if not self.grids or (self.episodes % BLOCK == 0 and not self.restarts and len(self.grids) < MOST_BLOCKS
-                                  and self.episodes == BLOCK * len(self.grids)):
+            if not self.grids or (self.episodes == BLOCK * len(self.grids) and not self.restarts and len(self.grids) < MOST_BLOCKS):
                 self.grids.append(Grid(logs=[0.0] * len(SHARES)))
             usual_ns = LONGEST_HOLDINGS * self.held_ns // self.held if self.held >= FEW_HELD else LONGEST_EPISODE_NS
             self.until_ns = now_ns + min(LONGEST_EPISODE_NS, max(SHORTEST_EPISODE_NS, usual_ns))

@@ -40,7 +40,7 @@ class LookUp(Protocol):
     """What the journal knows."""
 
     def fact(self, incarnation: int, instrument: int) -> InstrumentFact:
-        """An instrument; its symbol is empty where it is not known."""
+        """An instrument; its id is negative where it is not known."""
 
     def strategy(self, incarnation: int, strategy: int) -> str:
         """A strategy's name."""
@@ -139,7 +139,7 @@ class Follower:
     def _new(self, incarnation: int, row: Any, made: bool) -> Trade | None:
         fact = self._look_up.fact(incarnation, int(row["instrument"]))
         position_id, condition_id = int(row["position_id"]), int(row["condition_id"])
-        if fact.symbol in ("", "?") or int(row["side"]) not in _SIDES:
+        if fact.id < 0 or int(row["side"]) not in _SIDES:
             self.passed_over.append(f"position {position_id}: instrument {int(row['instrument'])} is unknown")
             return None
         trade = Trade(position_id=position_id, symbol=fact.symbol, strategy=self._look_up.strategy(incarnation, int(row["strategy"])),

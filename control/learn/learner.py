@@ -39,11 +39,10 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class Open(Struct, kw_only=True):
-    """An open trade: births of the evidence that it speaks to, and the version of the knowledge at its opening."""
+    """An open trade, and births of the evidence that it speaks to."""
 
     trade: Opened
     births: list[int]
-    version: int
 
 
 class Piece(Struct, kw_only=True):
@@ -104,7 +103,7 @@ class Learner:
         for birth in births:
             claim, evidence = self._by_birth[birth]
             evidence.opened(position_id, trade.span_bps, trade.opened_ns, general_bps if claim.family in COMPARED else 0.0)
-        self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births, version=self.state.version)
+        self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births)
         self._touch(births)
         if len(self.open) > MOST_OPEN:
             self._forget(next(iter(self.open)))

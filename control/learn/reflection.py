@@ -157,8 +157,7 @@ class Reflection:
         return changes.closed
 
     def look(self) -> list[StepRecord]:
-        """A person wants everything decided now. Raises KnowledgeError, JournalError."""
-        self.step()
+        """A person wants everything decided now, of what `step` has brought. Raises KnowledgeError, JournalError."""
         follower = self._following()
         if follower is None:
             return []
@@ -196,8 +195,9 @@ class Reflection:
                                         remedy='ask with what = "knowledge"')
 
     def _reflect(self) -> messages.Reply:
-        since = self.learner.state.since_look
         try:
+            self.step()
+            since = self.learner.state.since_look
             steps = self.look()
         except (KnowledgeError, JournalError) as error:
             self.whole = False

@@ -11,6 +11,7 @@ from control.learn.gate import Adaptation
 from control.learn.kinds import DIRECTIONS, FAMILIES, Claim
 from control.learn.knowledge import Knowledge, StepRecord, Stood
 from control.learn.learner import Learner
+from control.learn.quick_update import FEW_TRADES
 from control.learn.trade import Trade
 from control.record.records import decimal_text
 from ipc import messages
@@ -65,7 +66,7 @@ def _kinds(store: Knowledge, learner: Learner, exponent: int) -> list[dict[str, 
         direction, log_e = max(believed.items(), key=lambda item: item[1], default=("", 0.0))
         rows.append({
             "family": family, "value": value, "status": ", ".join(f"{one.action} ({one.stage})" for one in standing) or
-            ("unknown" if score.trades < 5 else "normal"),
+            ("unknown" if score.trades < FEW_TRADES else "normal"),
             "trades": score.trades, "wins": score.wins, "mean_bps": round(score.mean_bps, 2), "average_win_bps": round(score.average_win_bps, 2),
             "average_loss_bps": round(score.average_loss_bps, 2), "trend_bps": round(score.trend_bps, 2), "streak": score.streak,
             "pnl": decimal_text(score.pnl, exponent), "fees": decimal_text(score.fees, exponent), "on_paper": score.paper_trades,

@@ -82,12 +82,13 @@ class Advised(Analyst):
         self._asked, self._failed, self.passed = False, False, {}
         self._valid_for_s = schedule.valid_for_s(self.analysis, looks)
         self._analyses = {}
-        for analyses, young in pipeline.batches(market, [symbol for symbol in market.facts if not _is_shut(knowledge, symbol)], self.analysis):
+        shut = situation.shut(market, knowledge)
+        for analyses, young in pipeline.batches(market, [symbol for symbol in market.facts if symbol not in shut], self.analysis):
             self.passed |= dict.fromkeys(young, "history is too short")
             self._analyses |= {one.symbol: one for one in analyses}
         seen = list(self._analyses.values())
         brief = situation.briefing(market, portfolio, knowledge, seen, self._armed, self.analysis, self._limits)
-        self._advisor.start(brief, situation.grounds(market, portfolio, seen, self.analysis, self._llm, self._limits))
+        self._advisor.start(brief, situation.grounds(market, portfolio, knowledge, seen, self.analysis, self._llm, self._limits))
         _log.info("a model is asked at %d, since %s: %d symbols", market.now_ns, why, len(seen))
 
     # ── what comes of an answer ──────────────────────────────────────────────────────────────────────────────────────
@@ -105,8 +106,7 @@ class Advised(Analyst):
         else:
             self.exchange = advice.exchange.prompt_sha256
             conditions = [sized for one in advice.conditions if (sized := self._sized(one, knowledge, advice)) is not None]
-            shut = [symbol for symbol in market.facts if _is_shut(knowledge, symbol)]
-            conditions += self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
+            conditions += self._decided(situation.shut(market, knowledge), market, portfolio, knowledge, self._valid_for_s)
         self._armed = [(market.now_ns, one) for one in conditions]
         return conditions
 
@@ -130,7 +130,3 @@ class Advised(Analyst):
         """End what is under way."""
         if self._advisor is not None:
             self._advisor.close()
-
-
-def _is_shut(knowledge: KnowledgeView, symbol: str) -> bool:
-    return knowledge.coin(symbol).scale == 0

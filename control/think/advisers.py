@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import msgspec
 
 from control.record.journal import Journal, decode_event
 from control.record.records import JournalError
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Exchange, Recording
+from control.think.llm.exchange import Exchange, ExchangeError, Recording, decode
 from control.think.planning import Planning
 from control.think.strategy import StrategyError
 from hotpath.config import Limits
 from hotpath.errors import ErrorManager
 
+_log = logging.getLogger("strategist")
 #: events of an exchange
 KIND = "llm_exchange"
 #: records that are read at once
@@ -45,8 +46,7 @@ def engage(planning: Planning, llm: Llm, limits: Limits, exchanges_of_today: Cal
             from control.think.llm.budget import spent_in
             from control.think.llm.client import Client  # which loads openai
 
-            client = Client(llm, os.environ)
-            client.budget.spent = spent_in(exchanges_of_today(), client.wall_ns())
+            client = Client(llm, os.environ, spent_in(exchanges_of_today(), time.time_ns()))
             planner.strategy.advise(Advisor(llm, client), llm, limits)
             shown += client.activities
     return shown
@@ -61,7 +61,9 @@ def recorded(source: Path) -> list[Exchange]:
             except JournalError as error:
                 raise StrategyError(f"llm.replay_from: {error}", "name the folder of an instance or a run") from error
             try:
-                found = list(exchanges_in(journal))
+                found = [decode(event.data["exchange"]) for _, event in journal.events() if event.kind == KIND]
+            except ExchangeError as error:
+                raise StrategyError(f"llm.replay_from: {folder}: {error}", "name a run that this program has recorded") from error
             finally:
                 journal.close()
             if not found:
@@ -71,7 +73,7 @@ def recorded(source: Path) -> list[Exchange]:
 
 
 def asked_since(folder: Path, wall_ns: int) -> list[Exchange]:
-    """What was asked since a moment of the wall clock. Raises JournalError."""
+    """What was asked since a moment of the wall clock; what cannot be read is told and passed over. Raises JournalError."""
     journal = Journal(folder)
     try:
         found: list[Exchange] = []
@@ -82,13 +84,11 @@ def asked_since(folder: Path, wall_ns: int) -> list[Exchange]:
                     return found
                 event = decode_event(record.payload)
                 if event.kind == KIND:
-                    found.append(msgspec.convert(event.data["exchange"], Exchange))
+                    try:
+                        found.append(decode(event.data["exchange"]))
+                    except ExchangeError as error:
+                        _log.warning("what it spent is not counted for today's budget: %s", error)
             before = piece[-1][0]
         return found
     finally:
         journal.close()
-
-
-def exchanges_in(journal: Journal) -> Iterable[Exchange]:
-    """Of a journal, oldest first."""
-    return (msgspec.convert(event.data["exchange"], Exchange) for _, event in journal.events() if event.kind == KIND)

@@ -67,8 +67,9 @@ class Strategist:
         self._recorder, self._sniper = bus.Client(boot.socket_dir, "recorder"), bus.Client(boot.socket_dir, "sniper")
         self._server = bus.Server(boot.socket_dir, "strategist", messages.decode_child_request)
         self._crash = CrashPoint("strategist", boot.restarts)
-        self._failures: list[messages.Event] = []
-        self.activities = Activities(child, self._failures.append)
+        #: what the journal is to be told, oldest first
+        self._events: list[messages.Event] = []
+        self.activities = Activities(child, self._events.append)
         for planner in self.planners:
             self.activities.adopt(planner.errors, resume=True)
         limits: Limits = boot.section("limits", Limits)
@@ -117,7 +118,7 @@ class Strategist:
             if int(self._child.processes[l.STRATEGIST]["fault"]) and (asked_ns := planner.errors.breaker.asked_ns):
                 at_ns = max(asked_ns, planner.errors.breaker.failed_ns + 1)  # asked at one instant again and again, each hang is one
                 self.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, f"{planner.name} hung or crashed in plan", at_ns)
-                self._journal_failures()
+                self._journal_events()
 
     def _go_on(self) -> None:
         """The run begins: what an earlier one planned last is armed again by the recorder, and the next plan comes when it was due, or at once where
@@ -238,8 +239,8 @@ class Strategist:
             if outcome.warmup_left_s is not None:
                 left.append(outcome.warmup_left_s)
             self.activities.show(outcome.planner.errors)
-            self._failures += outcome.events
-            self._journal_failures()
+            self._events += outcome.events
+            self._journal_events()
             if outcome.decision:
                 self._report(outcome)
             if outcome.plan.keep:
@@ -247,8 +248,8 @@ class Strategist:
             else:
                 self._arm(outcome)
             if outcome.changed:
-                self._failures += changes_of(outcome, time.time_ns())
-                self._journal_failures()
+                self._events += changes_of(outcome, time.time_ns())
+                self._journal_events()
         if left:
             self._child.set_metric("warmup_left_s", int(min(left)))
         self._child.set_metric("last_plan_ns", due_ns)
@@ -261,12 +262,14 @@ class Strategist:
             self._child.metric("strategy_errors")
             self._child.processes[l.STRATEGIST]["error_count"] += 1
             self._child.log.warning("%s; %s", outcome.error, outcome.decision.words())
-        self._failures.append(decision_of(outcome, time.time_ns()))
-        self._journal_failures()
+        self._events.append(decision_of(outcome, time.time_ns()))
+        self._journal_events()
 
-    def _journal_failures(self) -> None:
-        while self._failures:
-            self._put(self._recorder, self._failures.pop(0), lambda: False)
+    def _journal_events(self) -> None:
+        while self._events and (reply := self._put(self._recorder, self._events[0], lambda: False)) is not None:
+            event = self._events.pop(0)
+            if not isinstance(reply, messages.Done):
+                self._child.log.warning("not journaled: %s: %s", event.text, getattr(reply, "text", reply))
 
     def _keep(self, plan: messages.Plan) -> None:
         """Nothing changes for this strategy; in lockstep the sniper is told so, since it may be waiting."""

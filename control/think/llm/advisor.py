@@ -1,14 +1,14 @@
 """The LLM as a decision maker: a briefing goes in, and some plans later comes advice: conditions, NO_TRADE with its reason, or a failure.
 
 ```python
-advisor = Advisor(settings, Client(settings, os.environ), recording.append)     # or, in a replay: Advisor(settings, recording)
+advisor = Advisor(settings, Client(settings, os.environ))                       # or, in a replay: Advisor(settings, recording)
 ...                                                                             # at each plan, none of which waits:
 if (advice := advisor.poll(now_ns, newest_prices)) is None and not advisor.busy and it_is_time:
     advisor.start(briefing, grounds)
 ```
 
-A failure arms nothing, and what is armed keeps its expiry; `advice.rules` says that the rule strategies are to take over (`llm.on_failure`). Every
-exchange goes to `record`, whole, as it is taken. A replay asks nobody and gives each answer at the event time at which it was taken.
+A failure arms nothing, and what is armed keeps its expiry; `advice.rules` says that the rule strategies are to take over (`llm.on_failure`). The
+exchange comes with its advice, whole. A replay asks nobody and gives each answer at the event time at which it was taken.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ class _Waiting(NamedTuple):
 class Advisor:
     """One adviser; one exchange at a time. `source` is a Client, or a Recording that is replayed."""
 
-    def __init__(self, settings: Llm, source: Client | Recording, record: Callable[[Exchange], None] = lambda exchange: None,
-                 clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._settings, self._source, self._record = settings, source, record
+    def __init__(self, settings: Llm, source: Client | Recording, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._settings, self._source = settings, source
         self._worker: Worker[Asked] = Worker(settings.deadline_s + _GRACE_S, clock_ns)
         self._waiting: _Waiting | None = None
 
@@ -180,7 +179,6 @@ class Advisor:
                 failure = str(bad)
         verdicts = judge(reply, grounds) if reply is not None else []
         exchange = msgspec.structs.replace(exchange, taken_ns=now_ns, verdicts=tuple(verdicts))
-        self._record(exchange)
         if reply is None:
             return Advice("FAILED", failure, [], exchange, self._settings.on_failure == "rules", decisions)
         conditions = [verdict.condition for verdict in verdicts if verdict.condition is not None]

@@ -72,10 +72,6 @@ class Client:
         self._cut: Cut | None = None
         self._closed = False
 
-    def wall_ns(self) -> int:
-        """The wall clock that budgets are counted by."""
-        return self._wall_ns()
-
     @property
     def activities(self) -> list[ErrorManager]:
         """How each model is getting on, for the board."""

@@ -1,12 +1,13 @@
 """What was said to a model and what it said, whole: so that a person can read it, and a run can be replayed without any network.
 
-The journal stores exchanges (`encode`, `decode`); a replay answers from them by the prompt's hash, in the order in which they were recorded.
+The journal has each exchange in an event; a replay answers from them by the prompt's hash, in the order in which they were recorded.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -75,19 +76,11 @@ class NotRecorded(ExchangeError):
     """A replay came to a prompt that the recording has not; the text says where it differs."""
 
 
-_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Exchange).decode
-
-
-def encode(exchange: Exchange) -> bytes:
-    """An exchange as JSON."""
-    return _encode(exchange)
-
-
-def decode(payload: bytes) -> Exchange:
-    """An exchange from JSON. Raises ExchangeError for another layout, for what is damaged, and where the hash is not that of the messages."""
+def decode(value: Any) -> Exchange:
+    """An exchange as an event has it. Raises ExchangeError for another layout, for what is damaged, and where the hash is not the prompt's."""
     try:
-        exchange = _decode(payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        exchange = msgspec.convert(value, Exchange)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ExchangeError(f"no exchange with an LLM: {error}") from None
     if exchange.schema != SCHEMA:
         raise ExchangeError(f"an exchange of layout {exchange.schema}, and this program reads {SCHEMA}; use the program that recorded it")
@@ -97,22 +90,13 @@ def decode(payload: bytes) -> Exchange:
 
 
 class Recording:
-    """Exchanges in their order: appended to by a live run, answered from by a replay. `keep` is given each one as it is appended."""
+    """Exchanges in the order in which they were recorded, that a replay is answered from."""
 
-    def __init__(self, exchanges: Iterable[Exchange] = (), keep: Callable[[Exchange], None] | None = None) -> None:
-        self._exchanges = list(exchanges) if keep is None else []
-        self._keep = keep or self._exchanges.append
+    def __init__(self, exchanges: Iterable[Exchange]) -> None:
         self._waiting: dict[str, deque[Exchange]] = defaultdict(deque)
-        self._order = deque(self._exchanges)
-        for exchange in self._exchanges:
+        self._order = deque(exchanges)
+        for exchange in self._order:
             self._waiting[exchange.prompt_sha256].append(exchange)
-
-    def append(self, exchange: Exchange) -> None:
-        """Record one."""
-        self._keep(exchange)
-
-    def __iter__(self) -> Iterator[Exchange]:
-        return iter(self._exchanges)
 
     def answer(self, prompt: Prompt) -> Exchange:
         """The next exchange that was recorded for this prompt. Raises NotRecorded, which says how the prompt differs; asks nobody."""

@@ -49,8 +49,6 @@ class Grounds:
     exposure_bps: Mapping[str, float] = field(default_factory=dict)
     #: symbols or coins that are left alone
     blacklist: frozenset[str] = frozenset()
-    #: what has been learned makes sizes smaller; 0 leaves a symbol alone
-    scales: Mapping[str, float] = field(default_factory=dict)
     newest: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -107,6 +105,8 @@ def judge(reply: Reply, grounds: Grounds) -> list[Verdict]:
 def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[str]]:
     """The condition and what was clamped. Raises _Refused."""
     facts, mark = grounds.facts.get(proposal.symbol), grounds.marks.get(proposal.symbol)
+    if proposal.symbol in grounds.blacklist or proposal.symbol.partition("/")[0] in grounds.blacklist:
+        raise _Refused(f"{clean(proposal.symbol)} is blacklisted")
     if facts is None or mark is None:
         raise _Refused(f"{clean(proposal.symbol)} is not one of the symbols of the prompt")
     for reason in _faults(proposal, grounds, facts, mark):
@@ -130,11 +130,6 @@ def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[st
 def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> Iterator[str]:
     """Every reason to refuse a proposal that needs no price."""
     settings, limits, symbol = grounds.settings, grounds.limits, proposal.symbol
-    coin = symbol.partition("/")[0]
-    if symbol in grounds.blacklist or coin in grounds.blacklist:
-        yield f"{symbol} is blacklisted"
-    if grounds.scales.get(symbol, 1.0) <= 0:
-        yield f"{symbol} has lost too often: its sizes are scaled to 0"
     if symbol in limits.restricted_symbols:
         yield f"{symbol} is in limits.restricted_symbols"
     if symbol not in limits.permissions.get(grounds.strategy, (symbol,)):
@@ -194,10 +189,7 @@ def _size(proposal: Proposal, grounds: Grounds, facts: Facts, level: float) -> t
     bounds = [(float(grounds.settings.most_size_bps), "llm.most_size_bps"),
               (limits.max_symbol_exposure_bps - grounds.exposure_bps.get(symbol, 0.0), "limits.max_symbol_exposure_bps"),
               (limits.max_order_value / grounds.equity * 10_000, "limits.max_order_value")]
-    size, clamped = float(proposal.size_bps), []
-    scale = grounds.scales.get(symbol, 1.0)
-    if scale < 1:
-        size, clamped = math.floor(size * scale), [f"size_bps {proposal.size_bps} → {math.floor(size * scale)}: {symbol} is scaled by {scale:g}"]
+    size, clamped = float(proposal.size_bps), list[str]()
     for most, name in bounds:
         if size > most:
             clamped.append(f"size_bps {size:.0f} → {max(0, math.floor(most))}: {name}")

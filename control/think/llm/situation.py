@@ -49,14 +49,21 @@ def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Seq
         knowledge=_knowledge(market, knowledge), results=[_result_row(one, market.now_ns) for one in knowledge.results(RESULTS)])
 
 
-def grounds(market: Market, portfolio: Portfolio, analyses: Sequence[Analysis], settings: Settings, llm: Llm, limits: Limits) -> Grounds:
-    """What proposals are judged by. What has been learned is put upon the plan afterwards, as upon any other (control/think/enforce.py)."""
+def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], settings: Settings, llm: Llm,
+            limits: Limits) -> Grounds:
+    """What proposals are judged by. What has been learned is also put upon the plan afterwards, as upon any other (control/think/enforce.py)."""
     marks = {one.symbol: Mark(mark_of(market, one), 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings))
              for one in analyses}
     held = {symbol: one.side for symbol, one in portfolio.positions.items()}
     exposure = {one.symbol: _share_bps(one, marks[one.symbol].price if one.symbol in marks else one.entry_price, portfolio.equity)
                 for one in portfolio.positions.values()}
-    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held, exposure_bps=exposure)
+    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held, exposure_bps=exposure,
+                   blacklist=frozenset(shut(market, knowledge)))
+
+
+def shut(market: Market, knowledge: Any) -> list[str]:
+    """Symbols in which learning permits no entry."""
+    return [symbol for symbol in market.facts if knowledge.coin(symbol).scale == 0]
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +130,7 @@ def _knowledge(market: Market, knowledge: Any) -> Knowledge:
     return Knowledge(
         coins=[CoinRow(symbol=symbol, trades=one.trades, wins=one.wins, pnl=one.pnl, streak=one.streak, status=one.status, scale=one.scale)
                for symbol, one in coins.items() if one.trades],
-        blacklist=[symbol for symbol, one in coins.items() if one.scale == 0],
+        blacklist=shut(market, knowledge),
         favourites=[symbol for symbol, one in coins.items() if one.scale > 1], **rules)
 
 
