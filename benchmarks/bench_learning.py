@@ -92,6 +92,8 @@ class Run:
                 result = float(trades.net_bps[number])
                 self.with_learning += sizes[number] * result
                 self.without += result
+                if sizes[number] > 0.0:
+                    self.learner.remember(Kind(symbol, STRATEGY, "buy"), int(trades.opened[number]) * market.MINUTE_NS, now_ns, number, result)
                 self.steps += [(minute, step) for step in self.learner.closed(number, result, now_ns)]
 
     def of(self, stage: str, direction: str, family: str = "coin", after: int = 0) -> dict[str, int]:

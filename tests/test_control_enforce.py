@@ -63,7 +63,7 @@ def test_the_size_is_multiplied(adaptation: Adaptation, size: str) -> None:
 
 
 @pytest.mark.parametrize("adaptation", [active("coin", "BTC/USDT"), active("pattern", "breakout buy"), active("regime", "momentum in volatile"),
-                                        active("hour", "13")], ids=["coin", "pattern", "regime", "hour"])
+                                        active("hour", "13"), active("day", "Thursday")], ids=["coin", "pattern", "regime", "hour", "day"])
 def test_what_is_shut_is_followed_on_paper_only_with_its_whole_size(adaptation: Adaptation) -> None:
     found = put(condition(pattern="breakout", regime="volatile"), adaptation, active("coin", "BTC/USDT", "wins", 40, number=2))
     (one,) = found.conditions
@@ -82,6 +82,16 @@ def test_a_condition_ends_before_an_hour_that_is_shut() -> None:
     assert put(condition(valid_for_s=7 * 86_400), active("hour", "13")).conditions[0].paper, "it would begin in it"
     assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).conditions[0].valid_for_s == 23 * 3600 - 300
     assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "14")).conditions[0].paper, "it begins in it"
+
+
+def test_a_condition_ends_before_a_day_that_is_shut() -> None:
+    assert put(condition(valid_for_s=86_400), active("day", "Friday")).conditions[0].valid_for_s == (10 * 3600 + 600)
+
+
+def test_an_entry_that_belongs_to_a_candidate_that_wins_is_larger() -> None:
+    good = active("pattern", "momentum: side buy + regime trend", "wins", 40)
+    assert [put(condition(regime=regime), good, strategy=strategy).conditions[0].size.value
+            for regime, strategy in (("trend", "momentum"), ("range", "momentum"), ("trend", "other"))] == ["625", "500", "500"]
 
 
 def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
@@ -105,12 +115,27 @@ def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: C
 @given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6))
 def test_a_reduced_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal) -> None:
     size = scaled(Size(kind=kind, value=f"{value:f}"), 0.5, 0.0, 0.0)
+    assert size is not None
     assert 0 <= value / 2 - Decimal(size.value) < Decimal("1e-17")
     assert "E" not in size.value
 
 
 @given(st.integers(1, 10_000), st.sampled_from([0.5, 1.25, 1.5]), st.integers(0, 10_000))
-def test_a_scaled_share_of_equity_is_never_more_than_the_factor_nor_nothing(bps: int, scale: float, most: int) -> None:
-    found = int(scaled(Size(kind="equity_bps", value=str(bps)), scale, most, 10_000.0).value)
-    assert 1 <= found <= max(1, bps * min(scale, MOST_SCALE))
-    assert scale < 1 or bps <= found <= max(bps, most)
+def test_a_scaled_share_of_equity_is_never_more_than_the_factor(bps: int, scale: float, most: int) -> None:
+    size = scaled(Size(kind="equity_bps", value=str(bps)), scale, most, 10_000.0)
+    if size is None:
+        assert bps * scale < 1
+        return
+    assert 1 <= int(size.value) <= bps * min(scale, MOST_SCALE)
+    assert scale < 1 or bps <= int(size.value) <= max(bps, most)
+
+
+@pytest.mark.parametrize(("size", "equity", "paper"), [
+    (("equity_bps", "100"), 500.0, True), (("equity_bps", "100"), 2000.0, False), (("quote", "9"), 1e4, True), (("quote", "10"), 1e4, False),
+    (("base", "0.05"), 1e4, True), (("base", "0.2"), 1e4, False), (("equity_bps", "1"), 1e9, True)])
+def test_what_would_become_too_small_for_the_venue_is_followed_on_paper(size: tuple[str, str], equity: float, paper: bool) -> None:
+    """Else nothing would be traded, nothing followed, and the restriction could never be found wrong."""
+    one = condition(size=Size(kind=size[0], value=size[1]))  # type: ignore[arg-type]
+    (found,) = put(one, active("strategy", "momentum"), caps=Caps(2000, 1e6, equity)).conditions
+    assert found.paper is paper
+    assert (found.size == one.size) is paper, "on paper it keeps its whole size"

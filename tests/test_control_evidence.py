@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control.learn.evidence import BLOCK, FEW_HELD, LONGEST_EPISODE_NS, LONGEST_HOLDINGS, MOST_AT_ONCE, SHARES, Evidence, span_bps
+from control.learn.evidence import BLOCK, FEW_HELD, LONGEST_EPISODE_NS, LONGEST_HOLDINGS, MOST_AT_ONCE, MOST_GRIDS, SHARES, Evidence, span_bps
 
 #: with stop and target of 80 and 160 bps, after 10 bps of costs
 LOSS, WIN, SPAN = -90.0, 150.0, 200.0
@@ -205,7 +205,7 @@ def test_evidence_goes_through_the_store_in_the_middle_of_an_episode() -> None:
     assert stored == straight
 
 
-@pytest.mark.parametrize(("stop", "target", "span"), [(80, 160, 200), (200, 160, 400), (80, 0, 400), (0, 0, 1000), (0, 100, 125)])
+@pytest.mark.parametrize(("stop", "target", "span"), [(80, 160, 200), (200, 160, 400), (80, 0, 400), (0, 0, 1000), (0, 100, 1000), (0, 2000, 2500)])
 def test_the_span_is_known_when_a_trade_opens(stop: float, target: float, span: float) -> None:
     assert span_bps(stop, target) == span
 
@@ -216,16 +216,29 @@ def test_a_span_that_is_none_is_refused(span: float) -> None:
         Evidence(direction="wins").opened(1, span, 0)
 
 
-def test_a_margin_makes_the_claim_bolder_by_so_much() -> None:
-    plain, bolder = Evidence(direction="loses"), Evidence(direction="loses")
-    for number, result in enumerate((-90.0, 150.0, -90.0)):
-        plain.opened(number, SPAN, number)
-        plain.closed(number, result + 30.0, SPAN, number)
-        bolder.opened(number, SPAN, number, 30.0)
-        bolder.closed(number, result, SPAN, number)
-    assert [grid.logs for grid in bolder.grids] == [grid.logs for grid in plain.grids]
-    with pytest.raises(ValueError, match="margin"):
-        plain.opened(9, SPAN, 9, -1.0)
+def test_losses_that_no_stop_limits_are_seen() -> None:
+    """Nine of ten win a little at their target, the tenth is held until its time is over."""
+    span, chance = span_bps(0, 10), random.Random(1)
+    evidence = fed(Evidence(direction="loses"), [-200.0 if chance.random() < 0.1 else 5.0 for _ in range(3000)], span)
+    assert evidence.mean_bps < -10
+    assert evidence.log_e > 3
+
+
+def test_an_edge_that_begins_after_years_is_still_found() -> None:
+    def needed(before: int) -> int:
+        evidence = fed(Evidence(direction="loses"), drawn(0.0, before, 3))
+        return next(number for number, result in enumerate(drawn(-50, 2000, 4), 1) if fed(evidence, [result]).log_e >= math.log(100))
+
+    assert needed(5000) < 4 * needed(0)
+
+
+def test_of_many_grids_the_poorest_is_given_up_and_none_is_gained_by_it() -> None:
+    evidence = fed(Evidence(direction="loses"), drawn(0.0, BLOCK * (MOST_GRIDS + 5), 1))
+    assert (len(evidence.grids), evidence.begun) == (MOST_GRIDS, MOST_GRIDS + 5)
+    numbers = [grid.number for grid in evidence.grids]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == evidence.begun
+    evidence.check()
 
 
 @pytest.mark.parametrize("result", [math.nan, math.inf])

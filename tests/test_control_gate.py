@@ -170,8 +170,8 @@ def test_a_market_without_edge_changes_nothing() -> None:
 
 def test_families_share_alpha() -> None:
     assert sum(ALPHA.values()) == pytest.approx(0.05)
-    strong = Evidence(direction="loses", trades=50, grids=[
-        Grid(logs=[math.log(4 / ALPHA["hour"]) + 0.01] * 6, trades=50, sum_bps=-50 * 30.0, held_bps=-50 * 30.0)])
+    strong = Evidence(direction="loses", trades=50, begun=1, grids=[
+        Grid(number=1, began_ns=0, logs=[math.log(4 / ALPHA["hour"]) + 0.01] * 6, trades=50, sum_bps=-50 * 30.0, held_bps=-50 * 30.0)])
     claims = {Claim("hour", "14", "loses"): strong, Claim("hour", "15", "loses"): Evidence(direction="loses"),
               **{Claim("coin", f"C{number}", "loses"): Evidence(direction="loses") for number in range(100)}}
     tested = dict.fromkeys(FAMILIES, 2)
@@ -183,8 +183,8 @@ def test_families_share_alpha() -> None:
                          ids=["what was paid wins", "what was paid loses", "one more of the worst would lose"])
 def test_evidence_whose_plain_results_say_the_opposite_is_not_promoted(direction: str, sum_bps: float, worst_bps: float) -> None:
     sign = -1 if direction == "loses" else 1
-    grid = Grid(logs=[20.0] * 6, trades=50, sum_bps=sum_bps, held_bps=sign * 1500.0, worst_bps=worst_bps)
-    one = Evidence(direction=direction, trades=50, grids=[grid])  # type: ignore[arg-type]
+    grid = Grid(number=1, began_ns=0, logs=[20.0] * 6, trades=50, sum_bps=sum_bps, held_bps=sign * 1500.0, worst_bps=worst_bps)
+    one = Evidence(direction=direction, trades=50, begun=1, grids=[grid])  # type: ignore[arg-type]
     claims, tested = {Claim("coin", "C0", direction): one}, dict.fromkeys(FAMILIES, 2)  # type: ignore[arg-type]
     assert look(claims, [], tested, 1) == []
     grid.sum_bps, grid.worst_bps = sign * 1500.0, -90.0
@@ -194,7 +194,8 @@ def test_evidence_whose_plain_results_say_the_opposite_is_not_promoted(direction
 def test_what_is_not_put_forward_lowers_no_bar_for_others() -> None:
     """Seven with much evidence whose plain results say the opposite, and one that needs them to be believed."""
     def evidence(log_e: float, sum_bps: float) -> Evidence:
-        return Evidence(direction="loses", trades=50, grids=[Grid(logs=[log_e + math.log(2)] * 6, trades=50, sum_bps=sum_bps, held_bps=-900.0)])
+        grid = Grid(number=1, began_ns=0, logs=[log_e + math.log(2)] * 6, trades=50, sum_bps=sum_bps, held_bps=-900.0)
+        return Evidence(direction="loses", trades=50, begun=1, grids=[grid])
 
     claims = {Claim("coin", f"C{number}", "loses"): evidence(15.0, 500.0) for number in range(7)}
     claims[Claim("coin", "C7", "loses")] = evidence(math.log(120.0), -900.0)

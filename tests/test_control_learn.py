@@ -111,7 +111,7 @@ def test_a_store_of_an_older_schema_begins_anew_and_one_of_a_newer_is_refused(tm
         transaction.put(b"schema", str(SCHEMA + 1).encode(), db=store._db["meta"])
     store.close()
     for writable in (True, False):
-        with pytest.raises(KnowledgeError, match=r"update trader|reads 2"):
+        with pytest.raises(KnowledgeError, match=rf"update trader|reads {SCHEMA}"):
             Knowledge(tmp_path / "k", writable=writable)
 
 
@@ -218,7 +218,7 @@ class World:
     def record(self, **fields: int) -> int:
         """An order-ring record, some behind the last one, and durable; gives its sequence."""
         self.seq += 3
-        row = np.zeros(1, l.TRADE if fields["kind"] == l.CLOSED else l.INTENT)
+        row = np.zeros(1, l.TRADE if fields["kind"] in (l.CLOSED, l.PAPER_CLOSED) else l.INTENT)
         row["seq"], row["event_ns"] = self.seq, self.seq
         for name, value in fields.items():
             row[name] = value
@@ -229,11 +229,13 @@ class World:
         wait.ring_bells(self.memory.board.processes, 1 << l.REFLECTION)
         return self.seq
 
-    def trade(self, instrument: int, pnl: int) -> int:
-        """A position opens and closes; gives its id."""
+    def trade(self, instrument: int, pnl: int, decided: tuple[int, ...] = (), exit_reference: int = 10_001) -> int:
+        """A position of 100 lots opens and closes; gives its id. `decided` are the lots of its exit orders."""
         place = {"instrument": instrument, "side": l.BUY}
         position = self.incarnation << 40 | self.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_000, **place)
         self.record(kind=l.LIFECYCLE, leg=l.POS_OPENING, code=l.POS_OPEN, position_id=position, limit_price=9_900, reference_price=10_200, **place)
+        for lots in decided:
+            self.record(kind=l.NEW, purpose=l.EXIT, position_id=position, lots=lots, reference_price=exit_reference, **place)
         self.record(kind=l.CLOSED, position_id=position, pnl=pnl, fees=7, lots=100, entry_price=10_000, exit_price=10_001, opened_ns=self.seq,
                     exit_reason=l.EXIT_STOP, **place)
         return position
@@ -447,7 +449,7 @@ def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: 
     place = {"instrument": 0, "side": l.BUY}
     plan = messages.Plan(strategy="momentum", due_ns=1, next_due_ns=2, conditions=[messages.Condition(
         symbol="BTC/USDT", side="buy", direction="up", size=messages.Size(kind="base", value="1"), confidence=0.8, why="range breakout",
-        level="101", mark="100", stop_bps=100, pattern="breakout", regime="trend")])
+        level="101", mark="100", stop_bps=100, pattern="breakout", regime="trend")], exchange="c0ffee")
     (number,) = world.journal.append(plans=[plan])
     condition = number << l.PLAN_SHIFT
     position = 1 << 40 | world.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_100, condition_id=condition, **place)
@@ -459,7 +461,8 @@ def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: 
     reflection.store.close()  # a successor knows what was open
     reflection = module.Reflection(child_of(str(tmp_path), world.memory))
     reflection._journal = world.journal
-    world.record(kind=l.NEW, purpose=l.EXIT, **{**named, "reference_price": 10_000})
+    world.record(kind=l.NEW, purpose=l.EXIT, lots=60, **{**named, "reference_price": 10_100})
+    world.record(kind=l.NEW, purpose=l.EXIT, lots=40, **{**named, "reference_price": 9_850})
     world.record(kind=l.CLOSED, pnl=-2_000_000, fees=20_000, lots=100, entry_price=10_101, exit_price=9_998, opened_ns=9, exit_reason=l.EXIT_STOP,
                  **named)
     world.record(kind=l.AFTERWARDS, code=5, limit_price=9_998, **{**named, "reference_price": 10_098})
@@ -469,14 +472,66 @@ def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: 
     assert trade is not None
     assert (trade.pattern, trade.regime, trade.why, trade.strategy, trade.exit_reason, trade.confidence) == (
         "breakout", "trend", "range breakout", "0", "stop", 0.8)
+    assert (trade.plan_seq, trade.exchange) == (number, "c0ffee")
     assert [trade.stop_bps, trade.target_bps, trade.distance_bps, trade.entry_slippage_bps, trade.exit_slippage_bps, trade.after_5m_bps,
             trade.after_15m_bps] == pytest.approx([100, 200, 100, 0.99, 2, 100, -100], abs=0.05)
     value = int(world.journal.instruments()[1][0].value_quanta) * 100 * 10_101
     assert trade.net_bps == pytest.approx(-2_000_000 / value * 1e4)
     assert {key for key, score in reflection.store.scores().items() if score.trades} == {
-        ("coin", "BTC/USDT"), ("strategy", "0"), ("pattern", "breakout buy"), ("regime", "0 in trend"), ("hour", "00")}
+        ("coin", "BTC/USDT"), ("strategy", "0"), ("pattern", "breakout buy"), ("regime", "0 in trend"), ("hour", "00"),
+        ("day", "Thursday")}
     assert reflection.store.opening(position) is None
     reflection.store.close()
+
+
+def test_an_exit_that_was_sent_again_has_no_slippage_that_is_known(world: World, tmp_path: Path) -> None:
+    reflection = reflecting(world, tmp_path)
+    position = world.trade(0, 4, decided=(60, 100))
+    reflection.step()
+    found = reflection.store.trade(position)
+    assert found is not None
+    assert (found.entry_slippage_bps, found.exit_slippage_bps) == (0.0, None), "60 lots were decided, and then all 100 again"
+    reflection.store.close()
+
+
+def test_a_trade_on_paper_pays_what_trades_of_its_coin_have_slipped(world: World, tmp_path: Path) -> None:
+    reflection = reflecting(world, tmp_path)
+    for _ in range(3):
+        world.trade(0, 4, decided=(100,), exit_reference=10_011)  # sold 10 bps below what it was decided at
+    world.trade(1, 4, decided=(100,), exit_reference=10_061)
+    reflection.step()
+    on_paper = {"instrument": 0, "side": l.BUY, "position_id": 1 << 40 | 900}
+    world.record(kind=l.PAPER_OPENED, code=l.POS_MONITORING, limit_price=9_900, reference_price=10_200, value=10_000, **on_paper)
+    world.record(kind=l.PAPER_CLOSED, pnl=-5 * USDT, fees=7, lots=100, entry_price=10_000, exit_price=9_995, opened_ns=9, exit_reason=l.EXIT_STOP,
+                 **on_paper)
+    reflection.step()
+    found = reflection.store.trade(1 << 40 | 900)
+    assert found is not None
+    assert found.assumed_slippage_bps == pytest.approx(10.0, abs=0.05)
+    value = int(world.journal.instruments()[1][0].value_quanta) * 100 * 10_000
+    assert found.net_bps == pytest.approx(-5 * USDT / value * 1e4 - found.assumed_slippage_bps)
+    assert found.pnl_quanta == pytest.approx(-5 * USDT - value * found.assumed_slippage_bps / 1e4, abs=1)
+    reflection.store.close()
+
+
+def reflecting(world: World, folder: Path) -> module.Reflection:
+    """The process's object in this one, over this test's own journal."""
+    reflection = module.Reflection(child_of(str(folder), world.memory))
+    reflection._journal = world.journal
+    return reflection
+
+
+def test_candidates_are_put_forward_again_where_a_predecessor_was(world: World, tmp_path: Path) -> None:
+    reflection = reflecting(world, tmp_path)
+    for number in range(30):
+        world.trade(number % 3, 4)
+    reflection.step()
+    window = reflection.learner._window
+    assert [len(found) for found in window.values()] == [30]
+    reflection.store.close()
+    again = reflecting(world, tmp_path)
+    assert again.learner._window == window
+    again.store.close()
 
 
 def test_a_look_at_a_persons_word_decides_at_once_and_is_stored(world: World, tmp_path: Path) -> None:

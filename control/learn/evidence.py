@@ -11,7 +11,8 @@ several claims, control/learn/gate.py says which may be believed at once.
   shares that never changes, and the mean over the grid is the wealth: no tuning, no look at the future.
 - **Span** is known when a trade opens (stop and target). What goes beyond it counts as the span: the claim is about the mean of returns so limited.
 - **Late edges**: a gambler who has lost for a long time is slow to win. So part of the wealth waits: the m-th grid begins with the m-th `BLOCK` of
-  episodes, with the share 1/(m (m + 1)) of the wealth; all shares together are 1, and what has not begun is kept as it is.
+  episodes, with the share 1/(m (m + 1)) of the wealth; all shares together are 1, and what has not begun is kept as it is. Of more than `MOST_GRIDS`
+  the poorest is given up: to throw wealth away is no gain.
 - **A change** is found by wealth that begins anew whenever it is below 1 (an e-detector: Shin, Ramdas and Rinaldo 2024, "E-detectors"). Such wealth
   is no e-value any more: as long as nothing has changed it takes at least 1/α episodes on average until it reaches 1/α.
 - **Episodes**: trades that overlap in time move together, so they are one bet. An episode takes what opens while it is under way, up to a cap that
@@ -31,11 +32,14 @@ from msgspec import Struct
 SHARES: Final = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 #: trades in one episode at most
 MOST_AT_ONCE: Final = 16
-#: episodes after which another grid begins; grids at most
-BLOCK, MOST_BLOCKS = 50, 20
+#: episodes after which another grid begins; grids that are kept
+BLOCK, MOST_GRIDS = 50, 20
 #: an episode lasts so many mean holding times at most, within these bounds; the longest as long as there is no mean of so many trades
 LONGEST_HOLDINGS, FEW_HELD = 8, 10
 SHORTEST_EPISODE_NS, LONGEST_EPISODE_NS = 3_600_000_000_000, 7 * 86_400_000_000_000
+
+#: what a trade without a stop may lose, as far as it is counted
+STOPLESS_BPS: Final = 1000.0
 
 Direction = Literal["loses", "wins"]
 _SIGN: Final = {"loses": -1.0, "wins": 1.0}
@@ -46,17 +50,17 @@ class Running(Struct):
 
     opened_ns: int
     span_bps: float
-    #: beyond the claim's own margin, as it was set when the trade opened
-    margin_bps: float = 0.0
 
 
 class Grid(Struct, kw_only=True):
     """A part of the wealth, from the episode on with which it began: log of the wealth of each share, of the episodes that are over.
 
-    Figures are of every trade that has closed since, counted in an episode or not: `held_bps` is the sum of results held within their spans,
-    `worst_bps` the lowest result.
+    `number` is the m of its share, `began_ns` when it began. Figures are of every trade that has closed since, counted in an episode or not:
+    `held_bps` is the sum of results held within their spans, `worst_bps` the lowest result.
     """
 
+    number: int
+    began_ns: int
     logs: list[float]
     trades: int = 0
     sum_bps: float = 0.0
@@ -77,6 +81,8 @@ class Evidence(Struct, kw_only=True):
     #: a change is waited for: the wealth never stays below 1, so that what came before it costs nothing
     restarts: bool = False
     grids: list[Grid] = []
+    #: how many there ever were
+    begun: int = 0
     episodes: int = 0
     #: that have closed, counted in an episode or not
     trades: int = 0
@@ -92,27 +98,29 @@ class Evidence(Struct, kw_only=True):
     held: int = 0
     held_ns: int = 0
 
-    def opened(self, position_id: int, span_bps: float, now_ns: int, margin_bps: float = 0.0) -> None:
-        """A trade opens: it belongs to the episode under way, or begins one. With a margin (at least 0) the claim is that much bolder of this trade.
-
-        Raises ValueError for a span or a margin that is none.
-        """
+    def opened(self, position_id: int, span_bps: float, now_ns: int) -> None:
+        """A trade opens: it belongs to the episode under way, or begins one. Raises ValueError for a span that is none."""
         if not (math.isfinite(span_bps) and span_bps > 0.0):
             raise ValueError(f"position {position_id}: a span of {span_bps} bps is none")
-        if not (math.isfinite(margin_bps) and margin_bps >= 0.0):
-            raise ValueError(f"position {position_id}: a margin of {margin_bps} bps is none")
         self._expire(now_ns)
         if not self.running:
             self.cap = min(MOST_AT_ONCE, max(1, round(self.opened_in_all / self.episodes))) if self.episodes else 1
             self.taken, self.gains = 0, 0.0
-            if not self.grids or (self.episodes == BLOCK * len(self.grids) and not self.restarts and len(self.grids) < MOST_BLOCKS):
-                self.grids.append(Grid(logs=[0.0] * len(SHARES)))
+            if not self.begun or (self.episodes >= BLOCK * self.begun and not self.restarts):
+                self._begin(now_ns)
             usual_ns = LONGEST_HOLDINGS * self.held_ns // self.held if self.held >= FEW_HELD else LONGEST_EPISODE_NS
             self.until_ns = now_ns + min(LONGEST_EPISODE_NS, max(SHORTEST_EPISODE_NS, usual_ns))
         self.opened_in_all += 1
         if self.taken < self.cap:
             self.taken += 1
-            self.running[position_id] = Running(now_ns, span_bps, margin_bps)
+            self.running[position_id] = Running(now_ns, span_bps)
+
+    def _begin(self, now_ns: int) -> None:
+        """Another grid."""
+        self.begun += 1
+        self.grids.append(Grid(number=self.begun, began_ns=now_ns, logs=[0.0] * len(SHARES)))
+        if len(self.grids) > MOST_GRIDS:
+            self.grids.remove(min(self.grids[:-1], key=_wealth))
 
     def closed(self, position_id: int, net_bps: float, span_bps: float, now_ns: int) -> None:
         """It closes, with that result; the span is the one that it opened with. Raises ValueError for what is no number."""
@@ -126,7 +134,7 @@ class Evidence(Struct, kw_only=True):
             grid.held_bps += min(span_bps, max(-span_bps, net_bps))
             grid.worst_bps = min(grid.worst_bps, net_bps)
         if (one := self.running.pop(position_id, None)) is not None:
-            gain = _SIGN[self.direction] * net_bps - self.margin_bps - one.margin_bps
+            gain = _SIGN[self.direction] * net_bps - self.margin_bps
             self.gains += min(1.0, max(-1.0, gain / one.span_bps)) / self.cap
             self.held += 1
             self.held_ns += max(0, now_ns - one.opened_ns)
@@ -172,15 +180,13 @@ class Evidence(Struct, kw_only=True):
         wealth = self._wealth_with(self.gains - len(self.running) / self.cap) if self.running else [grid.logs for grid in self.grids]
         if self.restarts:
             return _log_mean(wealth[0])
-        logs = [_log_mean(grid) - math.log(m * (m + 1)) for m, grid in enumerate(wealth, 1)]
-        return _log_sum([*logs, -math.log(len(wealth) + 1)])
+        logs = [_log_mean(logs) - _log_share(grid) for grid, logs in zip(self.grids, wealth, strict=True)]
+        return _log_sum([*logs, -math.log(self.begun + 1)])
 
     @property
     def best(self) -> Grid:
         """The grid that holds the most wealth: the trades since it began are those that the evidence comes of."""
-        if not self.grids:
-            return Grid(logs=[0.0] * len(SHARES))
-        return max(enumerate(self.grids, 1), key=lambda one: _log_mean(one[1].logs) - math.log(one[0] * (one[0] + 1)))[1]
+        return max(self.grids, key=_wealth, default=Grid(number=1, began_ns=0, logs=[0.0] * len(SHARES)))
 
     @property
     def mean_bps(self) -> float:
@@ -200,9 +206,19 @@ class Evidence(Struct, kw_only=True):
                             (len(self.running) > self.taken or not 1 <= self.cap <= MOST_AT_ONCE or self.taken > self.cap, "the episode under way"),
                             (abs(self.gains) > 1.0 + 1e-9, "gains of an episode"),
                             (any(len(grid.logs) != len(SHARES) or not all(map(math.isfinite, grid.logs)) for grid in self.grids), "wealth"),
+                            (len(self.grids) != min(self.begun, MOST_GRIDS) or (self.restarts and self.begun > 1), "grids"),
                             (not all(math.isfinite(one) for grid in self.grids for one in (grid.sum_bps, grid.held_bps, grid.worst_bps)), "sums")):
             if wrong:
                 raise ValueError(f"evidence that trades {self.direction[:-1]}: {text} cannot be so: {self}")
+
+
+def _log_share(grid: Grid) -> float:
+    return math.log(grid.number * (grid.number + 1))
+
+
+def _wealth(grid: Grid) -> float:
+    """Log of what it has of the whole."""
+    return _log_mean(grid.logs) - _log_share(grid)
 
 
 def _log_sum(logs: list[float]) -> float:
@@ -216,7 +232,7 @@ def _log_mean(logs: list[float]) -> float:
 
 def span_bps(stop_bps: float, target_bps: float) -> float:
     """How far a trade may move by the stop and target that it opens with (0: none): a quarter beyond the target, twice the stop for gaps. Without a
-    target five stops, without both 1,000 bps."""
-    if target_bps > 0:
-        return max(1.25 * target_bps, 2.0 * stop_bps)
-    return 5.0 * stop_bps if stop_bps > 0 else 1000.0
+    target five stops; without a stop 1,000 bps at least, as nothing but time ends its losses."""
+    if stop_bps > 0:
+        return max(1.25 * target_bps, 2.0 * stop_bps) if target_bps > 0 else 5.0 * stop_bps
+    return max(1.25 * target_bps, STOPLESS_BPS)

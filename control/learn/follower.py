@@ -48,6 +48,9 @@ class LookUp(Protocol):
     def condition(self, condition_id: int) -> Condition | None:
         """The condition of an id."""
 
+    def exchange(self, condition_id: int) -> str:
+        """Hash of the prompt that its plan came of; empty where no model was asked."""
+
     def entry(self, position_id: int) -> Any:
         """The NEW record (layout.INTENT) that a position began with; None where it is not there."""
 
@@ -100,7 +103,8 @@ class Follower:
                 self._context(row)
             case l.NEW if row["purpose"] == l.EXIT:
                 if (trade := self._open(int(row["position_id"]))) is not None:
-                    trade.exit_reference = self._price(incarnation, row, "reference_price")
+                    trade.exit_lots += int(row["lots"])
+                    trade.exit_value += int(row["lots"]) * self._price(incarnation, row, "reference_price")
             case l.CLOSED | l.PAPER_CLOSED:
                 self._closed(incarnation, np.array(row).view(l.TRADE)[()])
             case l.AFTERWARDS:
@@ -143,11 +147,15 @@ class Follower:
             self.passed_over.append(f"position {position_id}: instrument {int(row['instrument'])} is unknown")
             return None
         trade = Trade(position_id=position_id, symbol=fact.symbol, strategy=self._look_up.strategy(incarnation, int(row["strategy"])),
-                      side=_SIDES[int(row["side"])], made=made, condition_id=condition_id)
+                      side=_SIDES[int(row["side"])], made=made, condition_id=condition_id, plan_seq=condition_id >> l.PLAN_SHIFT,
+                      exchange=self._look_up.exchange(condition_id))
         if (condition := self._look_up.condition(condition_id)) is not None:
             trade.pattern, trade.regime, trade.why, trade.confidence = condition.pattern, condition.regime, condition.why, condition.confidence
             if condition.mark is not None and condition.level is not None:
                 trade.distance_bps = _apart_bps(float(condition.level), float(condition.mark))
+        if not made:  # it meets no book, so what entries and exits of this coin have slipped is put upon it
+            score = self._score(("coin", trade.symbol))
+            trade.assumed_slippage_bps = max(0.0, score.slippage_bps / score.slipped) if score.slipped else 0.0
         return trade
 
     def _context(self, row: Any) -> None:
@@ -171,16 +179,22 @@ class Follower:
         trade.net_bps = 1e4 * trade.pnl_quanta / value if value > 0 else 0.0
         if made and decided > 0:
             trade.entry_slippage_bps = trade.sign * 1e4 * (trade.entry_price / decided - 1)
-        if made and trade.exit_reference > 0:
-            trade.exit_slippage_bps = -trade.sign * 1e4 * (trade.exit_price / trade.exit_reference - 1)
+        trade.net_bps -= trade.assumed_slippage_bps
+        trade.pnl_quanta -= round(value * trade.assumed_slippage_bps / 1e4)
+        if made and trade.exit_value > 0 and trade.exit_lots == int(row["lots"]):  # each lot was sold by the order that was decided for it
+            trade.exit_slippage_bps = -trade.sign * 1e4 * (trade.exit_price / (trade.exit_value / trade.exit_lots) - 1)
         for key in trade.values.items():
-            known = self.changes.scores.get(key) or self._kept.score(key) or Score()
-            self.changes.scores[key] = updated(known, trade)
+            self.changes.scores[key] = updated(self._score(key), trade)
         self.changes.opening[position_id] = None
         self.changes.trades[position_id] = trade
         self.changes.closed += made
         self.changes.last_ns = max(self.changes.last_ns, trade.closed_ns)
-        self.changes.steps += self.learner.closed(position_id, trade.net_bps, trade.closed_ns)
+        if made:
+            self.learner.remember(trade.kind, trade.opened_ns, trade.closed_ns, position_id, trade.net_bps)
+        self.changes.steps += self.learner.closed(position_id, trade.net_bps, trade.closed_ns, trade.pnl_quanta)
+
+    def _score(self, key: ScoreKey) -> Score:
+        return self.changes.scores.get(key) or self._kept.score(key) or Score()
 
     def _afterwards(self, row: Any) -> None:
         position_id = int(row["position_id"])

@@ -31,7 +31,7 @@ from control.learn.evidence import Direction, Evidence
 from control.learn.kinds import Claim, Family, action
 
 #: share of false promotions that is put up with, by family
-ALPHA: Final[dict[Family, float]] = {"coin": 0.02, "strategy": 0.008, "pattern": 0.008, "regime": 0.007, "hour": 0.007}
+ALPHA: Final[dict[Family, float]] = {"coin": 0.02, "strategy": 0.008, "pattern": 0.009, "regime": 0.006, "hour": 0.005, "day": 0.002}
 #: trades without which nothing is promoted, trades in the shadow before it is decided, and at most
 LEAST_TRADES, SHADOW_TRADES, MOST_SHADOW_TRADES = 30, 10, 40
 #: an adaptation that holds is rolled back by chance after so many episodes on average, or later
@@ -44,7 +44,9 @@ STANDING: Final = ("shadow", "active")
 
 class Adaptation(Struct, kw_only=True):
     """One claim's way through the gate; figures in bps of a trade after costs, times are event times. `trades`, `mean_bps` and `log_e` are
-    those of its last promotion, and `mean_bps` is its forecast; `needed` is what it took to come into the shadow."""
+    those of its last promotion, which rests on what closed between `from_ns` and then; `mean_bps` is its forecast; `needed` is what it took to come
+    into the shadow. `avoided` is what the trades on paper lost that it kept from being made (quanta, at the size that was asked for), and
+    `avoided_trades` how many those were."""
 
     number: int = 0
     family: Family
@@ -57,6 +59,9 @@ class Adaptation(Struct, kw_only=True):
     mean_bps: float
     log_e: float
     needed: float
+    from_ns: int = 0
+    avoided: int = 0
+    avoided_trades: int = 0
     #: of the trades since its stage began
     since: Evidence
     #: the last step, in words with numbers
@@ -126,7 +131,8 @@ def _promoted(claim: Claim, evidence: Evidence, needed: float, tested: int, now_
     why = (f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.best.trades} trades, "
            f"mean {evidence.mean_bps:+.1f} bps")
     made = Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="shadow", made_ns=now_ns, since_ns=now_ns,
-                      trades=evidence.best.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed, why=why,
+                      trades=evidence.best.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed,
+                      from_ns=evidence.best.began_ns, why=why,
                       since=Evidence(direction=claim.direction, margin_bps=evidence.margin_bps))
     return Step(made, why)
 
@@ -144,7 +150,8 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each, {one.mean_bps:+.1f} before"
     if evidence.log_e >= one.needed and evidence.agrees and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
         active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.best.trades, mean_bps=evidence.mean_bps,
-                                         log_e=evidence.log_e, since=watch_of(one.direction, evidence.mean_bps), why=why)
+                                         log_e=evidence.log_e, from_ns=evidence.best.began_ns,
+                                         since=watch_of(one.direction, evidence.mean_bps), why=why)
         return Step(active, why)
     return _to(one, "rejected", now_ns, why) if since.trades >= MOST_SHADOW_TRADES else None
 

@@ -7,9 +7,11 @@
 | pattern  | its pattern and side         | deactivate (× 0)                                             | activate (× 1.25) |
 | regime   | its strategy in its regime   | regime rule: no entries (× 0)                                | not asked         |
 | hour     | hour of its opening, UTC     | hour rule: no entries (× 0)                                  | not asked         |
+| day      | day of the week, UTC         | day rule: no entries (× 0)                                   | not asked         |
 
-A regime and an hour are compared: where a strategy's trades lose in general, trades of this kind have to lose more than those did so far (a margin
-that is known when a trade opens, so that the evidence stays what it is). Else a bad strategy would lose its hours one by one.
+A regime, an hour and a day are compared: where a strategy's trades lose in general, trades of this kind have to lose more than those did so far (a
+reference that is known when a trade opens, so that the evidence stays what it is). Else a bad strategy would lose its hours one by one. A pattern can
+also be a candidate that learning itself has made (control/learn/candidates.py): it is only asked whether that wins, and compared likewise.
 
 What is not asked costs no share of α. Several together: a restriction comes before any favour, the strongest restriction before the others, and
 favours are not multiplied. No factor is above `MOST_SCALE`, and what an entry is multiplied to goes through the same risk gate as every other
@@ -23,19 +25,21 @@ from typing import Final, Literal, NamedTuple
 
 from control.learn.evidence import Direction
 
-Family = Literal["coin", "strategy", "pattern", "regime", "hour"]
-FAMILIES: Final[tuple[Family, ...]] = ("coin", "strategy", "pattern", "regime", "hour")
+Family = Literal["coin", "strategy", "pattern", "regime", "hour", "day"]
+FAMILIES: Final[tuple[Family, ...]] = ("coin", "strategy", "pattern", "regime", "hour", "day")
 #: what is asked of a family
 DIRECTIONS: Final[dict[Family, tuple[Direction, ...]]] = {
-    "coin": ("loses", "wins"), "strategy": ("loses", "wins"), "pattern": ("loses", "wins"), "regime": ("loses",), "hour": ("loses",)}
+    "coin": ("loses", "wins"), "strategy": ("loses", "wins"), "pattern": ("loses", "wins"), "regime": ("loses",), "hour": ("loses",),
+    "day": ("loses",)}
 #: a coin that loses at least so much a trade gets no entries, one that loses less gets smaller ones
 BLACKLIST_BPS: Final = -20.0
 REDUCED, FAVOURED, LARGER = 0.5, 1.5, 1.25
 MOST_SCALE: Final = FAVOURED
 HOURS: Final = 24
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 #: families whose claims are against what the strategy's trades do in general
-COMPARED: Final[tuple[Family, ...]] = ("regime", "hour")
-_HOUR_NS: Final = 3_600_000_000_000
+COMPARED: Final[tuple[Family, ...]] = ("regime", "hour", "day")
+HOUR_NS: Final = 3_600_000_000_000
 
 
 class Claim(NamedTuple):
@@ -62,7 +66,7 @@ class Kind(NamedTuple):
 
     def values(self, now_ns: int) -> dict[Family, str]:
         """Its value in every family that it belongs to, when it opens at that event time."""
-        found: dict[Family, str] = {"coin": self.symbol, "strategy": self.strategy, "hour": hour_of(now_ns)}
+        found: dict[Family, str] = {"coin": self.symbol, "strategy": self.strategy, "hour": hour_of(now_ns), "day": day_of(now_ns)}
         if self.pattern:
             found["pattern"] = f"{self.pattern} {self.side}"
         if self.regime:
@@ -72,12 +76,17 @@ class Kind(NamedTuple):
 
 def hour_of(now_ns: int) -> str:
     """Hour of the day, UTC, two digits."""
-    return f"{now_ns // _HOUR_NS % HOURS:02}"
+    return f"{now_ns // HOUR_NS % HOURS:02}"
+
+
+def day_of(now_ns: int) -> str:
+    """Day of the week, UTC."""
+    return DAYS[(now_ns // (HOURS * HOUR_NS) + 3) % 7]  # 1970 began on a Thursday
 
 
 def hour_ends_ns(now_ns: int) -> int:
     """When that hour is over."""
-    return (now_ns // _HOUR_NS + 1) * _HOUR_NS
+    return (now_ns // HOUR_NS + 1) * HOUR_NS
 
 
 def action(family: Family, direction: Direction, mean_bps: float) -> tuple[str, float]:
@@ -95,10 +104,8 @@ def action(family: Family, direction: Direction, mean_bps: float) -> tuple[str, 
             return "activate pattern", LARGER
         case "pattern", "loses":
             return "deactivate pattern", 0.0
-        case "regime", _:
-            return "regime rule", 0.0
         case _:
-            return "hour rule", 0.0
+            return f"{family} rule", 0.0
 
 
 def combined(scales: Iterable[float]) -> float:

@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from control.learn.follower import Changes, ScoreKey
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import FAMILIES, Claim, Family
+from control.learn.kinds import FAMILIES, Claim, Family, Kind
 from control.learn.learner import Changes as LearnerChanges
 from control.learn.learner import Learner, Open, Piece, State
 from control.learn.quick_update import Score
@@ -41,9 +41,11 @@ from hotpath import durable
 
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES: Final = 16 << 20
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 #: trades that figures and explanations are made of
 MOST_TRADES: Final = 20_000
+#: of which a few newest are looked for
+_LOOKED_THROUGH: Final = 1000
 DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "meta")
 _APPLIED, _LEARNED, _STATE, _TOLD, _ERA, _SCHEMA = b"applied", b"learned", b"state", b"told", b"era", b"schema"
 _TRADE_KEY: Final = struct.Struct(">HQ")
@@ -111,8 +113,28 @@ class StepRecord(Struct, kw_only=True):
         return f"{self.action} {self.value}: {self.stage.replace('_', ' ')}: {self.why}"
 
 
+class _Brief(Struct):
+    """The part of a stored trade that candidates are found in."""
+
+    position_id: int
+    symbol: str
+    strategy: str
+    side: str
+    made: bool = True
+    pattern: str = ""
+    regime: str = ""
+    opened_ns: int = 0
+    closed_ns: int = 0
+    net_bps: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """What was known of it before it was made."""
+        return Kind(self.symbol, self.strategy, self.side, self.pattern, self.regime)
+
+
 _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind).decode
-                             for kind in (Score, Trade, Open, Piece, Stood, StepRecord, Applied, Learned, State, int)}
+                             for kind in (Score, Trade, _Brief, Open, Piece, Stood, StepRecord, Applied, Learned, State, int)}
 
 
 class Knowledge:
@@ -240,10 +262,10 @@ class Knowledge:
         return sorted(found, key=lambda trade: (trade.closed_ns, trade.position_id))
 
     def newest_trades(self, most: int) -> list[Trade]:
-        """Of those that opened last, the ones that were made and have closed, by their ends, newest first."""
+        """Of the `_LOOKED_THROUGH` that opened last, the ones that were made, by their ends, newest first."""
         found: list[Trade] = []
         with self._begin() as transaction, transaction.cursor(self._db["trades"]) as cursor:
-            for value in cursor.iterprev(keys=False) if cursor.last() else ():
+            for value in itertools.islice(cursor.iterprev(keys=False), _LOOKED_THROUGH) if cursor.last() else ():
                 trade = _DECODERS[Trade](value)
                 found += [trade] if trade.made else []
                 if len(found) == most:
@@ -272,8 +294,16 @@ class Knowledge:
         standing = [(stood.adaptation, stood.birth) for stood in self.adaptations().values() if stood.adaptation.stage in STANDING]
         try:
             learner.restore(self.state(), self.claims(), opened, standing)
+            for trade in self._brief():
+                if trade.made:
+                    learner.remember(trade.kind, trade.opened_ns, trade.closed_ns, trade.position_id, trade.net_bps)
         except ValueError as error:
             raise KnowledgeError(f"{self.path}: {error}; move the folder away, and it is learned anew from the journal") from None
+
+    def _brief(self) -> Iterator[_Brief]:
+        with self._begin() as transaction, transaction.cursor(self._db["trades"]) as cursor:
+            for key, value in itertools.islice(cursor.iterprev(), MOST_TRADES) if cursor.last() else ():
+                yield self._decoded("trades", key, value, _Brief)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def store(self, applied: Applied, changes: Changes, learner: Learner, of_learner: LearnerChanges) -> None:

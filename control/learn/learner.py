@@ -1,30 +1,32 @@
 """What is learned of trades, as one state that only trades change: evidence for every claim, and the adaptations that came of it. Pure.
 
 A trade speaks for or against claims about each of its kinds (control/learn/kinds.py). One that is only followed on paper, since a restriction
-keeps it from being made, speaks to what restricts it alone: else a restriction could never be found wrong, and a strategy would be blamed for losses
-that nobody makes. It speaks to what there was when it opened: each piece of evidence has a `birth`, and an open trade remembers the births that it
-speaks to. A look at everything comes after every `trades_between_looks` trades that have closed, after `hours_between_looks`, and at a word.
+keeps it from being made (or makes it too small to be one), speaks to what restricts it alone: else a restriction could never be found wrong, and a
+strategy would be blamed for losses that nobody makes. It speaks to what there was when it opened: each piece of evidence has a `birth`, and an open
+trade remembers the births that it speaks to. A look at everything comes after every `trades_between_looks` trades that have closed, after
+`hours_between_looks`, and at a word; it also puts candidates forward.
 
 The state is the Struct `State` and pieces by their key, so that whoever keeps it stores what has changed (`take_changes`) and nothing else.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import insort
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from control.learn import gate
-from control.learn.evidence import Evidence
+from control.learn import candidates, gate
+from control.learn.candidates import Candidate, Seen
+from control.learn.evidence import Direction, Evidence
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import COMPARED, DIRECTIONS, FAMILIES, HOURS, Claim, Family, Kind, combined
+from control.learn.kinds import COMPARED, DAYS, DIRECTIONS, FAMILIES, HOUR_NS, HOURS, Claim, Family, Kind, combined
 
 #: trades that are open at once and remembered; the oldest goes first
 MOST_OPEN: Final = 10_000
-_HOUR_NS: Final = 3_600_000_000_000
 
 Look = Callable[[Mapping[Claim, Evidence], Iterable[Adaptation], Mapping[Family, int], int], list[Step]]
 
@@ -39,10 +41,14 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class Open(Struct, kw_only=True):
-    """An open trade, and births of the evidence that it speaks to."""
+    """An open trade, and births of the evidence that it speaks to. `losing_bps` and `winning_bps` are what its strategy's trades had lost and won on
+    average when it opened, not below 0; `kept_by` is the adaptation that keeps it from being made."""
 
     trade: Opened
     births: list[int]
+    losing_bps: float = 0.0
+    winning_bps: float = 0.0
+    kept_by: int = 0
 
 
 class Piece(Struct, kw_only=True):
@@ -54,7 +60,7 @@ class Piece(Struct, kw_only=True):
 
 class State(Struct, kw_only=True):
     """What is not in a piece. `version` rises with every change of what is active; `births`, `adaptations`: how many there ever were; `ended`: claims
-    of a family that were tested and have begun anew."""
+    of a family that were tested and have begun anew; `candidates` by name: patterns that were put forward and not given up."""
 
     version: int = 0
     births: int = 0
@@ -62,6 +68,7 @@ class State(Struct, kw_only=True):
     since_look: int = 0
     last_look_ns: int = 0
     ended: dict[Family, int] = {}
+    candidates: dict[str, Candidate] = {}
 
 
 class Changes(Struct):
@@ -74,8 +81,10 @@ class Changes(Struct):
 
 def universe(symbols: int, strategies: int, patterns: int, regimes: int) -> dict[Family, int]:
     """How many claims there can be of each family."""
-    values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS}
-    return {family: max(1, values[family] * len(DIRECTIONS[family])) for family in FAMILIES}
+    values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS,
+                                 "day": len(DAYS)}
+    made: dict[Family, int] = {"pattern": candidates.MOST_CANDIDATES}
+    return {family: max(1, values[family] * len(DIRECTIONS[family])) + made.get(family, 0) for family in FAMILIES}
 
 
 class Learner:
@@ -83,7 +92,7 @@ class Learner:
 
     def __init__(self, claims_possible: Mapping[Family, int], trades_between_looks: int = 10, hours_between_looks: float = 1.0,
                  look: Look = gate.look) -> None:
-        self._possible, self._every, self._every_ns, self._look = claims_possible, trades_between_looks, int(hours_between_looks * _HOUR_NS), look
+        self._possible, self._every, self._every_ns, self._look = claims_possible, trades_between_looks, int(hours_between_looks * HOUR_NS), look
         self.state = State()
         self.claims: dict[Claim, Piece] = {}
         self.open: dict[int, Open] = {}
@@ -92,6 +101,8 @@ class Learner:
         self._by_birth: dict[int, tuple[Claim, Evidence]] = {}
         #: births of what is counted since an adaptation's stage began
         self._since: dict[int, int] = {}
+        #: closed trades by strategy, that candidates are found in
+        self._window: dict[str, list[Seen]] = defaultdict(list)
         self._changes = Changes({}, {}, {})
 
     # ── trades ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,28 +110,53 @@ class Learner:
         """A trade opens, made or only followed; twice is once."""
         if position_id in self.open:
             return
-        births, general_bps = self._speaks_to(trade), self._general_bps(trade)
+        restricting = [] if trade.made else [one for one in self._active(trade.kind, trade.opened_ns) if one.scale < 1.0]
+        births = self._speaks_to(trade, restricting)
         for birth in births:
-            claim, evidence = self._by_birth[birth]
-            evidence.opened(position_id, trade.span_bps, trade.opened_ns, general_bps if claim.family in COMPARED else 0.0)
-        self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births)
+            self._by_birth[birth][1].opened(position_id, trade.span_bps, trade.opened_ns)
+        self.open[position_id] = self._changes.opened[position_id] = Open(
+            trade=trade, births=births, losing_bps=max(0.0, -self._general_bps(trade, "loses")),
+            winning_bps=max(0.0, self._general_bps(trade, "wins")),
+            kept_by=min(((one.scale, one.number) for one in restricting), default=(0.0, 0))[1])
         self._touch(births)
         if len(self.open) > MOST_OPEN:
             self._forget(next(iter(self.open)))
 
-    def closed(self, position_id: int, net_bps: float, now_ns: int) -> list[Step]:
-        """It closes, with that result after all costs; gives what changes by a look, if one is due. One that nobody saw open is passed over."""
+    def closed(self, position_id: int, net_bps: float, now_ns: int, pnl: int = 0) -> list[Step]:
+        """It closes, with that result after all costs (`pnl` in quanta); gives what changes by a look, if one is due. What nobody saw open says
+        nothing."""
         found = self.open.get(position_id)
         if found is None:
             return []
         births = [birth for birth in found.births if birth in self._by_birth]
         for birth in births:
-            self._by_birth[birth][1].closed(position_id, net_bps, found.trade.span_bps, now_ns)
+            claim, evidence = self._by_birth[birth]
+            evidence.closed(position_id, self._compared(claim, net_bps, found), found.trade.span_bps, now_ns)
         self._touch(births)
+        self._avoided(found.kept_by, pnl)
         self._forget(position_id)
         self.state.since_look += 1
         due = self.state.since_look >= self._every or (self.state.last_look_ns and now_ns - self.state.last_look_ns >= self._every_ns)
         return self.look(now_ns) if due else []
+
+    def remember(self, kind: Kind, opened_ns: int, closed_ns: int, position_id: int, net_bps: float) -> None:
+        """A closed trade that candidates may be found in, whatever the order in which they come."""
+        window = self._window[kind.strategy]
+        insort(window, Seen(closed_ns, position_id, candidates.traits_of(kind, opened_ns), net_bps))
+        del window[:-candidates.WINDOW]
+
+    def _compared(self, claim: Claim, net_bps: float, found: Open) -> float:
+        """A result as a claim sees it: beyond what the strategy's trades make in general, where it is compared with that."""
+        if claim.family in COMPARED:
+            return net_bps + found.losing_bps
+        return net_bps - found.winning_bps if claim.value in self.state.candidates else net_bps
+
+    def _avoided(self, number: int, pnl: int) -> None:
+        one = next((one for one in self.standing.values() if one.number == number and one.stage == "active"), None)
+        if one is not None:
+            one.avoided -= pnl
+            one.avoided_trades += 1
+            self._changes.adaptations[number] = one
 
     def _forget(self, position_id: int) -> None:
         del self.open[position_id]
@@ -135,25 +171,29 @@ class Learner:
                 one = self.standing[claim]
                 self._changes.adaptations[one.number] = one
 
-    def _speaks_to(self, trade: Opened) -> list[int]:
-        values = trade.kind.values(trade.opened_ns)
-        if not trade.made:
-            values = {one.family: one.value for one in self._active(values) if one.scale == 0.0}
+    def _speaks_to(self, trade: Opened, restricting: Iterable[Adaptation]) -> list[int]:
+        values = trade.kind.values(trade.opened_ns) if trade.made else {one.family: one.value for one in restricting}
+        claims = [Claim(family, value, direction) for family, value in values.items() for direction in DIRECTIONS[family]]
+        if trade.made and self.state.candidates:
+            names = candidates.names_of(trade.kind, trade.opened_ns)
+            claims += [Claim("pattern", name, "wins") for name in self.state.candidates if name in names]
         births = []
-        for family, value in values.items():
-            for direction in DIRECTIONS[family]:
-                claim = Claim(family, value, direction)
-                if claim not in self.claims:
-                    self.claims[claim] = Piece(birth=self._born(claim, evidence := Evidence(direction=direction)), evidence=evidence)
-                births.append(self.claims[claim].birth)
-                if claim in self.standing:
-                    births.append(self._since[self.standing[claim].number])
+        for claim in claims:
+            births.append(self._piece(claim).birth)
+            if claim in self.standing:
+                births.append(self._since[self.standing[claim].number])
         return births
 
-    def _general_bps(self, trade: Opened) -> float:
-        """What its strategy's trades have lost on average so far, 0 where they have not."""
-        piece = self.claims.get(Claim("strategy", trade.kind.strategy, "loses"))
-        return max(0.0, -piece.evidence.mean_bps) if piece is not None else 0.0
+    def _piece(self, claim: Claim) -> Piece:
+        if claim not in self.claims:
+            evidence = Evidence(direction=claim.direction)
+            self.claims[claim] = self._changes.claims[claim] = Piece(birth=self._born(claim, evidence), evidence=evidence)
+        return self.claims[claim]
+
+    def _general_bps(self, trade: Opened, direction: Direction) -> float:
+        """What its strategy's trades have made on average so far."""
+        piece = self.claims.get(Claim("strategy", trade.kind.strategy, direction))
+        return piece.evidence.mean_bps if piece is not None else 0.0
 
     def _born(self, claim: Claim, evidence: Evidence) -> int:
         self.state.births += 1
@@ -167,7 +207,28 @@ class Learner:
         there = Counter(claim.family for claim in self.claims)
         tested = {family: max(self._possible[family], there[family]) + self.state.ended.get(family, 0) for family in FAMILIES}
         wanted = self._look({claim: piece.evidence for claim, piece in self.claims.items()}, self.standing.values(), tested, now_ns)
-        return [step for one in wanted for step in self._take(one)]
+        steps = [step for one in wanted for step in self._take(one)]
+        self._give_up(now_ns)
+        self._put_forward(now_ns)
+        return steps
+
+    def _give_up(self, now_ns: int) -> None:
+        """Candidates that nothing has come of."""
+        for name, one in list(self.state.candidates.items()):
+            claim = Claim("pattern", name, "wins")
+            tried = self.claims[claim].evidence.trades >= candidates.MOST_TRIED or now_ns - one.made_ns >= candidates.LONGEST_NS
+            if tried and claim not in self.standing:
+                self._forget_claim(claim)
+
+    def _put_forward(self, now_ns: int) -> None:
+        """One candidate of each strategy at most."""
+        for strategy, window in self._window.items():
+            of_it = sum(name.startswith(f"{strategy}: ") for name in self.state.candidates)
+            if len(self.state.candidates) >= candidates.MOST_CANDIDATES or of_it >= candidates.MOST_OF_ONE:
+                continue
+            if (found := candidates.found_in(strategy, window, self.state.candidates, now_ns)) is not None:
+                self.state.candidates[found[0]] = found[1]
+                self._piece(Claim("pattern", found[0], "wins"))
 
     def _take(self, step: Step) -> list[Step]:
         one = step.adaptation
@@ -214,14 +275,16 @@ class Learner:
             self._by_birth.pop(piece.birth)
             self._changes.claims[claim] = None
             self.state.ended[claim.family] = self.state.ended.get(claim.family, 0) + 1
+        if claim.family == "pattern":
+            self.state.candidates.pop(claim.value, None)
 
     # ── what is asked of it ──────────────────────────────────────────────────────────────────────────────────────────
-    def _active(self, values: Mapping[Family, str]) -> list[Adaptation]:
-        return [one for one in self.standing.values() if one.stage == "active" and values.get(one.family) == one.value]
+    def _active(self, kind: Kind, now_ns: int) -> list[Adaptation]:
+        return [one for claim, one in self.standing.items() if one.stage == "active" and candidates.concerns(claim, kind, now_ns)]
 
     def scale(self, kind: Kind, now_ns: int) -> float:
         """By how much the size of such an entry is multiplied; 0: none is made."""
-        return combined(one.scale for one in self._active(kind.values(now_ns)))
+        return combined(one.scale for one in self._active(kind, now_ns))
 
     # ── keeping it ───────────────────────────────────────────────────────────────────────────────────────────────────
     def take_changes(self) -> Changes:
@@ -230,7 +293,10 @@ class Learner:
         return taken
 
     def restore(self, state: State, claims: Mapping[Claim, Piece], opened: Mapping[int, Open], standing: Iterable[tuple[Adaptation, int]]) -> None:
-        """Go on where another one was: `standing` with the births of what they count. Raises ValueError where the parts contradict each other."""
+        """Go on where another one was: `standing` with the births of what they count. What candidates are found in is to be remembered anew.
+
+        Raises ValueError where the parts contradict each other.
+        """
         self.state, self.claims, self.open = state, dict(claims), dict(sorted(opened.items()))
         self._changes = Changes({}, {}, {})
         self.standing, self._since, self._by_birth = {}, {}, {}
@@ -240,6 +306,7 @@ class Learner:
             self.standing[one.claim] = one
             self._since[one.number] = birth
             self._by_birth[birth] = one.claim, one.since
+        self._window.clear()
         self.check()
 
     def forget_open(self) -> None:
@@ -270,6 +337,8 @@ class Learner:
         births = [piece.birth for piece in self.claims.values()] + list(self._since.values())
         if len(births) != len(set(births)) or set(births) != self._by_birth.keys() or max(births, default=0) > self.state.births:
             raise ValueError(f"births of evidence: {sorted(births)} of {self.state.births}")
+        if missing := [name for name in self.state.candidates if Claim("pattern", name, "wins") not in self.claims]:
+            raise ValueError(f"candidates without evidence: {missing}")
         if self._since.keys() != {one.number for one in self.standing.values()}:
             raise ValueError(f"standing adaptations: {sorted(self._since)} count, {[one.number for one in self.standing.values()]} stand")
         for claim, one in self.standing.items():

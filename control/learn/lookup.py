@@ -17,11 +17,12 @@ from ipc.messages import Condition
 _MOST_PLANS: Final = 16
 
 
-class _Conditions(Struct):
+class _Planned(Struct):
     conditions: list[Condition] = []
+    exchange: str = ""
 
 
-_decode_conditions = msgspec.json.Decoder(_Conditions).decode
+_decode_planned = msgspec.json.Decoder(_Planned).decode
 
 
 class JournalLookUp:
@@ -29,7 +30,7 @@ class JournalLookUp:
 
     def __init__(self, journal: Journal) -> None:
         self._journal, self._queries = journal, Queries(journal)
-        self._plans: dict[int, list[Condition]] = {}
+        self._plans: dict[int, _Planned] = {}
 
     def fact(self, incarnation: int, instrument: int) -> InstrumentFact:
         """An instrument."""
@@ -41,19 +42,26 @@ class JournalLookUp:
 
     def condition(self, condition_id: int) -> Condition | None:
         """The condition of an id."""
-        number, place = condition_id >> l.PLAN_SHIFT, condition_id & ((1 << l.PLAN_SHIFT) - 1)
+        conditions, place = self._planned(condition_id).conditions, condition_id & ((1 << l.PLAN_SHIFT) - 1)
+        return conditions[place] if place < len(conditions) else None
+
+    def exchange(self, condition_id: int) -> str:
+        """Hash of the prompt that its plan came of; empty where no model was asked."""
+        return self._planned(condition_id).exchange
+
+    def _planned(self, condition_id: int) -> _Planned:
+        number = condition_id >> l.PLAN_SHIFT
         if number not in self._plans:
             payload = self._journal.plan_payload(number)
             if payload is None:
-                return None
+                return _Planned()
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
             try:
-                self._plans[number] = _decode_conditions(payload).conditions
+                self._plans[number] = _decode_planned(payload)
             except msgspec.DecodeError:  # of another version of the program: what it called its conditions is not known
-                self._plans[number] = []
-        conditions = self._plans[number]
-        return conditions[place] if place < len(conditions) else None
+                self._plans[number] = _Planned()
+        return self._plans[number]
 
     def entry(self, position_id: int) -> Any:
         """The NEW record that a position began with."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from control.learn.candidates import concerns
 from control.learn.follower import ScoreKey
 from control.learn.gate import Adaptation
-from control.learn.kinds import Kind, combined, hour_of
+from control.learn.kinds import Kind, combined, day_of, hour_of
 from control.learn.knowledge import Knowledge
 from control.learn.quick_update import FEW_TRADES, Score
 from control.learn.trade import Trade
@@ -44,16 +45,16 @@ class Snapshot:
         """What is active and changes such an entry at that time."""
         if not self._apply:
             return []
-        values = kind.values(now_ns)
-        return [one for one in self.active if values.get(one.family) == one.value]
+        return [one for one in self.active if concerns(one.claim, kind, now_ns)]
 
     def stamp(self, now_ns: int) -> int:
         """Differs where something else is active, or would be at that time: hours begin and end."""
         return self.version << 1 | self.hour_is_shut(now_ns)
 
     def hour_is_shut(self, now_ns: int) -> bool:
-        """No entries in the hour of that time, whatever they are."""
-        return self._apply and any(one.family == "hour" and one.value == hour_of(now_ns) and one.scale == 0.0 for one in self.active)
+        """No entries in the hour, or on the day, of that time, whatever they are."""
+        return self._apply and any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0
+                                   for one in self.active)
 
 
 class Reader:

@@ -32,7 +32,8 @@ DIMENSIONS: Final[dict[str, Callable[[Trade], str]]] = {
     "coin": lambda trade: trade.symbol, "strategy": lambda trade: trade.strategy,
     "pattern": lambda trade: f"{trade.pattern} {trade.side}" if trade.pattern else "",
     "regime": lambda trade: f"{trade.strategy} in {trade.regime}" if trade.regime else "",
-    "hour": lambda trade: trade.values["hour"], "side": lambda trade: trade.side, "exit": lambda trade: trade.exit_reason,
+    "hour": lambda trade: trade.values["hour"], "day": lambda trade: trade.values["day"], "side": lambda trade: trade.side,
+    "exit": lambda trade: trade.exit_reason,
     "holding time": lambda trade: _within(_HELD, max(0, trade.closed_ns - trade.opened_ns) / 1e9), "slippage": _slippage,
     "distance": lambda trade: "" if trade.distance_bps is None else _within(_BPS, trade.distance_bps)}
 
@@ -58,8 +59,9 @@ def by_version(trades: Iterable[Trade], exponent: int) -> list[dict[str, Any]]:
 def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
     """Of trades in the order of their ends. Money as decimal text (a quantum is 10^exponent), averages in bps of the entry value.
 
-    `profit_factor` is what winners made over what losers lost (None without a loser), `sharpe` the mean over the standard deviation of a trade
-    times the square root of their number, `drawdown_bps` the deepest fall of the sum of results. What was followed on paper is counted apart.
+    `profit_factor` is what winners made over what losers lost (None without a loser), `sharpe` the mean over the standard deviation of a trade (not
+    annualised: figures of few and of many trades can be compared), `drawdown_bps` the deepest fall of the sum of results, `after_5m_bps` and
+    `after_15m_bps` how much further the price went a trade's way. What was followed on paper is counted apart.
     """
     made, paper = [one for one in trades if one.made], [one for one in trades if not one.made]
     won = [one.net_bps for one in made if one.pnl_quanta > 0]
@@ -72,13 +74,13 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
         total += one.net_bps
         peak = max(peak, total)
         drawdown = max(drawdown, peak - total)
-    later = [one.after_15m_bps for one in made if one.after_15m_bps is not None]
+    later = {name: [value for one in made if (value := getattr(one, name)) is not None] for name in ("after_5m_bps", "after_15m_bps")}
     return {
         "trades": count, "wins": len(won), "win_rate": round(len(won) / count, 4) if count else None,
         "pnl": decimal_text(sum(one.pnl_quanta for one in made), exponent), "fees": decimal_text(sum(one.fees_quanta for one in made), exponent),
         "mean_bps": round(mean, 2),
         "average_win_bps": round(sum(won) / len(won), 2) if won else None, "average_loss_bps": round(sum(lost) / len(lost), 2) if lost else None,
         "profit_factor": round(sum(won) / -sum(lost), 3) if sum(lost) < 0 else None,
-        "sharpe": round(mean / deviation * math.sqrt(count), 3) if deviation else None, "drawdown_bps": round(drawdown, 2),
-        "after_15m_bps": round(sum(later) / len(later), 2) if later else None,
+        "sharpe": round(mean / deviation, 3) if deviation else None, "drawdown_bps": round(drawdown, 2),
+        **{name: round(sum(values) / len(values), 2) if values else None for name, values in later.items()},
         "on_paper": len(paper), "paper_mean_bps": round(sum(one.net_bps for one in paper) / len(paper), 2) if paper else None}

@@ -15,7 +15,7 @@ class Trade(Struct, kw_only=True):
 
     Slippage is what was paid beyond the price at which the order was decided, `distance_bps` how far its level was from the last price when it was
     planned, `after_5m_bps` and `after_15m_bps` how much further the price went the trade's way after its exit (above 0: it was left too early).
-    `version` is that of the knowledge at its opening.
+    `version` is that of the knowledge at its opening; `plan_seq` and `exchange` are the plan and the prompt (its hash) that it came of.
     """
 
     position_id: int
@@ -24,6 +24,8 @@ class Trade(Struct, kw_only=True):
     side: str
     made: bool = True
     condition_id: int = 0
+    plan_seq: int = 0
+    exchange: str = ""
     pattern: str = ""
     regime: str = ""
     why: str = ""
@@ -40,8 +42,11 @@ class Trade(Struct, kw_only=True):
     distance_bps: float | None = None
     entry_slippage_bps: float | None = None
     exit_slippage_bps: float | None = None
-    #: price at which the last exit was decided
-    exit_reference: float = 0.0
+    #: of a trade on paper: what is taken off its result
+    assumed_slippage_bps: float = 0.0
+    #: lots of the exits that were decided, and their sum times the price then
+    exit_lots: int = 0
+    exit_value: float = 0.0
     exit_reason: str = ""
     pnl_quanta: int = 0
     fees_quanta: int = 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from control.learn import statistics
+from control.learn.candidates import Candidate, concerns
 from control.learn.gate import Adaptation
 from control.learn.kinds import DIRECTIONS, FAMILIES, Claim
 from control.learn.knowledge import Knowledge, StepRecord, Stood
@@ -32,7 +34,7 @@ def answer(query: messages.Query, store: Knowledge, learner: Learner, exponent: 
         case "knowledge":
             return _knowledge(query, store, learner, exponent)
         case "adaptations":
-            return messages.Answer(data={"version": learner.state.version}, rows=_adaptations(store, query.argument)[: query.limit])
+            return messages.Answer(data={"version": learner.state.version}, rows=_adaptations(store, query.argument, exponent)[: query.limit])
         case _:
             return _why(query.argument, store, learner, exponent)
 
@@ -71,22 +73,44 @@ def _kinds(store: Knowledge, learner: Learner, exponent: int) -> list[dict[str, 
             "average_loss_bps": round(score.average_loss_bps, 2), "trend_bps": round(score.trend_bps, 2), "streak": score.streak,
             "pnl": decimal_text(score.pnl, exponent), "fees": decimal_text(score.fees, exponent), "on_paper": score.paper_trades,
             "paper_bps": round(score.paper_bps, 2),
-            "evidence": f"{direction} {_e(log_e)}" if direction else "", "rests_on": f"{score.first}…{score.last}" if score.trades else ""})
-    return rows
+            "evidence": f"{direction} {_e(log_e)}" if direction else "", "confidence": _confidence(log_e),
+            "avoided": _avoided(standing, exponent), "rests_on": f"{score.first}…{score.last}" if score.trades else ""})
+    return rows + [_candidate_row(name, one, learner) for name, one in learner.state.candidates.items()]
+
+
+def _candidate_row(name: str, one: Candidate, learner: Learner) -> dict[str, Any]:
+    """A pattern that learning has made: its figures are of the trades since, beyond what its strategy wins in general."""
+    claim = Claim("pattern", name, "wins")
+    evidence, stood = learner.claims[claim].evidence, learner.standing.get(claim)
+    return {"family": "pattern", "value": name, "status": f"{stood.action} ({stood.stage})" if stood else "candidate", "trades": evidence.trades,
+            "mean_bps": round(evidence.mean_bps, 2), "evidence": f"wins {_e(evidence.log_e)}", "confidence": _confidence(evidence.log_e),
+            "rests_on": f"made of {one.trades} trades, {one.wins} won, {one.mean_bps:+.1f} bps each: {one.first}…{one.last}"}
+
+
+def _confidence(log_e: float) -> float:
+    """1 − 1/e: without an edge evidence such as this, however often it is looked at, comes with a probability of 1/e at most."""
+    return round(max(0.0, 1.0 - math.exp(-max(0.0, log_e))), 3)
+
+
+def _avoided(standing: Iterable[Adaptation], exponent: int) -> str:
+    """Loss that restrictions have avoided, in the account's currency; empty where they have kept nothing from being made."""
+    kept = [one for one in standing if one.avoided_trades]
+    return decimal_text(sum(one.avoided for one in kept), exponent) if kept else ""
 
 
 # ── adaptations ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def _adaptations(store: Knowledge, argument: str) -> list[dict[str, Any]]:
-    rows = [_row(number, stood) for number, stood in sorted(store.adaptations().items(), reverse=True)]
+def _adaptations(store: Knowledge, argument: str, exponent: int) -> list[dict[str, Any]]:
+    rows = [_row(number, stood, exponent) for number, stood in sorted(store.adaptations().items(), reverse=True)]
     return [row for row in rows if argument in ("", str(row["number"]), row["stage"], row["value"], row["family"])]
 
 
-def _row(number: int, stood: Stood) -> dict[str, Any]:
+def _row(number: int, stood: Stood, exponent: int) -> dict[str, Any]:
     one = stood.adaptation
     return {"number": number, "action": one.action, "family": one.family, "value": one.value, "direction": one.direction, "stage": one.stage,
             "size_scale": one.scale, "made_ns": one.made_ns, "since_ns": one.since_ns, "trades_before": one.trades,
             "before_bps": round(one.mean_bps, 2), "trades_since": one.since.trades, "since_bps": round(one.since.mean_bps, 2),
-            "e_value": _e(one.log_e), "needed": _e(one.needed), "why": one.why}
+            "e_value": _e(one.log_e), "needed": _e(one.needed), "avoided_trades": one.avoided_trades, "avoided": decimal_text(one.avoided, exponent),
+            "why": one.why}
 
 
 # ── why ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -94,7 +118,7 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
     """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind."""
     number = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 20 else -1
     if (stood := store.adaptations().get(number)) is not None:
-        return _why_adaptation(stood.adaptation, store)
+        return _why_adaptation(stood.adaptation, store, exponent)
     if number > 0 and (trade := store.trade(number) or store.opening(number)) is not None:
         return messages.Answer(data={"text": _of_trade(trade)}, rows=[])
     kinds = [row for row in _kinds(store, learner, exponent) if row["value"] == argument]
@@ -108,7 +132,7 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
     return messages.Answer(data={"text": text + steps}, rows=[])
 
 
-def _why_adaptation(one: Adaptation, store: Knowledge) -> messages.Reply:
+def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> messages.Reply:
     sense = {"loses": "lose", "wins": "win"}[one.direction]
     text = [f"adaptation {one.number}: {one.action} {one.value}, {one.stage.replace('_', ' ')}",
             f"claim: trades of {one.family} {one.value} {sense}, after all costs",
@@ -116,9 +140,11 @@ def _why_adaptation(one: Adaptation, store: Knowledge) -> messages.Reply:
             f"{one.mean_bps:+.1f} bps each",
             f"effect: size × {one.scale:g}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
             f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each"]
+    if one.avoided_trades:
+        text.append(f"avoided: {one.avoided_trades} trades, which would have lost {decimal_text(one.avoided, exponent)} after fees on paper")
     text += [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.adaptation == one.number]
-    trades = [trade for trade in store.trades() if trade.values.get(one.family) == one.value][-_MOST_TRADES:]
-    return messages.Answer(data={"text": text}, rows=[_trade_row(trade) for trade in reversed(trades)])
+    trades = [trade for trade in store.trades() if trade.closed_ns >= one.from_ns and concerns(one.claim, trade.kind, trade.opened_ns)]
+    return messages.Answer(data={"text": text}, rows=[_trade_row(trade) for trade in reversed(trades[-_MOST_TRADES:])])
 
 
 def _trade_row(trade: Trade) -> dict[str, Any]:
@@ -129,7 +155,9 @@ def _trade_row(trade: Trade) -> dict[str, Any]:
 
 def _of_trade(trade: Trade) -> list[str]:
     text = [f"position {trade.position_id}: {trade.side} {trade.symbol} by {trade.strategy}" + ("" if trade.made else ", on paper only"),
-            f"condition {trade.condition_id}: {trade.why}"]
+            f"plan {trade.plan_seq}, condition {trade.condition_id}: {trade.why}"]
+    if trade.exchange:
+        text.append(f"a model was asked: prompt {trade.exchange[:16]}")
     if trade.pattern or trade.regime:
         text.append(f"pattern {trade.pattern or 'none'}, regime {trade.regime or 'none'}")
     if trade.distance_bps is not None:

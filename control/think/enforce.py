@@ -1,8 +1,8 @@
 """What was learned, put upon whatever a strategy wants armed: nobody has to remember to ask for it, and no reply of a model gets around it.
 
 Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
-restriction shuts is armed on paper, so that the restriction can be found wrong, and is never an order. A condition ends before an hour that is shut
-begins. Each condition also gets the last price as it was when it was planned.
+restriction shuts, or makes smaller than the venue's least order, is armed on paper, so that the restriction can be found wrong, and is never an
+order. A condition ends before an hour that is shut begins. Each condition also gets the last price as it was when it was planned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from control.learn.gate import Adaptation
 from control.learn.kinds import Kind, combined, hour_ends_ns
-from control.think.strategy import Market
+from control.think.strategy import Facts, Market
 from ipc.messages import Condition, Size
 
 _SECOND_NS = 1_000_000_000
@@ -69,10 +69,14 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     scale = combined(adaptation.scale for adaptation in concerning)
     quote = market.quotes.get(one.symbol)
     facts = market.facts.get(one.symbol)
-    fields: dict[str, Any] = {"paper": one.paper or scale == 0.0,
-                              "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None}
+    last = quote.last if quote and quote.last > 0 else 0.0
+    fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None}
     if 0.0 < scale != 1.0:
-        fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
+        size = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
+        if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):
+            fields["paper"] = True
+        else:
+            fields["size"] = size
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
     return msgspec.structs.replace(one, **fields), concerning
@@ -87,9 +91,16 @@ def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
     return valid_for_s
 
 
-def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
-    """A size times a factor, rounded down; a share of equity is at least 1 bps. It is not enlarged beyond `most_bps` of equity, and what is given in
-    the base currency not at all, as its value is not known before it fires."""
+def _is_too_small(size: Size, facts: Facts, last: float, equity: float) -> bool:
+    """The venue takes no order of that size."""
+    amount = float(size.value)
+    value = amount * last if size.kind == "base" else amount * equity / 1e4 if size.kind == "equity_bps" else amount
+    return value < max(float(facts.min_notional), float(facts.lot_size) * last)
+
+
+def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | None:
+    """A size times a factor, rounded down; None where nothing is left. It is not enlarged beyond `most_bps` of equity, and what is given in the base
+    currency not at all, as its value is not known before it fires."""
     if scale > 1:
         if size.kind == "base":
             return size
@@ -98,7 +109,7 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
     else:
         value = Decimal(size.value) * Decimal(repr(scale))
     if size.kind == "equity_bps":
-        return Size(kind=size.kind, value=str(max(1, int(value))))
+        return Size(kind=size.kind, value=str(int(value))) if value >= 1 else None
     return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
 
 
