@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,5 +154,5 @@ def test_a_shut_coin_is_not_traded_though_a_model_proposes_it(instance: Running,
         assert not [row for row in instance.ctl("orders")[1]["rows"] if row["strategy"] == "llm" and row["symbol"] == shut]
         assert any(shut in event.text for event in instance.events() if event.kind == "llm_refused")
         prompt = server.requests[-1]["messages"][1]["content"]
-        assert f'"blacklist":["{shut}"' in prompt.replace(" ", "")
+        assert shut in json.loads(prompt.partition("<<<DATA")[2].partition("DATA>>>")[0])["knowledge"]["blacklist"]
         assert instance.stop() == 0
