@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from control.record.journal import Journal
 from control.record.writer import JournalWriter
 from control.supervise.launch import make_plan
 from control.supervise.permission import permit
+from control.supervise.session import Plan
 from hotpath.kernel import clock
 from hotpath.venues import catalogue
 from ipc import layout as l
@@ -101,10 +103,7 @@ def record_run(folder: Path, records: int) -> Run:
     file = folder / "strategies.py"
     file.write_text(_STRATEGIES.replace("UNTIL_NS", str(EVENT_NS + trading * _PACE_NS)))
     settings = configuration.load(None, _SETTINGS | {"run.strategies": ",".join(f"{file}:{name}" for name in STRATEGIES)}, {})
-    rows = catalogue.resolve(SYMBOLS, settings.instruments, settings.paper, "replay")
-    plan = dataclasses.replace(make_plan("replay", [f"{_nothing(folder)}={symbol}" for symbol in SYMBOLS], settings), mode="backtest", lockstep=True,
-                               speed=0.0, rows=rows)
-    permit(plan)
+    plan = backtest_plan(folder, SYMBOLS, settings)
     ticks = _ticks(trading + _QUIET_TICKS)
     run = Backtest(plan, folder / "run", "day", logging.getLogger("benchmarks"))
     book = None
@@ -131,11 +130,15 @@ def record_run(folder: Path, records: int) -> Run:
     return made
 
 
-def _nothing(folder: Path) -> Path:
-    """A recording of one trade, since a plan names its data; the ticks come from elsewhere."""
+def backtest_plan(folder: Path, symbols: Sequence[str], settings: Any) -> Plan:
+    """A backtest of these symbols whose ticks come from elsewhere; as a plan names its data, they are a recording of one trade."""
     path = folder / "nothing.csv"
     path.write_text(f"time,price,size\n{EVENT_NS // 10**9},100.0,1\n")
-    return path
+    rows = catalogue.resolve(symbols, settings.instruments, settings.paper, "replay")
+    plan = dataclasses.replace(make_plan("replay", [f"{path}={symbol}" for symbol in symbols], settings), mode="backtest", lockstep=True,
+                               speed=0.0, rows=rows)
+    permit(plan)
+    return plan
 
 
 def _ticks(count: int) -> Any:
