@@ -72,6 +72,9 @@ class Run:
         seen: dict[int, Opened] = {}
         #: symbols that got no entries at some time, whatever the restriction
         self.shut: set[str] = set()
+        #: trades of a symbol that had closed when it was restricted first
+        self.needed: dict[str, int] = {}
+        closed = Counter[str]()
         moments = [(int(minute), 1, number) for number, minute in enumerate(trades.opened)]
         moments += [(int(minute), 0, number) for number, minute in enumerate(trades.closed)]
         for minute, opens, number in sorted(moments):
@@ -94,7 +97,11 @@ class Run:
                 self.without += result
                 if sizes[number] > 0.0:
                     self.learner.remember(Kind(symbol, STRATEGY, "buy"), int(trades.opened[number]) * market.MINUTE_NS, now_ns, number, result)
-                self.steps += [(minute, step) for step in self.learner.closed(number, result, now_ns)]
+                closed[symbol] += 1
+                for step in self.learner.closed(number, result, now_ns):
+                    self.steps.append((minute, step))
+                    if (one := step.adaptation).claim == Claim("coin", one.value, "loses") and one.stage == "active":
+                        self.needed.setdefault(one.value, closed[one.value])
 
     def of(self, stage: str, direction: str, family: str = "coin", after: int = 0) -> dict[str, int]:
         """Values of a family that came to a stage at minute `after` or later, with the minute at which they first did."""
@@ -195,6 +202,10 @@ def run(quick: bool) -> list[Row]:
     rows.append(Row("learning", "losers_restricted_to_the_end", sum(one.held for one in runs) / seeds, "share", {"runs": seeds}))
     found = [minute / 1440 for one in runs for symbol, minute in one.of("active", "loses").items() if symbol in _LOSERS]
     rows.append(Row("learning", "loser_restricted_after", round(median(found), 1) if found else math.inf, "days", {"runs": seeds}))
+    needed = sorted(one.needed.get(symbol, 10**9) for one in runs for symbol in _LOSERS)
+    # the power, with volatility in clusters and trades that overlap
+    rows += [Row("learning", "trades_until_restricted", needed[min(len(needed) - 1, int(share * len(needed)))], "", {"share_of_losers": share})
+             for share in (0.5, 0.9, 0.99)]
     gained = [one.with_learning - one.without for one in runs]
     rows.append(Row("learning", "gained_by_learning", round(median(gained)), "bps", {"runs": seeds, "least": round(min(gained))}))
     few = min(seeds, FAILING_SEEDS)

@@ -140,4 +140,5 @@ def run(quick: bool) -> list[Row]:
     return [Row("quick_update", "p50_ms", float(np.median(took)), "ms", params),
             Row("quick_update", "p99_ms", float(np.quantile(took, 0.99)), "ms", params, None if quick else TARGET_MS),
             Row("quick_update", "max_ms", float(took.max()), "ms", params),
-            Row("quick_update", "worked_p99_ms", float(np.quantile(worked, 0.99)), "ms", params), Row("quick_update", "restored_ms", restored_ms, "ms", params)]
+            Row("quick_update", "worked_p99_ms", float(np.quantile(worked, 0.99)), "ms", params),
+            Row("quick_update", "restored_ms", restored_ms, "ms", params)]
