@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from control.learn.follower import Changes, ScoreKey
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import FAMILIES, Claim, Family
+from control.learn.kinds import FAMILIES, Claim, Family, subject_of
 from control.learn.learner import Changes as LearnerChanges
 from control.learn.learner import Learner, Open, Piece, State
 from control.learn.quick_update import Score
@@ -41,7 +41,7 @@ from hotpath import durable
 
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES: Final = 16 << 20
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 #: trades that figures and explanations are made of
 MOST_TRADES: Final = 20_000
 DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "meta")
@@ -108,7 +108,7 @@ class StepRecord(Struct, kw_only=True):
     @property
     def text(self) -> str:
         """In words."""
-        return f"{self.action} {self.value}: {self.stage.replace('_', ' ')}: {self.why}"
+        return f"{self.action} {subject_of(self.family, self.value)}: {self.stage.replace('_', ' ')}: {self.why}"
 
 
 _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind).decode

@@ -18,9 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from control.learn import gate
-from control.learn.evidence import Evidence
+from control.learn.evidence import Direction, Evidence
+from control.learn.exits import VARIANTS, parts
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import COMPARED, DIRECTIONS, FAMILIES, HOURS, Claim, Family, Kind, combined
+from control.learn.kinds import COMPARED, DIRECTIONS, FAMILIES, HOURS, MARGINS, Claim, Family, Kind, combined
 
 #: trades that are open at once and remembered; the oldest goes first
 MOST_OPEN: Final = 10_000
@@ -30,12 +31,16 @@ Look = Callable[[Mapping[Claim, Evidence], Iterable[Adaptation], Mapping[Family,
 
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """A trade as it opens: its kind, event time, how far it may move (evidence.span_bps), and whether it is made or only followed on paper."""
+    """A trade as it opens: its kind, event time, how far it may move (evidence.span_bps), and whether it is made or only followed on paper.
+
+    With `exits` it is a pair (control/learn/exits.py), under the number of its twin: it speaks to that value alone, and its result is a difference.
+    """
 
     kind: Kind
     opened_ns: int
     span_bps: float
     made: bool = True
+    exits: str = ""
 
 
 class Open(Struct, kw_only=True):
@@ -74,7 +79,8 @@ class Changes(Struct):
 
 def universe(symbols: int, strategies: int, patterns: int, regimes: int) -> dict[Family, int]:
     """How many claims there can be of each family."""
-    values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS}
+    values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS,
+                                 "exits": strategies * len(VARIANTS)}
     return {family: max(1, values[family] * len(DIRECTIONS[family])) for family in FAMILIES}
 
 
@@ -99,10 +105,10 @@ class Learner:
         """A trade opens, made or only followed; twice is once."""
         if position_id in self.open:
             return
-        births, general_bps = self._speaks_to(trade), self._general_bps(trade)
+        births = self._speaks_to(trade)
         for birth in births:
-            claim, evidence = self._by_birth[birth]
-            evidence.opened(position_id, trade.span_bps, trade.opened_ns, general_bps if claim.family in COMPARED else 0.0)
+            evidence = self._by_birth[birth][1]
+            evidence.opened(position_id, trade.span_bps, trade.opened_ns, self._more_bps(*self._by_birth[birth], trade))
         self.open[position_id] = self._changes.opened[position_id] = Open(trade=trade, births=births)
         self._touch(births)
         if len(self.open) > MOST_OPEN:
@@ -118,6 +124,8 @@ class Learner:
             self._by_birth[birth][1].closed(position_id, net_bps, found.trade.span_bps, now_ns)
         self._touch(births)
         self._forget(position_id)
+        if found.trade.exits:
+            return []  # no trade more: its position counts
         self.state.since_look += 1
         due = self.state.since_look >= self._every or (self.state.last_look_ns and now_ns - self.state.last_look_ns >= self._every_ns)
         return self.look(now_ns) if due else []
@@ -136,24 +144,34 @@ class Learner:
                 self._changes.adaptations[one.number] = one
 
     def _speaks_to(self, trade: Opened) -> list[int]:
-        values = trade.kind.values(trade.opened_ns)
-        if not trade.made:
+        values: dict[Family, str] = {"exits": trade.exits} if trade.exits else trade.kind.values(trade.opened_ns)
+        if not trade.made and not trade.exits:
             values = {one.family: one.value for one in self._active(values) if one.scale == 0.0}
         births = []
         for family, value in values.items():
             for direction in DIRECTIONS[family]:
                 claim = Claim(family, value, direction)
                 if claim not in self.claims:
-                    self.claims[claim] = Piece(birth=self._born(claim, evidence := Evidence(direction=direction)), evidence=evidence)
+                    self.claims[claim] = Piece(birth=self._born(claim, evidence := Evidence(
+                        direction=direction, margin_bps=MARGINS.get(family, 0.0))), evidence=evidence)
                 births.append(self.claims[claim].birth)
                 if claim in self.standing:
                     births.append(self._since[self.standing[claim].number])
         return births
 
-    def _general_bps(self, trade: Opened) -> float:
-        """What its strategy's trades have lost on average so far, 0 where they have not."""
-        piece = self.claims.get(Claim("strategy", trade.kind.strategy, "loses"))
-        return max(0.0, -piece.evidence.mean_bps) if piece is not None else 0.0
+    def _more_bps(self, claim: Claim, evidence: Evidence, trade: Opened) -> float:
+        """By how much a claim is bolder of this trade: what is compared by what its strategy's trades have lost on average so far, a wider stop by
+        what they would make less at the smaller size that it takes."""
+        if claim.family in COMPARED:
+            return max(0.0, -self._mean_bps(trade.kind.strategy, "loses"))
+        if claim.family == "exits" and evidence.direction == "wins":
+            return (parts(claim.value)[1].larger - 1.0) * max(0.0, self._mean_bps(trade.kind.strategy, "wins"))
+        return 0.0
+
+    def _mean_bps(self, strategy: str, direction: Direction) -> float:
+        """What a strategy's trades have made on average so far; 0.0 without any."""
+        piece = self.claims.get(Claim("strategy", strategy, direction))
+        return piece.evidence.mean_bps if piece is not None else 0.0
 
     def _born(self, claim: Claim, evidence: Evidence) -> int:
         self.state.births += 1

@@ -34,6 +34,7 @@ DIMENSIONS: Final[dict[str, Callable[[Trade], str]]] = {
     "regime": lambda trade: f"{trade.strategy} in {trade.regime}" if trade.regime else "",
     "hour": lambda trade: trade.values["hour"], "side": lambda trade: trade.side, "exit": lambda trade: trade.exit_reason,
     "holding time": lambda trade: _within(_HELD, max(0, trade.closed_ns - trade.opened_ns) / 1e9), "slippage": _slippage,
+    "variant": lambda trade: trade.pair if trade.variant_bps is not None else "",
     "distance": lambda trade: "" if trade.distance_bps is None else _within(_BPS, trade.distance_bps)}
 
 
@@ -59,7 +60,8 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
     """Of trades in the order of their ends. Money as decimal text (a quantum is 10^exponent), averages in bps of the entry value.
 
     `profit_factor` is what winners made over what losers lost (None without a loser), `sharpe` the mean over the standard deviation of a trade
-    times the square root of their number, `drawdown_bps` the deepest fall of the sum of results. What was followed on paper is counted apart.
+    times the square root of their number, `drawdown_bps` the deepest fall of the sum of results. What was followed on paper is counted apart;
+    `variant_bps` is what variants of exits would have made more, by `pairs` (control/learn/exits.py).
     """
     made, paper = [one for one in trades if one.made], [one for one in trades if not one.made]
     won = [one.net_bps for one in made if one.pnl_quanta > 0]
@@ -72,6 +74,7 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
         total += one.net_bps
         peak = max(peak, total)
         drawdown = max(drawdown, peak - total)
+    pairs = [one.variant_bps for one in made if one.variant_bps is not None]
     later = [one.after_15m_bps for one in made if one.after_15m_bps is not None]
     return {
         "trades": count, "wins": len(won), "win_rate": round(len(won) / count, 4) if count else None,
@@ -81,4 +84,5 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
         "profit_factor": round(sum(won) / -sum(lost), 3) if sum(lost) < 0 else None,
         "sharpe": round(mean / deviation * math.sqrt(count), 3) if deviation else None, "drawdown_bps": round(drawdown, 2),
         "after_15m_bps": round(sum(later) / len(later), 2) if later else None,
+        "pairs": len(pairs), "variant_bps": round(sum(pairs) / len(pairs), 2) if pairs else None,
         "on_paper": len(paper), "paper_mean_bps": round(sum(one.net_bps for one in paper) / len(paper), 2) if paper else None}
