@@ -111,7 +111,7 @@ def test_a_store_of_an_older_schema_begins_anew_and_one_of_a_newer_is_refused(tm
         transaction.put(b"schema", str(SCHEMA + 1).encode(), db=store._db["meta"])
     store.close()
     for writable in (True, False):
-        with pytest.raises(KnowledgeError, match=r"update trader|reads 2"):
+        with pytest.raises(KnowledgeError, match=rf"update trader|reads {SCHEMA}"):
             Knowledge(tmp_path / "k", writable=writable)
 
 
