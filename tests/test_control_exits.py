@@ -409,7 +409,7 @@ def test_a_runs_end_ends_its_pairs(world: Pairs, tmp_path: Path) -> None:
     reflection.store.close()
 
 
-def test_slippage_of_a_ladder_is_of_each_rung(world: Pairs, tmp_path: Path) -> None:
+def test_slippage_of_a_ladder_is_of_each_rung_since_it_was_decided(world: Pairs, tmp_path: Path) -> None:
     base, twin = world.begin()
     world.exit(base, 10_100, lots=50, leg=2)
     world.exit(base, 10_200, lots=50)
@@ -417,7 +417,7 @@ def test_slippage_of_a_ladder_is_of_each_rung(world: Pairs, tmp_path: Path) -> N
     world.end(base, 10_145)
     world.end(twin, 10_300, l.PAPER_CLOSED)
     reflection = world.reflection(tmp_path)
-    decided = (50 * 10_100 + 30 * 10_200 + 20 * 10_180) / 100
+    decided = (50 * 10_100 + 50 * 10_200) / 100
     trade = reflection.store.trade(base)
     assert trade.exit_reference == pytest.approx(decided / 100)
     assert trade.exit_slippage_bps == pytest.approx(1e4 * (1 - 10_145 / decided))

@@ -44,9 +44,9 @@ class Trade(Struct, kw_only=True):
     distance_bps: float | None = None
     entry_slippage_bps: float | None = None
     exit_slippage_bps: float | None = None
-    #: price at which its exits were decided, on average by their lots, and of each leg: lots of the first try, average, price of the last try
+    #: price at which its exits were decided, on average by their lots; of each leg lots and price of the first try, as the next ones are late
     exit_reference: float = 0.0
-    exits: dict[int, tuple[int, float, float]] = {}
+    exits: dict[int, tuple[int, float]] = {}
     exit_reason: str = ""
     pnl_quanta: int = 0
     fees_quanta: int = 0
@@ -62,9 +62,8 @@ class Trade(Struct, kw_only=True):
 
     def decided(self, leg: int, lots: int, price: float) -> None:
         """An exit goes out: the first try of a leg, or one more for what the tries before have left."""
-        first, average, last = self.exits.get(leg, (max(1, lots), price, price))
-        self.exits[leg] = first, average + min(1.0, lots / first) * (price - last), price
-        self.exit_reference = sum(lots * average for lots, average, _ in self.exits.values()) / sum(lots for lots, _, _ in self.exits.values())
+        self.exits.setdefault(leg, (max(1, lots), price))
+        self.exit_reference = sum(lots * at for lots, at in self.exits.values()) / sum(lots for lots, _ in self.exits.values())
 
     @property
     def kind(self) -> Kind:
