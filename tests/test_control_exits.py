@@ -479,7 +479,7 @@ def test_it_is_all_told_in_words(world: Pairs, tmp_path: Path) -> None:
 
 
 # ── the market in which a farther target pays, and the one in which nothing does ─────────────────────────────────────
-SIGMA_BPS, COST_BPS, STEPS = 12.0, 10.0, 1500
+SIGMA_BPS, COST_BPS, STEPS = 12.0, 10.0, 800
 
 
 def paths(seed: int, trades: int, drift: float) -> Any:

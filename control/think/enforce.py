@@ -67,16 +67,17 @@ def enforced(conditions: Sequence[Condition], strategy: str, known: Known, marke
     adaptation = known.exits(strategy)
     variant = None if adaptation is None else parts(adaptation.value)[1]
     for place, one in enumerate(conditions):
-        changed, concerning = _one(one, strategy, known, market, due_ns, caps)
-        changed, applied = _with_exits(changed, variant, known.applies, market, due_ns, place)
-        found.append(changed)
-        concerning += [adaptation] if applied and adaptation is not None else []
+        fields, concerning = _one(one, strategy, known, market, due_ns, caps)
+        moved, twin = _exits(one, fields, variant, known.applies, market, due_ns, place)
+        found.append(msgspec.structs.replace(one, **fields | moved | twin))
+        concerning += [adaptation] if moved and adaptation is not None else []
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
     return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
-def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[Condition, list[Adaptation]]:
+def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
+    """What changes of a condition, but for its exits, and because of what."""
     begins_ns = due_ns + one.valid_after_s * _SECOND_NS
     concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
     scale = combined(adaptation.scale for adaptation in concerning)
@@ -88,15 +89,17 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
         fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
-    return msgspec.structs.replace(one, **fields), concerning
+    return fields, concerning
 
 
-def _with_exits(one: Condition, variant: Variant | None, applies: bool, market: Market, due_ns: int, place: int) -> tuple[Condition, bool]:
-    """A condition with its exits and its twin, and whether the variant that is active is in it."""
+def _exits(one: Condition, fields: dict[str, Any], variant: Variant | None, applies: bool, market: Market, due_ns: int,
+           place: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """(what the variant that is active changes of a condition, with its size as it is in `fields`; what its twin compares)."""
     facts, quote = market.facts.get(one.symbol), market.quotes.get(one.symbol)
-    fields = exits.moved(one, variant, facts, quote) if variant is not None and applies else None
-    twin = exits.twin_of(one, variant, fields is not None, facts, quote, due_ns, place)
-    return msgspec.structs.replace(one, **(fields or {}), **twin), fields is not None
+    if "size" in fields or fields["paper"] != one.paper:
+        one = msgspec.structs.replace(one, size=fields.get("size", one.size), paper=fields["paper"])
+    moved = exits.moved(one, variant, facts, quote) if variant is not None and applies else None
+    return moved or {}, exits.twin_of(one, variant, moved is not None, facts, quote, due_ns, place)
 
 
 def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
