@@ -182,7 +182,8 @@ def day_of(run: Run, day: int) -> tuple[Any, Any]:
         rows["event_ns"][rows["event_ns"] > 0] += day * DAY_NS  # 0: before the market's first time
     orders["position_id"][orders["position_id"] > 0] += day << 40
     trades = orders.view(l.TRADE)
-    trades["opened_ns"][orders["kind"] == l.CLOSED] += day * DAY_NS
+    trades["opened_ns"][np.isin(orders["kind"], (l.CLOSED, l.PAPER_CLOSED))] += day * DAY_NS
+    orders["order_seq"][(orders["kind"] == l.PAPER_OPENED) & (orders["order_seq"] > 0)] += day << 40  # the position of a twin
     for name in ("venue_seq", "trade_id"):
         reports[name][reports[name] > 0] += day * int(run.reports[name].max())
     filled = (reports["kind"] == l.FILL) & (reports["balance"] > 0)

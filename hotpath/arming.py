@@ -16,7 +16,7 @@ from ipc import layout as l
 from ipc.messages import MAX_PLAN_CONDITIONS, MAX_ROWS_BYTES, Arm, Condition, Plan
 
 _SECOND_NS = 1_000_000_000
-_ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iBB2x 6d 4i 6B6B6B46x")
+_ROW = struct.Struct("<8q 2H2BbB 14i 5q 5iBBBB 6d 4i 6B6B6B46x")
 _FEATURE_NUMBERS = {name: number for number, name in enumerate(l.FEATURES)}
 _OPERATOR_NUMBERS = {name: number for number, name in enumerate(l.OPERATORS)}
 _KIND_NUMBERS = {name: number for number, name in enumerate(l.PRICE_KINDS)}
@@ -137,7 +137,8 @@ def row_of(condition: Condition, at: str, due_ns: int, known: Mapping[str, Facts
         size_kind, c.max_fires, int(round(c.confidence * 10_000, 6)),  # 0.29 is 2900, 0.69999 is not 7000
         c.stop_bps, c.target_bps, c.trail_activation_bps, c.trail_distance_bps, c.max_slippage_bps, 0, 0, 0, len(c.clauses),
         c.rebound_bps, c.break_even_bps,
-        group, stop, target, 0, 0, *rungs[0], len(c.ladder), _KIND_NUMBERS[c.price], c.paper, *clauses[0], *rungs[1], *clauses[1])
+        group, stop, target, 0, 0, *rungs[0], len(c.ladder), _KIND_NUMBERS[c.price], c.paper,
+        c.twin_stop_pct, c.twin_target_pct, *clauses[0], *rungs[1], *clauses[1])
 
 
 def _trigger(c: Condition, at: str, facts: Facts) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 10
+LAYOUT_VERSION: Final = 11
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -260,7 +260,8 @@ POSITION = _record(
     ("stop_bps", "<i4"), ("target_bps", "<i4"), ("trail_activation_bps", "<i4"), ("trail_distance_bps", "<i4"),
     ("time_stop_ns", "<i8"), ("entry_seq", "<i8"), ("exit_seq", "<i8"), ("exit_working_lots", "<i8"), ("condition_id", "<i8"),
     ("retry_ns", "<i8"),
-    ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i4"),
+    ("plan_seq", "<i4"), ("generation", "<i4"), ("fire_index", "<i4"), ("attempt", "<i4"), ("exit_reason", "<i2"),
+    ("twin_stop_pct", "u1"), ("twin_target_pct", "u1"),  # see CONDITION
     ("strategy", "<u2"), ("instrument", "<u2"), ("trail_activation_price", "<i8"),
     # the last entry order, which outlives its position: when, how much, at which reference price
     ("last_entry_ns", "<i8"), ("last_entry_lots", "<i8"), ("last_entry_price", "<i8"),
@@ -309,7 +310,8 @@ CONDITION = _record(
     ("group_id", "<i8"), ("stop_price", "<i8"), ("target_price", "<i8"), ("since", "<i8"), ("removed", "<i8"),
     ("rung_bps", "<i4", (MAX_RUNGS,)), ("rungs", "<i4"), ("price_kind", "u1"),
     ("paper", "u1"),  # 1: followed on paper, no order is made
-    ("_pad", "S2"),
+    # distance of its twin's stop and target from the entry, in percent of its own; 0: the same. Where both are 0 it has no twin
+    ("twin_stop_pct", "u1"), ("twin_target_pct", "u1"),
     # lines 3–4: clause k is feature op value, or feature op other feature (`clause_other` < NO_FEATURE)
     ("clause_value", "<f8", (6,)), ("rung_share_e4", "<i4", (MAX_RUNGS,)),
     ("clause_feature", "u1", (6,)), ("clause_op", "u1", (6,)), ("clause_other", "u1", (6,)), ("_pad2", "S46"),

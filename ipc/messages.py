@@ -84,6 +84,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `pattern` and `regime` are what its strategy saw; learning judges trades by them. `mark` is the last price when it was planned.
     Learning enlarges a size to `most_equity_bps` of equity at most (0: to the limits). One that is
     `paper` makes no order: it is followed as if it did, since learning keeps its kind from trading and wants to know if that is right.
+    `twin_stop_pct` and `twin_target_pct` are learning's, too: beside its position the same trade is followed on paper with a stop, or a target,
+    at so many percent of its distance (0: the same; both 0: no twin).
     """
 
     symbol: Symbol
@@ -122,6 +124,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mark: DecimalText | None = None
     most_equity_bps: Bps = 0
     paper: bool = False
+    twin_stop_pct: Annotated[int, Meta(ge=0, le=255)] = 0
+    twin_target_pct: Annotated[int, Meta(ge=0, le=255)] = 0
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

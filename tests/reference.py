@@ -212,6 +212,8 @@ class Reference:
             position.adjusted_tick = tick
             if before == l.POS_OPENING:
                 self.tell(l.CONTEXT, position.id)
+            if before in (l.POS_OPENING, l.POS_OPEN) and after == l.POS_MONITORING:
+                self.papers.twin(position)
         self.close_if_flat(order.key)
         self.now = keep
 

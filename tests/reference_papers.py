@@ -74,7 +74,7 @@ class Papers:
                   break_even=more["break_even_bps"])
         self.open[p.key] = p
         self.today += 1
-        r.tell(l.PAPER_OPENED, p.id, l.POS_OPENING, 0, p.stop, 0, lots)
+        r.tell(l.PAPER_OPENED, p.id, l.POS_OPENING, 0, p.stop, 0, lots, 0)
         if not limit or p.side * (price - limit) <= 0:
             self.enter(p, price)
 
@@ -90,8 +90,24 @@ class Papers:
             p.target = price + side * (price * more["target_bps"] // 10_000)
         if more["trail_distance_bps"]:
             p.activation = price + side * (price * more["trail_activation_bps"] // 10_000)
-        self.reference.tell(l.PAPER_OPENED, p.id, l.POS_MONITORING, price, p.stop, p.target, p.wanted)
+        self.reference.tell(l.PAPER_OPENED, p.id, l.POS_MONITORING, price, p.stop, p.target, p.wanted, 0)
         self.reference.tell(l.CONTEXT, p.id)
+
+    def twin(self, base: Any) -> None:
+        """A position's entry is over: its twin, with stop and target at so many percent of their distances."""
+        more = base.condition.more
+        if more["twin"] == (0, 0) or base.key in self.open or base.reason or base.adjustments or base.lots != base.entry_lots:
+            return
+        average, levels = base.entry_quote // VALUE // base.entry_lots, []
+        for level, sign, percent in ((base.stop, -base.side, more["twin"][0]), (base.target, base.side, more["twin"][1])):
+            distance = sign * (level - average)
+            if percent and (not level or distance <= 0):
+                return
+            levels.append(max(1, average + sign * max(1, distance * percent // 100)) if percent else level)
+        p = Paper(self.reference.seq + 1, base.key, base.side, more, base.lots, 0, base.deadline, base.lots, base.cost, base.entry_quote,
+                  fees=base.fees, stop=levels[0], target=levels[1], best=base.best, activation=base.activation, break_even=base.break_even)
+        self.open[p.key] = p
+        self.reference.tell(l.PAPER_OPENED, p.id, l.POS_MONITORING, average, p.stop, p.target, p.wanted, base.id)
 
     def evaluate(self, key: tuple[int, int], price: int) -> None:
         """At an executable price; 0: no level is tested."""

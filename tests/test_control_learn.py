@@ -461,8 +461,8 @@ def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: 
     reflection.store.close()  # a successor knows what was open
     reflection = module.Reflection(child_of(str(tmp_path), world.memory))
     reflection._journal = world.journal
-    world.record(kind=l.NEW, purpose=l.EXIT, lots=60, **{**named, "reference_price": 10_100})
-    world.record(kind=l.NEW, purpose=l.EXIT, lots=40, **{**named, "reference_price": 9_850})
+    world.record(kind=l.NEW, purpose=l.EXIT, lots=60, leg=1, **{**named, "reference_price": 10_100})
+    world.record(kind=l.NEW, purpose=l.EXIT, lots=40, leg=2, **{**named, "reference_price": 9_850})
     world.record(kind=l.CLOSED, pnl=-2_000_000, fees=20_000, lots=100, entry_price=10_101, exit_price=9_998, opened_ns=9, exit_reason=l.EXIT_STOP,
                  **named)
     world.record(kind=l.AFTERWARDS, code=5, limit_price=9_998, **{**named, "reference_price": 10_098})
@@ -481,16 +481,6 @@ def test_whatever_is_learned_of_a_trade_is_kept_with_it(world: World, tmp_path: 
         ("coin", "BTC/USDT"), ("strategy", "0"), ("pattern", "breakout buy"), ("regime", "0 in trend"), ("hour", "00"),
         ("day", "Thursday")}
     assert reflection.store.opening(position) is None
-    reflection.store.close()
-
-
-def test_an_exit_that_was_sent_again_has_no_slippage_that_is_known(world: World, tmp_path: Path) -> None:
-    reflection = reflecting(world, tmp_path)
-    position = world.trade(0, 4, decided=(60, 100))
-    reflection.step()
-    found = reflection.store.trade(position)
-    assert found is not None
-    assert (found.entry_slippage_bps, found.exit_slippage_bps) == (0.0, None), "60 lots were decided, and then all 100 again"
     reflection.store.close()
 
 

@@ -43,6 +43,8 @@ MUTANTS = {
     "the collar does not widen": ("exits.py", "collar << position.attempt", "collar"),
     "an ended entry keeps its reserved cash": (
         "reports.py", "    account.reserved -= order.reserved\n    account.working_orders", "    account.working_orders"),
+    "a twin is opened as wide as its position": ("twins.py", "max(1, apart * pct // 100)", "apart"),
+    "a twin pays no fee for its entry": ("twins.py", "    p.attempt = 0\n", "    p.attempt = 0\n    p.fees = 0\n"),
     "the latch does not hold": ("risk.py", "account.latched >> condition.strategy & 1\n            or ", ""),
 }
 

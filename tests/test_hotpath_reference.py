@@ -162,6 +162,8 @@ class Pair:
         if r.random() < 0.2:
             words["group"] = r.choice("ab")
         words["paper"] = more["paper"] = r.random() < 0.25
+        more["twin"] = r.choice(((0, 0), (0, 0), (75, 0), (150, 0), (0, 75), (0, 150), (133, 67)))
+        words["twin_stop_pct"], words["twin_target_pct"] = more["twin"]
         if r.random() < 0.15:
             feature, above, at = r.choice(("last", "bid", "ask")), r.random() < 0.5, self.price[number] + r.randrange(-30, 31) + 0.5
             words["clauses"] = [{"feature": feature, "op": ">" if above else "<", "value": at / 100}]
@@ -299,7 +301,7 @@ def plain(row: Any) -> tuple[Any, ...]:
         case "AFTERWARDS":
             return (*head, *facts("position_id", "code", "reference_price"))
         case "PAPER_OPENED":
-            return (*head, *facts("position_id", "code", "value", "limit_price", "reference_price", "lots"))
+            return (*head, *facts("position_id", "code", "value", "limit_price", "reference_price", "lots", "order_seq"))
         case "PAPER_CLOSED":
             return (*head, *facts("position_id", "lots", "value", "code"))
     return head
@@ -335,14 +337,16 @@ def test_kernel_and_reference_agree_over_ten_thousand_examples(seed: int, length
 
 def test_the_examples_reach_every_exit_and_most_refusals() -> None:
     """What is compared is worth comparing: all in all the runs below see these."""
-    reasons, refusals, causes, on_paper, afterwards = set(), set(), set(), set(), set()
+    reasons, refusals, causes, on_paper, afterwards, twins, of_twins = set(), set(), set(), set(), set(), set(), set()
     for seed in range(60):
         for record in agree(seed, 250).slow.records:
             match record[1]:
                 case "CLOSED":
                     reasons.add(l.EXIT_REASONS[record[5]])
+                case "PAPER_OPENED" if record[8]:
+                    twins.add((seed, record[2]))
                 case "PAPER_CLOSED":
-                    on_paper.add(l.EXIT_REASONS[record[5]])
+                    (of_twins if (seed, record[2]) in twins else on_paper).add(l.EXIT_REASONS[record[5]])
                 case "AFTERWARDS":
                     afterwards.add(record[3])
                 case "REFUSED":
@@ -352,5 +356,6 @@ def test_the_examples_reach_every_exit_and_most_refusals() -> None:
     assert reasons >= {"stop", "trailing", "target", "time", "operator", "rung"}, reasons
     assert causes == set(l.ADJUSTMENTS)
     assert on_paper >= {"stop", "trailing", "target", "time", "rung"}, on_paper
+    assert of_twins >= {"stop", "trailing", "target", "time", "rung"}, of_twins
     assert afterwards == {5, 15}
     assert len(refusals) >= 12, refusals

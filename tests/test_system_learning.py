@@ -86,6 +86,13 @@ def of_instrument(running: Running, number: int, *kinds: int) -> list[Any]:
     return [record for record in records(running, *kinds) if int(record.row["instrument"]) == number]
 
 
+def on_paper(running: Running, number: int, kind: int) -> list[Any]:
+    """Of trades on paper that are no twin of a position."""
+    opened = of_instrument(running, number, l.PAPER_OPENED)
+    twins = {int(record.row["position_id"]) for record in opened if record.row["order_seq"]}
+    return [record for record in of_instrument(running, number, kind) if int(record.row["position_id"]) not in twins]
+
+
 def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlives_everything(instance: Running) -> None:
     start(instance)
     until(lambda: instance.status()["learning"]["trades"] >= 5, 60, "trades that are learned at once")
@@ -100,7 +107,7 @@ def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlive
     start(instance)
     (shut, *_) = until(lambda: [row for row in adaptations(instance, "active") if row["action"] == "blacklist"], 120, "a coin is shut")
     number = instrument(instance, shut["value"])
-    until(lambda: len(of_instrument(instance, number, l.PAPER_CLOSED)) >= 5, 60, "what is shut is followed on paper")
+    until(lambda: len(on_paper(instance, number, l.PAPER_CLOSED)) >= 5, 60, "what is shut is followed on paper")
 
     # what was armed before is gone, and no plan brings it back
     code, why = instance.ctl("why", str(shut["number"]))
@@ -108,7 +115,7 @@ def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlive
     assert any("on paper only" in line for line in why["data"]["text"])
     assert any(event.kind == "adaptation" and event.data["stage"] == "active" for event in instance.events())
     assert any(event.kind == "knowledge_applied" for event in instance.events())
-    since = of_instrument(instance, number, l.PAPER_OPENED)[0]
+    since = on_paper(instance, number, l.PAPER_OPENED)[0]
     assert not [record for record in of_instrument(instance, number, l.NEW)
                 if record.row["purpose"] == l.ENTRY and (record.incarnation, record.seq) > (since.incarnation, since.seq)]
     code, version = instance.ctl("knowledge", "version")
@@ -128,6 +135,7 @@ def test_a_coin_that_loses_is_found_shut_followed_on_paper_and_all_of_it_outlive
     finally:
         journal.close()
     assert again == kept, "whoever reads the journal from its beginning knows the same"
+    assert any(key.startswith("exits/Loser ") for key in kept["scores"]), "positions had twins, and pairs were told"
 
 
 def test_a_shut_coin_is_not_traded_though_a_model_proposes_it(instance: Running, monkeypatch: pytest.MonkeyPatch) -> None:

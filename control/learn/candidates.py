@@ -13,7 +13,6 @@ believed after `MOST_TRIED` trades or `LONGEST_NS` makes room for another one.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from itertools import combinations
 from typing import Final, NamedTuple
@@ -88,29 +87,51 @@ def found_in(strategy: str, window: Sequence[Seen], taken: Container[str], now_n
         return None
     total = sum(one.net_bps for one in window)
     deviation = math.sqrt(sum((one.net_bps - total / count) ** 2 for one in window) / (count - 1))
-    pairs: dict[tuple[str, str], list[Seen]] = defaultdict(list)
-    traits: dict[str, list[float]] = defaultdict(list)
+    groups: dict[tuple[str, ...], _Group] = {}
     for one in window:
-        for trait in one.traits:
-            traits[trait].append(one.net_bps)
-        for pair in combinations(one.traits, 2):
-            pairs[pair].append(one)
-    best: tuple[float, str, list[Seen]] | None = None
-    for pair, seen in pairs.items():
-        n, gained = len(seen), sum(one.net_bps for one in seen)
-        rest = count - n
-        if n < LEAST_OF_PAIR or rest < LEAST_BESIDE or not gained > 0 or not deviation:
+        for traits in (*((trait,) for trait in one.traits), *combinations(one.traits, 2)):
+            if traits not in groups:
+                groups[traits] = _Group()
+            groups[traits].take(one)
+    best: tuple[float, str, _Group] | None = None
+    for pair, group in groups.items():
+        others = count - group.trades
+        if len(pair) < 2 or group.trades < LEAST_OF_PAIR or others < LEAST_BESIDE or not group.sum_bps > 0 or not deviation:
             continue
-        beside = [(len(traits[trait]) - n, sum(traits[trait]) - gained) for trait in pair]
-        if any(others < LEAST_BESIDE or gained / n <= sum_bps / others for others, sum_bps in beside):
+        if any(group.is_no_better_in(groups[trait,]) for trait in pair):
             continue  # one of its traits alone says as much
-        above = (gained / n - (total - gained) / rest) / (deviation * math.sqrt(1 / n + 1 / rest))
+        above = (group.mean_bps - (total - group.sum_bps) / others) / (deviation * math.sqrt(1 / group.trades + 1 / others))
         name = _name(strategy, pair)
         if above >= STANDS_OUT and name not in taken and (best is None or (above, name) > best[:2]):
-            best = above, name, seen
+            best = above, name, group
     if best is None:
         return None
-    _, name, seen = best
-    ids = [one.position_id for one in seen]
-    return name, Candidate(made_ns=now_ns, trades=len(seen), wins=sum(one.net_bps > 0 for one in seen),
-                           mean_bps=sum(one.net_bps for one in seen) / len(seen), first=min(ids), last=max(ids))
+    _, name, found = best
+    return name, Candidate(made_ns=now_ns, trades=found.trades, wins=found.wins, mean_bps=found.mean_bps, first=found.first, last=found.last)
+
+
+class _Group:
+    """Trades that have the same traits."""
+
+    __slots__ = ("first", "last", "sum_bps", "trades", "wins")
+
+    def __init__(self) -> None:
+        self.trades = self.wins = self.last = 0
+        self.first, self.sum_bps = 1 << 62, 0.0
+
+    def take(self, one: Seen) -> None:
+        """One more."""
+        self.trades += 1
+        self.wins += one.net_bps > 0
+        self.sum_bps += one.net_bps
+        self.first, self.last = min(self.first, one.position_id), max(self.last, one.position_id)
+
+    @property
+    def mean_bps(self) -> float:
+        """Average result."""
+        return self.sum_bps / self.trades
+
+    def is_no_better_in(self, all_of: _Group) -> bool:
+        """Among all those with one of its traits there are hardly others, or they are as good."""
+        others = all_of.trades - self.trades
+        return others < LEAST_BESIDE or self.mean_bps <= (all_of.sum_bps - self.sum_bps) / others

@@ -2,6 +2,7 @@
 
 ```
  LIFECYCLE opening → open, PAPER_OPENED in    a trade is open: it speaks to claims from now on (control/learn/learner.py)
+ PAPER_OPENED of a twin                       a pair is open: what it compares is asked from now on (control/learn/exits.py)
  CONTEXT                                      what the market was like
  NEW of an exit                               the price at which the exit was decided
  CLOSED, PAPER_CLOSED                         its result: scores, evidence, and a look at everything where one is due
@@ -16,10 +17,12 @@ from __future__ import annotations
 import math
 from typing import Any, Final, Protocol
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from control.learn.evidence import span_bps
+from control.learn.exits import OWN_EXITS, compared, pair_span_bps
 from control.learn.gate import Step
 from control.learn.kinds import Family
 from control.learn.learner import Learner, Opened
@@ -97,14 +100,17 @@ class Follower:
         match int(row["kind"]):
             case l.LIFECYCLE if row["leg"] == l.POS_OPENING and row["code"] == l.POS_OPEN:
                 self._opened(incarnation, row, made=True)
+            case l.LIFECYCLE if row["flags"] == l.ADJUST_OPERATOR:
+                self._adjusted(int(row["position_id"]))
+            case l.PAPER_OPENED if row["order_seq"]:
+                self._twin_opened(incarnation, row)
             case l.PAPER_OPENED if row["code"] == l.POS_MONITORING:
                 self._opened(incarnation, row, made=False)
             case l.CONTEXT:
                 self._context(row)
             case l.NEW if row["purpose"] == l.EXIT:
                 if (trade := self._open(int(row["position_id"]))) is not None:
-                    trade.exit_lots += int(row["lots"])
-                    trade.exit_value += int(row["lots"]) * self._price(incarnation, row, "reference_price")
+                    trade.decided(int(row["leg"]), int(row["lots"]), self._price(incarnation, row, "reference_price"))
             case l.CLOSED | l.PAPER_CLOSED:
                 self._closed(incarnation, np.array(row).view(l.TRADE)[()])
             case l.AFTERWARDS:
@@ -117,7 +123,7 @@ class Follower:
         return steps
 
     def _drop_papers(self, incarnation: int) -> None:
-        """A run begins with no trades on paper: how those that were open would have ended nobody will tell."""
+        """A run begins with no trades on paper: how those that were open would have ended nobody will tell. So it is with the pairs."""
         for position_id in [number for number, one in self.learner.open.items() if not one.trade.made and number >> 40 < incarnation]:
             self.learner.drop(position_id)
             self.changes.opening[position_id] = None
@@ -132,6 +138,8 @@ class Follower:
             reference = 0.0 if entry is None else self._price(incarnation, entry, "reference_price")
         else:
             reference = self._price(incarnation, row, "value")
+            score = self._score(("coin", trade.symbol))  # it meets no book, so what trades of its coin have slipped is put upon it
+            trade.assumed_slippage_bps = max(0.0, score.slippage_bps / score.slipped) if score.slipped else 0.0
         trade.opened_ns, trade.entry_price = int(row["event_ns"]), reference
         stop, target = self._price(incarnation, row, "limit_price"), self._price(incarnation, row, "reference_price")
         trade.stop_bps, trade.target_bps = (_apart_bps(level, reference) for level in (stop, target))
@@ -153,9 +161,6 @@ class Follower:
             trade.pattern, trade.regime, trade.why, trade.confidence = condition.pattern, condition.regime, condition.why, condition.confidence
             if condition.mark is not None and condition.level is not None:
                 trade.distance_bps = _apart_bps(float(condition.level), float(condition.mark))
-        if not made:  # it meets no book, so what entries and exits of this coin have slipped is put upon it
-            score = self._score(("coin", trade.symbol))
-            trade.assumed_slippage_bps = max(0.0, score.slippage_bps / score.slipped) if score.slipped else 0.0
         return trade
 
     def _context(self, row: Any) -> None:
@@ -166,9 +171,9 @@ class Follower:
 
     def _closed(self, incarnation: int, row: Any) -> None:
         position_id, made = int(row["position_id"]), int(row["kind"]) == l.CLOSED
-        trade = self._open(position_id) or self._new(incarnation, row, made)
+        trade = self._open(position_id) or (self._new(incarnation, row, made) if made else None)
         if trade is None:
-            return
+            return  # a twin whose pair is none any more, too
         fact = self._look_up.fact(incarnation, int(row["instrument"]))
         decided = trade.entry_price
         trade.opened_ns, trade.closed_ns = int(row["opened_ns"]), int(row["event_ns"])
@@ -179,12 +184,15 @@ class Follower:
         trade.net_bps = 1e4 * trade.pnl_quanta / value if value > 0 else 0.0
         if made and decided > 0:
             trade.entry_slippage_bps = trade.sign * 1e4 * (trade.entry_price / decided - 1)
+        if made and trade.exit_reference > 0:
+            trade.exit_slippage_bps = -trade.sign * 1e4 * (trade.exit_price / trade.exit_reference - 1)
         trade.net_bps -= trade.assumed_slippage_bps
         trade.pnl_quanta -= round(value * trade.assumed_slippage_bps / 1e4)
-        if made and trade.exit_value > 0 and trade.exit_lots == int(row["lots"]):  # each lot was sold by the order that was decided for it
-            trade.exit_slippage_bps = -trade.sign * 1e4 * (trade.exit_price / (trade.exit_value / trade.exit_lots) - 1)
+        if trade.twin and not made:
+            self._one_of_pair_closed(trade.twin, position_id)
+            return
         for key in trade.values.items():
-            self.changes.scores[key] = updated(self._score(key), trade)
+            self._count(key, trade)
         self.changes.opening[position_id] = None
         self.changes.trades[position_id] = trade
         self.changes.closed += made
@@ -192,9 +200,57 @@ class Follower:
         if made:
             self.learner.remember(trade.kind, trade.opened_ns, trade.closed_ns, position_id, trade.net_bps)
         self.changes.steps += self.learner.closed(position_id, trade.net_bps, trade.closed_ns, trade.pnl_quanta)
+        if trade.twin:
+            self._one_of_pair_closed(position_id, trade.twin)
 
     def _score(self, key: ScoreKey) -> Score:
         return self.changes.scores.get(key) or self._kept.score(key) or Score()
+
+    def _count(self, key: ScoreKey, trade: Trade) -> None:
+        self.changes.scores[key] = updated(self._score(key), trade)
+
+    # ── pairs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _twin_opened(self, incarnation: int, row: Any) -> None:
+        condition, base = self._look_up.condition(int(row["condition_id"])), self._open(int(row["order_seq"]))
+        what = compared(condition.twin_stop_pct, condition.twin_target_pct) if condition is not None else None
+        if base is None or what is None or (twin := self._new(incarnation, row, made=False)) is None:
+            return
+        entry, stop, target = (self._price(incarnation, row, name) for name in ("value", "limit_price", "reference_price"))
+        twin.opened_ns, twin.entry_price = int(row["event_ns"]), entry
+        twin.stop_bps, twin.target_bps = _apart_bps(stop, entry), _apart_bps(target, entry)
+        twin.span_bps = pair_span_bps((base.stop_bps, twin.stop_bps), (base.target_bps, twin.target_bps))
+        twin.twin, base.twin, base.variant, base.adapted = base.position_id, twin.position_id, what.variant.name, what.adapted
+        self.learner.opened(twin.position_id, Opened(kind=twin.kind, opened_ns=twin.opened_ns, span_bps=twin.span_bps, made=False,
+                                                     exits=base.pair))
+        self.changes.opening[twin.position_id] = twin
+
+    def _adjusted(self, position_id: int) -> None:
+        """A person has moved a level of a position: as long as its twin is open, too, both are worth the same, and the pair is over."""
+        if (base := self._open(position_id)) is not None and base.twin and (twin := self._open(base.twin)) is not None and not twin.closed_ns:
+            self._drop_pair(base.twin)
+
+    def _drop_pair(self, twin_id: int) -> None:
+        if twin_id in self.learner.open:
+            self.learner.drop(twin_id)
+        self.changes.opening[twin_id] = None
+
+    def _one_of_pair_closed(self, base_id: int, twin_id: int) -> None:
+        """The first of the two waits for the other. Where it is ended by a person or the end of the data, both are worth the same until then."""
+        base, twin = self._open(base_id) or self.changes.trades.get(base_id) or self._kept.trade(base_id), self._open(twin_id)
+        if base is None or twin is None:
+            return
+        if not base.closed_ns or not twin.closed_ns:
+            if (base if base.closed_ns else twin).exit_reason not in OWN_EXITS:
+                self._drop_pair(twin_id)
+            return
+        more_bps = twin.net_bps - base.net_bps - (base.exit_slippage_bps or 0.0)
+        base.variant_bps = -more_bps if base.adapted else more_bps
+        quanta = abs((base.pnl_quanta or twin.pnl_quanta) / (base.net_bps or twin.net_bps or 1.0))
+        now_ns = max(base.closed_ns, twin.closed_ns)
+        self._count(("exits", base.pair), msgspec.structs.replace(
+            base, pnl_quanta=round(base.variant_bps * quanta), fees_quanta=0, net_bps=base.variant_bps, closed_ns=now_ns))
+        self.changes.trades[base_id], self.changes.opening[twin_id] = base, None
+        self.changes.steps += self.learner.closed(twin_id, base.variant_bps, now_ns)
 
     def _afterwards(self, row: Any) -> None:
         position_id = int(row["position_id"])

@@ -16,6 +16,7 @@
 - **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
   when it is found the adaptation is rolled back, and what was known of that kind of trades begins anew, in both directions. A claim that was
   rejected begins anew alone.
+- **One at a time**: of a strategy's variants of exits one is active; another waits in the shadow, where nothing counts for it meanwhile.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from control.learn.evidence import Direction, Evidence
 from control.learn.kinds import Claim, Family, action
 
 #: share of false promotions that is put up with, by family
-ALPHA: Final[dict[Family, float]] = {"coin": 0.02, "strategy": 0.008, "pattern": 0.009, "regime": 0.006, "hour": 0.005, "day": 0.002}
+ALPHA: Final[dict[Family, float]] = {"coin": 0.02, "strategy": 0.007, "pattern": 0.008, "regime": 0.005, "hour": 0.004, "day": 0.002,
+                                      "exits": 0.004}
 #: trades without which nothing is promoted, trades in the shadow before it is decided, and at most
 LEAST_TRADES, SHADOW_TRADES, MOST_SHADOW_TRADES = 30, 10, 40
 #: an adaptation that holds is rolled back by chance after so many episodes on average, or later
@@ -75,12 +77,12 @@ class Adaptation(Struct, kw_only=True):
     @property
     def action(self) -> str:
         """What it is called."""
-        return action(self.family, self.direction, self.mean_bps)[0]
+        return action(self.family, self.direction, self.mean_bps, self.value)[0]
 
     @property
     def scale(self) -> float:
         """By how much it multiplies the size of an entry when it is active."""
-        return action(self.family, self.direction, self.mean_bps)[1]
+        return action(self.family, self.direction, self.mean_bps, self.value)[1]
 
 
 class Step(NamedTuple):
@@ -121,9 +123,14 @@ def look(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], teste
                      and evidence.best.trades >= LEAST_TRADES and evidence.agrees}
         picked, needed = believed({claim: evidence.log_e for claim, evidence in promising.items()}, alpha, tested[family])
         steps += [_promoted(claim, promising[claim], needed, tested[family], now_ns) for claim in sorted(picked - known.keys())]
+    taken = {claim.alone for claim, one in known.items() if one.stage == "active"} - {""}
     for claim, one in known.items():
-        if step := _decide(one, claims.get(claim), now_ns):
-            steps.append(step)
+        step = _decide(one, claims.get(claim), now_ns)
+        if step is None or (step.adaptation.stage == "active" and claim.alone in taken):
+            continue  # its turn comes when the other is over
+        if step.adaptation.stage == "active" and claim.alone:
+            taken.add(claim.alone)
+        steps.append(step)
     return steps
 
 

@@ -8,6 +8,7 @@
 | regime   | its strategy in its regime   | regime rule: no entries (× 0)                                | not asked         |
 | hour     | hour of its opening, UTC     | hour rule: no entries (× 0)                                  | not asked         |
 | day      | day of the week, UTC         | day rule: no entries (× 0)                                   | not asked         |
+| exits    | of a pair (control/learn/exits.py): strategy and variant | not asked        | stop or target at another distance, size as it is |
 
 A regime, an hour and a day are compared: where a strategy's trades lose in general, trades of this kind have to lose more than those did so far (a
 reference that is known when a trade opens, so that the evidence stays what it is). Else a bad strategy would lose its hours one by one. A pattern can
@@ -23,14 +24,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
+from control.learn import exits
 from control.learn.evidence import Direction
 
-Family = Literal["coin", "strategy", "pattern", "regime", "hour", "day"]
-FAMILIES: Final[tuple[Family, ...]] = ("coin", "strategy", "pattern", "regime", "hour", "day")
+Family = Literal["coin", "strategy", "pattern", "regime", "hour", "day", "exits"]
+FAMILIES: Final[tuple[Family, ...]] = ("coin", "strategy", "pattern", "regime", "hour", "day", "exits")
 #: what is asked of a family
 DIRECTIONS: Final[dict[Family, tuple[Direction, ...]]] = {
     "coin": ("loses", "wins"), "strategy": ("loses", "wins"), "pattern": ("loses", "wins"), "regime": ("loses",), "hour": ("loses",),
-    "day": ("loses",)}
+    "day": ("loses",), "exits": ("wins",)}
 #: a coin that loses at least so much a trade gets no entries, one that loses less gets smaller ones
 BLACKLIST_BPS: Final = -20.0
 REDUCED, FAVOURED, LARGER = 0.5, 1.5, 1.25
@@ -39,6 +41,8 @@ HOURS: Final = 24
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 #: families whose claims are against what the strategy's trades do in general
 COMPARED: Final[tuple[Family, ...]] = ("regime", "hour", "day")
+#: by how much a claim has to hold, in bps of a trade; 0 where it is not here
+MARGINS: Final[dict[Family, float]] = {"exits": exits.MARGIN_BPS}
 HOUR_NS: Final = 3_600_000_000_000
 
 
@@ -53,6 +57,16 @@ class Claim(NamedTuple):
     def text(self) -> str:
         """In words."""
         return f"{self.family} {self.value} {self.direction}"
+
+    @property
+    def subject(self) -> str:
+        """Whom its action is about."""
+        return subject_of(self.family, self.value)
+
+    @property
+    def alone(self) -> str:
+        """Of the claims with the same word here one is active at a time; "" for one that goes with any other."""
+        return self.subject if self.family == "exits" else ""
 
 
 class Kind(NamedTuple):
@@ -74,6 +88,11 @@ class Kind(NamedTuple):
         return found
 
 
+def subject_of(family: str, value: str) -> str:
+    """Whom an action is about: its value, or the strategy whose exits it is of."""
+    return exits.parts(value)[0] if family == "exits" else value
+
+
 def hour_of(now_ns: int) -> str:
     """Hour of the day, UTC, two digits."""
     return f"{now_ns // HOUR_NS % HOURS:02}"
@@ -89,7 +108,7 @@ def hour_ends_ns(now_ns: int) -> int:
     return (now_ns // HOUR_NS + 1) * HOUR_NS
 
 
-def action(family: Family, direction: Direction, mean_bps: float) -> tuple[str, float]:
+def action(family: Family, direction: Direction, mean_bps: float, value: str = "") -> tuple[str, float]:
     """(what it is called, by how much the size of an entry is multiplied; 0: none is made)."""
     match family, direction:
         case "coin", "loses":
@@ -104,6 +123,8 @@ def action(family: Family, direction: Direction, mean_bps: float) -> tuple[str, 
             return "activate pattern", LARGER
         case "pattern", "loses":
             return "deactivate pattern", 0.0
+        case "exits", _:
+            return exits.parts(value)[1].name if value else "exits", 1.0
         case _:
             return f"{family} rule", 0.0
 

@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from control.learn.follower import Changes, ScoreKey
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import FAMILIES, Claim, Family, Kind
+from control.learn.kinds import FAMILIES, Claim, Family, Kind, subject_of
 from control.learn.learner import Changes as LearnerChanges
 from control.learn.learner import Learner, Open, Piece, State
 from control.learn.quick_update import Score
@@ -110,7 +110,7 @@ class StepRecord(Struct, kw_only=True):
     @property
     def text(self) -> str:
         """In words."""
-        return f"{self.action} {self.value}: {self.stage.replace('_', ' ')}: {self.why}"
+        return f"{self.action} {subject_of(self.family, self.value)}: {self.stage.replace('_', ' ')}: {self.why}"
 
 
 class _Brief(Struct):

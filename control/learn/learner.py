@@ -22,8 +22,9 @@ from msgspec import Struct
 from control.learn import candidates, gate
 from control.learn.candidates import Candidate, Seen
 from control.learn.evidence import Direction, Evidence
+from control.learn.exits import VARIANTS, parts
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import COMPARED, DAYS, DIRECTIONS, FAMILIES, HOUR_NS, HOURS, Claim, Family, Kind, combined
+from control.learn.kinds import COMPARED, DAYS, DIRECTIONS, FAMILIES, HOUR_NS, HOURS, MARGINS, Claim, Family, Kind, combined
 
 #: trades that are open at once and remembered; the oldest goes first
 MOST_OPEN: Final = 10_000
@@ -32,12 +33,16 @@ Look = Callable[[Mapping[Claim, Evidence], Iterable[Adaptation], Mapping[Family,
 
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """A trade as it opens: its kind, event time, how far it may move (evidence.span_bps), and whether it is made or only followed on paper."""
+    """A trade as it opens: its kind, event time, how far it may move (evidence.span_bps), and whether it is made or only followed on paper.
+
+    With `exits` it is a pair (control/learn/exits.py), under the number of its twin: it speaks to that value alone, and its result is a difference.
+    """
 
     kind: Kind
     opened_ns: int
     span_bps: float
     made: bool = True
+    exits: str = ""
 
 
 class Open(Struct, kw_only=True):
@@ -82,7 +87,7 @@ class Changes(Struct):
 def universe(symbols: int, strategies: int, patterns: int, regimes: int) -> dict[Family, int]:
     """How many claims there can be of each family."""
     values: dict[Family, int] = {"coin": symbols, "strategy": strategies, "pattern": 2 * patterns, "regime": strategies * regimes, "hour": HOURS,
-                                 "day": len(DAYS)}
+                                 "day": len(DAYS), "exits": strategies * len(VARIANTS)}
     made: dict[Family, int] = {"pattern": candidates.MOST_CANDIDATES}
     return {family: max(1, values[family] * len(DIRECTIONS[family])) + made.get(family, 0) for family in FAMILIES}
 
@@ -110,7 +115,7 @@ class Learner:
         """A trade opens, made or only followed; twice is once."""
         if position_id in self.open:
             return
-        restricting = [] if trade.made else [one for one in self._active(trade.kind, trade.opened_ns) if one.scale < 1.0]
+        restricting = [] if trade.made or trade.exits else [one for one in self._active(trade.kind, trade.opened_ns) if one.scale < 1.0]
         births = self._speaks_to(trade, restricting)
         for birth in births:
             self._by_birth[birth][1].opened(position_id, trade.span_bps, trade.opened_ns)
@@ -135,6 +140,8 @@ class Learner:
         self._touch(births)
         self._avoided(found.kept_by, pnl)
         self._forget(position_id)
+        if found.trade.exits:
+            return []  # no trade more: its position counts
         self.state.since_look += 1
         due = self.state.since_look >= self._every or (self.state.last_look_ns and now_ns - self.state.last_look_ns >= self._every_ns)
         return self.look(now_ns) if due else []
@@ -149,6 +156,8 @@ class Learner:
         """A result as a claim sees it: beyond what the strategy's trades make in general, where it is compared with that."""
         if claim.family in COMPARED:
             return net_bps + found.losing_bps
+        if claim.family == "exits":  # a wider stop takes a smaller size, at which the strategy's trades would make less
+            return net_bps - (parts(claim.value)[1].larger - 1.0) * found.winning_bps
         return net_bps - found.winning_bps if claim.value in self.state.candidates else net_bps
 
     def _avoided(self, number: int, pnl: int) -> None:
@@ -172,7 +181,11 @@ class Learner:
                 self._changes.adaptations[one.number] = one
 
     def _speaks_to(self, trade: Opened, restricting: Iterable[Adaptation]) -> list[int]:
-        values = trade.kind.values(trade.opened_ns) if trade.made else {one.family: one.value for one in restricting}
+        values: dict[Family, str] = {one.family: one.value for one in restricting}
+        if trade.exits:
+            values = {"exits": trade.exits}
+        elif trade.made:
+            values = trade.kind.values(trade.opened_ns)
         claims = [Claim(family, value, direction) for family, value in values.items() for direction in DIRECTIONS[family]]
         if trade.made and self.state.candidates:
             names = candidates.names_of(trade.kind, trade.opened_ns)
@@ -186,7 +199,7 @@ class Learner:
 
     def _piece(self, claim: Claim) -> Piece:
         if claim not in self.claims:
-            evidence = Evidence(direction=claim.direction)
+            evidence = Evidence(direction=claim.direction, margin_bps=MARGINS.get(claim.family, 0.0))
             self.claims[claim] = self._changes.claims[claim] = Piece(birth=self._born(claim, evidence), evidence=evidence)
         return self.claims[claim]
 

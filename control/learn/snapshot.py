@@ -25,7 +25,7 @@ class Snapshot:
     def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True,
                  version: int = 0, results: Callable[[int], list[Trade]] = lambda most: []) -> None:
         self.scores, self.active, self.version = scores, list(active), version
-        self._now_ns, self._quantum, self._apply, self._results = now_ns, quantum, apply, results
+        self._now_ns, self._quantum, self.applies, self._results = now_ns, quantum, apply, results
 
     def coin(self, symbol: str) -> CoinStatus:
         """Record of a symbol."""
@@ -33,7 +33,7 @@ class Snapshot:
         mine = [one for one in self.active if one.family == "coin" and one.value == symbol]
         word = next((_WORDS[one.action] for one in mine), "unknown" if score.trades < FEW_TRADES else "normal")
         return CoinStatus(trades=score.trades, wins=score.wins, pnl=score.pnl * self._quantum, streak=score.streak, status=word,
-                          scale=combined(one.scale for one in mine) if self._apply else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
+                          scale=combined(one.scale for one in mine) if self.applies else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
                           average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps,
                           last_trade_ns=score.last_ns)
 
@@ -43,9 +43,13 @@ class Snapshot:
 
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry at that time."""
-        if not self._apply:
+        if not self.applies:
             return []
         return [one for one in self.active if concerns(one.claim, kind, now_ns)]
+
+    def exits(self, strategy: str) -> Adaptation | None:
+        """The variant of a strategy's exits that is active, applied or not."""
+        return next((one for one in self.active if one.family == "exits" and one.claim.subject == strategy), None)
 
     def stamp(self, now_ns: int) -> int:
         """Differs where something else is active, or would be at that time: hours begin and end."""
@@ -53,8 +57,8 @@ class Snapshot:
 
     def hour_is_shut(self, now_ns: int) -> bool:
         """No entries in the hour, or on the day, of that time, whatever they are."""
-        return self._apply and any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0
-                                   for one in self.active)
+        return self.applies and any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0
+                                    for one in self.active)
 
 
 class Reader:

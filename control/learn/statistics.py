@@ -35,6 +35,7 @@ DIMENSIONS: Final[dict[str, Callable[[Trade], str]]] = {
     "hour": lambda trade: trade.values["hour"], "day": lambda trade: trade.values["day"], "side": lambda trade: trade.side,
     "exit": lambda trade: trade.exit_reason,
     "holding time": lambda trade: _within(_HELD, max(0, trade.closed_ns - trade.opened_ns) / 1e9), "slippage": _slippage,
+    "variant": lambda trade: trade.pair if trade.variant_bps is not None else "",
     "distance": lambda trade: "" if trade.distance_bps is None else _within(_BPS, trade.distance_bps)}
 
 
@@ -61,7 +62,8 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
 
     `profit_factor` is what winners made over what losers lost (None without a loser), `sharpe` the mean over the standard deviation of a trade (not
     annualised: figures of few and of many trades can be compared), `drawdown_bps` the deepest fall of the sum of results, `after_5m_bps` and
-    `after_15m_bps` how much further the price went a trade's way. What was followed on paper is counted apart.
+    `after_15m_bps` how much further the price went a trade's way. What was followed on paper is counted apart; `variant_bps` is what variants of
+    exits would have made more, by `pairs` (control/learn/exits.py).
     """
     made, paper = [one for one in trades if one.made], [one for one in trades if not one.made]
     won = [one.net_bps for one in made if one.pnl_quanta > 0]
@@ -75,6 +77,7 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
         peak = max(peak, total)
         drawdown = max(drawdown, peak - total)
     later = {name: [value for one in made if (value := getattr(one, name)) is not None] for name in ("after_5m_bps", "after_15m_bps")}
+    pairs = [one.variant_bps for one in made if one.variant_bps is not None]
     return {
         "trades": count, "wins": len(won), "win_rate": round(len(won) / count, 4) if count else None,
         "pnl": decimal_text(sum(one.pnl_quanta for one in made), exponent), "fees": decimal_text(sum(one.fees_quanta for one in made), exponent),
@@ -83,4 +86,5 @@ def figures(trades: list[Trade], exponent: int) -> dict[str, Any]:
         "profit_factor": round(sum(won) / -sum(lost), 3) if sum(lost) < 0 else None,
         "sharpe": round(mean / deviation, 3) if deviation else None, "drawdown_bps": round(drawdown, 2),
         **{name: round(sum(values) / len(values), 2) if values else None for name, values in later.items()},
+        "pairs": len(pairs), "variant_bps": round(sum(pairs) / len(pairs), 2) if pairs else None,
         "on_paper": len(paper), "paper_mean_bps": round(sum(one.net_bps for one in paper) / len(paper), 2) if paper else None}

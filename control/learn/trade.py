@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from control.learn.exits import value_of
 from control.learn.kinds import Family, Kind
 
 
@@ -16,6 +17,9 @@ class Trade(Struct, kw_only=True):
     Slippage is what was paid beyond the price at which the order was decided, `distance_bps` how far its level was from the last price when it was
     planned, `after_5m_bps` and `after_15m_bps` how much further the price went the trade's way after its exit (above 0: it was left too early).
     `version` is that of the knowledge at its opening; `plan_seq` and `exchange` are the plan and the prompt (its hash) that it came of.
+
+    A position with a twin has its number in `twin`, a twin that of its position. The two compare `variant`, whose exits the position has where it is
+    `adapted`, else the twin; by `variant_bps` the variant made more than the strategy's own exits.
     """
 
     position_id: int
@@ -44,9 +48,9 @@ class Trade(Struct, kw_only=True):
     exit_slippage_bps: float | None = None
     #: of a trade on paper: what is taken off its result
     assumed_slippage_bps: float = 0.0
-    #: lots of the exits that were decided, and their sum times the price then
-    exit_lots: int = 0
-    exit_value: float = 0.0
+    #: price at which its exits were decided, on average by their lots; of each leg lots and price of the first try, as the next ones are late
+    exit_reference: float = 0.0
+    exits: dict[int, tuple[int, float]] = {}
     exit_reason: str = ""
     pnl_quanta: int = 0
     fees_quanta: int = 0
@@ -55,6 +59,15 @@ class Trade(Struct, kw_only=True):
     features: dict[str, float] = {}
     after_5m_bps: float | None = None
     after_15m_bps: float | None = None
+    twin: int = 0
+    variant: str = ""
+    adapted: bool = False
+    variant_bps: float | None = None
+
+    def decided(self, leg: int, lots: int, price: float) -> None:
+        """An exit goes out: the first try of a leg, or one more for what the tries before have left."""
+        self.exits.setdefault(leg, (max(1, lots), price))
+        self.exit_reference = sum(lots * at for lots, at in self.exits.values()) / sum(lots for lots, _ in self.exits.values())
 
     @property
     def kind(self) -> Kind:
@@ -65,6 +78,11 @@ class Trade(Struct, kw_only=True):
     def values(self) -> dict[Family, str]:
         """Its value in every family that it belongs to."""
         return self.kind.values(self.opened_ns)
+
+    @property
+    def pair(self) -> str:
+        """What it and its twin compare, as a value of the family exits; "" without one."""
+        return value_of(self.strategy, self.variant) if self.variant else ""
 
     @property
     def sign(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from control.learn import statistics
 from control.learn.candidates import Candidate, concerns
+from control.learn.exits import MARGIN_BPS, parts
 from control.learn.gate import Adaptation
 from control.learn.kinds import DIRECTIONS, FAMILIES, Claim
 from control.learn.knowledge import Knowledge, StepRecord, Stood
@@ -126,7 +127,8 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
         return messages.Refused(code="unknown", text=f"nothing is known of {argument[:60]!r}",
                                 remedy="name an adaptation (trader-ctl adaptations), a position (trader-ctl trades --json), or a kind "
                                        "(trader-ctl knowledge)")
-    text = [f"{row['family']} {row['value']}: {row['trades']} trades, {row['wins']} won, {row['mean_bps']:+.1f} bps each after costs; "
+    text = [f"{row['family']} {row['value']}: {row['trades']} trades, {row['wins']} won, {row['mean_bps']:+.1f} bps each "
+            f"{'more than with its own exits' if row['family'] == 'exits' else 'after costs'}; "
             f"evidence that it {row['evidence'] or 'does anything: none'} (1 is none at all); {row['status']}" for row in kinds]
     steps = [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.value == argument]
     return messages.Answer(data={"text": text + steps}, rows=[])
@@ -134,16 +136,22 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
 
 def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> messages.Reply:
     sense = {"loses": "lose", "wins": "win"}[one.direction]
-    text = [f"adaptation {one.number}: {one.action} {one.value}, {one.stage.replace('_', ' ')}",
-            f"claim: trades of {one.family} {one.value} {sense}, after all costs",
+    effect, claim = f"size × {one.scale:g}", f"trades of {one.family} {one.value} {sense}, after all costs"
+    if one.family == "exits":
+        variant = parts(one.value)[1]
+        effect = f"{variant.level} at {variant.percent} % of its distance" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
+        claim = f"with this {variant.level} trades make more than {MARGIN_BPS:g} bps more than with the strategy's own; told by pairs"
+    text = [f"adaptation {one.number}: {one.action} {one.claim.subject}, {one.stage.replace('_', ' ')}",
+            f"claim: {claim}",
             f"evidence when it was promoted last: e-value {_e(one.log_e)}, {_e(one.needed)} were needed; {one.trades} trades, "
             f"{one.mean_bps:+.1f} bps each",
-            f"effect: size × {one.scale:g}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
+            f"effect: {effect}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
             f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each"]
     if one.avoided_trades:
         text.append(f"avoided: {one.avoided_trades} trades, which would have lost {decimal_text(one.avoided, exponent)} after fees on paper")
     text += [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.adaptation == one.number]
-    trades = [trade for trade in store.trades() if trade.closed_ns >= one.from_ns and concerns(one.claim, trade.kind, trade.opened_ns)]
+    trades = [trade for trade in store.trades() if trade.closed_ns >= one.from_ns
+              and (trade.pair == one.value or concerns(one.claim, trade.kind, trade.opened_ns))]
     return messages.Answer(data={"text": text}, rows=[_trade_row(trade) for trade in reversed(trades[-_MOST_TRADES:])])
 
 
@@ -164,6 +172,9 @@ def _of_trade(trade: Trade) -> list[str]:
         text.append(f"its level was {trade.distance_bps:.1f} bps away when it was planned, confidence {trade.confidence:g}")
     if trade.features:
         text.append("at the entry: " + ", ".join(f"{name} {value:.4g}" for name, value in trade.features.items()))
+    if trade.variant_bps is not None:
+        whose = "it had the variant's exits" if trade.adapted else "its twin had them, on paper"
+        text.append(f"{trade.variant}: {trade.variant_bps:+.1f} bps more than with the strategy's own exits ({whose})")
     slippage = [f"{what} {value:+.2f} bps" for what, value in (("entry", trade.entry_slippage_bps), ("exit", trade.exit_slippage_bps))
                 if value is not None]
     if slippage:

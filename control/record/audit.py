@@ -72,7 +72,7 @@ class Audit:
             made["text"] = self._lifecycle(row, fact)
         elif kind == l.PAPER_OPENED:
             made["price"] = fact.price_text(int(row["value"])) if row["value"] else ""
-            made["text"] = f"{l.POSITION_STATES[int(row['code'])]}: {why}"
+            made["text"] = f"twin of position {int(row['order_seq'])}" if row["order_seq"] else f"{l.POSITION_STATES[int(row['code'])]}: {why}"
         elif kind == l.CONTEXT:
             context = np.frombuffer(record.payload, l.ENTRY_CONTEXT, 1)[0]
             values = [*context["features"].tolist(), *context["more_features"].tolist()]

@@ -96,7 +96,7 @@ def without_closed(tail: Tail, facts: dict[int, dict[int, InstrumentFact]]) -> t
     stated = tail.report_incarnations[(reports["kind"] == l.BALANCE) & (reports["code"] != 0)].max(initial=0)
     over = np.isin(keys, of_report[np.isin(reports["kind"], _ENDS)]) | (tail.order_incarnations < stated)
     never = sent & (orders["purpose"] == l.ENTRY) & ~filled & over
-    ended = np.concatenate([orders["position_id"][closed], orders["position_id"][never]])
+    ended = np.concatenate([orders["position_id"][closed], orders["position_id"][never], orders["position_id"][orders["kind"] == l.PAPER_OPENED]])
     numbers = {symbol: number for number, symbol in enumerate(sorted({fact.symbol for known in facts.values() for fact in known.values()}))}
     of_order, symbols = (_symbols(*table, facts, numbers) for table in ((orders, tail.order_incarnations), (reports, tail.report_incarnations)))
     unsaid = np.isin(reports["kind"], (l.FILL, l.ANNOUNCED)) & ~np.isin(of_report, keys[sent])

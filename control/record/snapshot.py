@@ -91,6 +91,8 @@ class Position(Struct, frozen=True, kw_only=True):
     rung_share_e4: list[int]
     break_even_bps: int
     adjustments: int
+    twin_stop_pct: int = 0
+    twin_target_pct: int = 0
 
 
 class Working(Struct, frozen=True, kw_only=True):

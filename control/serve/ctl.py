@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
                                   epilog=f"{_EXIT_CODES}\n\nexamples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in ("knowledge", "adaptations"):
             one.add_argument("about", nargs="?", default="", metavar="ABOUT", help="coin, strategy, pattern, regime, hour, side, exit, holding time, "
-                             "slippage, distance or version; or one of their values" if name == "knowledge" else "a stage, a family or a value")
+                             "slippage, distance, variant, version; or one of those" if name == "knowledge" else "a stage, a family or a value")
         if name in ("conditions", "orders", "trades", "errors", "knowledge", "adaptations"):
             one.add_argument("--limit", type=_rows_at_most, default=50, metavar="N", help="rows at most, 1 to 10000 (50)")
         if name == "errors":

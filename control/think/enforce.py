@@ -2,7 +2,8 @@
 
 Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
 restriction shuts, or makes smaller than the venue's least order, is armed on paper, so that the restriction can be found wrong, and is never an
-order. A condition ends before an hour that is shut begins. Each condition also gets the last price as it was when it was planned.
+order. A condition ends before an hour that is shut begins. Stop or target go where a variant of the strategy's exits has them that is active, and
+each position gets a twin that compares (control/think/exits.py). Each condition also gets the last price as it was when it was planned.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from control.learn.exits import Variant, parts
 from control.learn.gate import Adaptation
 from control.learn.kinds import Kind, combined, hour_ends_ns
+from control.think import exits
 from control.think.strategy import Facts, Market
 from ipc.messages import Condition, Size
 
@@ -24,11 +27,17 @@ _SECOND_NS = 1_000_000_000
 class Known(Protocol):
     """The part of a snapshot of the knowledge that changes entries."""
 
+    #: whether what is active changes anything
+    applies: bool
+
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry."""
 
     def hour_is_shut(self, now_ns: int) -> bool:
         """No entries in that hour."""
+
+    def exits(self, strategy: str) -> Adaptation | None:
+        """The variant of a strategy's exits that is active, applied or not."""
 
 
 class Caps(NamedTuple):
@@ -55,15 +64,20 @@ class Enforced(NamedTuple):
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
     found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
-    for one in conditions:
-        changed, concerning = _one(one, strategy, known, market, due_ns, caps)
-        found.append(changed)
+    adaptation = known.exits(strategy)
+    variant = None if adaptation is None else parts(adaptation.value)[1]
+    for place, one in enumerate(conditions):
+        fields, concerning = _one(one, strategy, known, market, due_ns, caps)
+        moved, twin = _exits(one, fields, variant if known.applies else None, variant, market, due_ns, place, caps)
+        found.append(msgspec.structs.replace(one, **fields | moved | twin))
+        concerning += [adaptation] if moved and adaptation is not None else []
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
     return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
-def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[Condition, list[Adaptation]]:
+def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
+    """What changes of a condition, but for its exits, and because of what."""
     begins_ns = due_ns + one.valid_after_s * _SECOND_NS
     concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
     scale = combined(adaptation.scale for adaptation in concerning)
@@ -79,7 +93,19 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
             fields["size"] = size
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
-    return msgspec.structs.replace(one, **fields), concerning
+    return fields, concerning
+
+
+def _exits(one: Condition, fields: dict[str, Any], applied: Variant | None, variant: Variant | None, market: Market, due_ns: int, place: int,
+           caps: Caps) -> tuple[dict[str, Any], dict[str, int]]:
+    """(what the variant that is applied changes of a condition, with its size as it is in `fields`; what its twin compares)."""
+    facts, quote = market.facts.get(one.symbol), market.quotes.get(one.symbol)
+    if "size" in fields or fields["paper"] != one.paper:
+        one = msgspec.structs.replace(one, size=fields.get("size", one.size), paper=fields["paper"])
+    moved = exits.moved(one, applied, facts, quote) if applied is not None else None
+    if moved and "size" in moved and facts and quote and quote.last > 0 and _is_too_small(moved["size"], facts, quote.last, caps.equity):
+        moved = None  # an order that the venue refuses would compare nothing
+    return moved or {}, exits.twin_of(one, variant, moved is not None, facts, quote, due_ns, place)
 
 
 def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
@@ -115,4 +141,7 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | N
 
 def _words(adaptation: Adaptation, symbols: set[str]) -> str:
     what = "on paper only" if adaptation.scale == 0.0 else f"size × {adaptation.scale:g}"
-    return f"{adaptation.action} {adaptation.value} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"
+    if adaptation.family == "exits":
+        variant = parts(adaptation.value)[1]
+        what = f"{variant.level} × {variant.percent / 100:g}" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
+    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"

@@ -154,6 +154,8 @@ def book_entry(s: Any, condition: Any, order: Any, working: int, reserved: int) 
     p.state = l.POS_OPENING
     p.side = condition.side
     guard(p, condition)
+    p.twin_stop_pct = condition.twin_stop_pct
+    p.twin_target_pct = condition.twin_target_pct
     p.entry_seq = order.seq
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq

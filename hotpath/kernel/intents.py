@@ -203,15 +203,16 @@ def emit_missed(s: Any, code: int, instrument: int, ticks: int, time_ns: int, ev
 
 
 @kernel
-def emit_paper_opened(s: Any, position: Any, price: int, event_ns: int) -> None:
+def emit_paper_opened(s: Any, position: Any, price: int, base_id: int, event_ns: int) -> None:
     """PAPER_OPENED: a condition that may not trade has fired (`code` opening), and its trade on paper is in at `value` (monitoring); stop is
-    `limit_price`, target `reference_price`."""
+    `limit_price`, target `reference_price`. Of a twin `order_seq` is the id of the position beside which it is followed, else 0."""
     row = claim(s, l.PAPER_OPENED, event_ns)
     out = s.outbox[row]
     _of(out, position)
     out.lots = position.entry_lots
     out.limit_price = position.stop_price
     out.reference_price = position.target_price
+    out.order_seq = base_id
     out.code = position.state
     out.value = price
 

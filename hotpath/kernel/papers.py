@@ -5,7 +5,7 @@ and of rates; as many a day as entries are permitted. No order is made, nothing 
 lies in `papers`, rows like those of positions, one a strategy and instrument. It enters at the price that an order would have met (a limit order
 waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the taker's fee both
 ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do
-of a position.
+of a position. A position's twin (twins.py) lies in the same row and ends in the same ways; while it is there, nothing else is followed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def open_paper(s: Any, condition: Any, lots: int, price: int, fire_index: int, e
     p.instrument = condition.instrument
     p.last_entry_price = condition.limit_price if condition.order_type == l.LIMIT else 0
     p.deadline_ns = condition.valid_until_ns
-    emit_paper_opened(s, p, 0, event_ns)
+    emit_paper_opened(s, p, 0, 0, event_ns)
     if p.last_entry_price == 0 or p.side * (price - p.last_entry_price) <= 0:
         _enter(s, p, price, event_ns)
 
@@ -91,7 +91,7 @@ def _enter(s: Any, p: Any, price: int, event_ns: int) -> None:
     p.opened_ns = event_ns
     p.deadline_ns = event_ns + p.time_stop_ns if p.time_stop_ns > 0 else 0
     protect(p, instrument.value_quanta)
-    emit_paper_opened(s, p, price, event_ns)
+    emit_paper_opened(s, p, price, 0, event_ns)
     emit_context(s, p, event_ns)
 
 

@@ -12,6 +12,7 @@ from hotpath.kernel.afterwards import remember
 from hotpath.kernel.commit import touch_account, touch_open_row, touch_position, touch_state, touch_working
 from hotpath.kernel.intents import emit_closed, emit_context, emit_lifecycle
 from hotpath.kernel.money import bps_of, cost_removed, survey
+from hotpath.kernel.twins import open_twin
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -323,7 +324,8 @@ def settle_report(s: Any, exit_retry_ns: int) -> int:
 
 @kernel
 def apply_report(s: Any, exit_retry_ns: int) -> None:
-    """Settle `s.report[0]`, tell how its position went on, and close the round trip that it has ended: at most four intents."""
+    """Settle `s.report[0]`, tell how its position went on, begin its twin, or close the round trip that it has ended: at most four
+    intents."""
     row = settle_report(s, exit_retry_ns)
     if row >= 0:
         event_ns = max(s.report[0].event_ns, s.line[0].event_ns)
@@ -338,4 +340,6 @@ def apply_report(s: Any, exit_retry_ns: int) -> None:
             emit_lifecycle(s, position, before, l.ADJUST_NONE, event_ns)
         if s.own[0].state_before == l.POS_OPENING and after != l.POS_OPENING and after != l.POS_FLAT:
             emit_context(s, position, event_ns)
+        if after == l.POS_MONITORING and (s.own[0].state_before == l.POS_OPENING or s.own[0].state_before == l.POS_OPEN):
+            open_twin(s, row, event_ns)
         close_if_flat(s, row, event_ns)
