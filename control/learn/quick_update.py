@@ -1,6 +1,7 @@
 """The quick update: a closed trade into the scores of its coin, strategy, pattern, regime and hour. Pure; microseconds.
 
-A score only counts; what is done about it is decided by evidence (control/learn/gate.py). Trades on paper are counted apart.
+A score only counts; what is done about it is decided by evidence (control/learn/gate.py). Trades on paper are counted apart. A score of exits counts
+pairs: by how much a variant made more than the strategy's own exits (control/learn/exits.py).
 """
 
 from __future__ import annotations
