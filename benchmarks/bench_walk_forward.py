@@ -15,7 +15,8 @@ What is run was set down before the first result was seen:
   distances × √6, as a walk's are.
 - Limits as shipped: 20 entries a day, 5 positions, 2,000 bps of equity in a symbol. Perpetuals at 5 bps of fee and 2 bps of half spread a side. All
   is closed at the end.
-- `learning.apply` true and false, with the same seed and data. A coin's record is in both: the analyst's confidence and its share of Kelly know it.
+- Learning: `learning.apply` true (*applied*) and false (*not applied*), with the same seed and data. The analyst reads each coin's record in both,
+  for its confidence and its share of Kelly, so there is a third of it that reads none (*no record*, benchmarks/no_record.py).
 - Buy-and-hold: a fifth of the account in each symbol at its first open, sold at its last close, with one fee and one half spread for each of the two.
 
 The data have no funding, so nobody pays any; and of a minute they have four prices whose order is assumed (hotpath/venues/candle_tables.py).
@@ -43,6 +44,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from benchmarks import no_record
 from benchmarks.blocks import BLOCK_DAYS, RESAMPLES, Interval, interval
 from benchmarks.frame import Missing, Row, check, real_data
 from control import config as configuration
@@ -62,7 +64,9 @@ FOLDER: Final = "ohlcv_1m"
 MINUTE_NS: Final = 60_000_000_000
 DAY_NS: Final = 1440 * MINUTE_NS
 #: of --quick
-QUICK_DAYS, QUICK_COINS = 3, ("BTC", "LAYER")
+QUICK_DAYS, QUICK_COINS = 2, ("BTC", "LAYER")
+#: share of candles that may be none: one has a high that is no multiple of its symbol's tick
+MOST_BAD: Final = 1e-4
 #: a prefix is so much of the days
 PREFIX: Final = 3
 _BATCH, _CHUNK = 1 << 17, 1 << 14
@@ -75,16 +79,43 @@ SIX_TIMES: Final[dict[str, Any]] = {
     "strategy.trail_activation_bps": 49, "strategy.trail_distance_bps": 29}
 
 
+class Arm(NamedTuple):
+    """One run of a case: what it is called, its strategy, and whether what was learned changes plans."""
+
+    learning: str
+    strategy: str
+    apply: bool
+
+
 class Case(NamedTuple):
-    """What is run: a name, the strategy, and what is set otherwise than for all."""
+    """What is compared: a name, runs of which the first is compared with the others, and what is set otherwise than for all cases."""
 
     name: str
-    strategy: str
+    arms: tuple[Arm, ...]
     settings: dict[str, Any]
 
 
-CASES: Final = (Case("analyst", "analyst", {}), Case("analyst, all", "analyst", {"limits.min_confidence": 0.0}),
-                Case("mean_reversion", "mean_reversion", SIX_TIMES), Case("momentum", "momentum", SIX_TIMES))
+def _arms(strategy: str) -> tuple[Arm, ...]:
+    return Arm("applied", strategy, True), Arm("not applied", strategy, False)
+
+
+_ANALYST: Final = (*_arms("analyst"), Arm("no record", f"{Path(no_record.__file__)}:{no_record.NoRecord.__name__}", False))
+CASES: Final = (Case("analyst", _ANALYST, {}), Case("analyst, all", _ANALYST, {"limits.min_confidence": 0.0}),
+                Case("mean_reversion", _arms("mean_reversion"), SIX_TIMES), Case("momentum", _arms("momentum"), SIX_TIMES))
+
+
+class Learned(NamedTuple):
+    """What the knowledge has at the end of a run."""
+
+    trades: int
+    #: steps of adaptations by stage, and what came to be active, in words
+    steps: Counter[str]
+    active: tuple[str, ...]
+    #: the claim that is nearest to be believed, and by how much its log e-value falls short of what it takes alone
+    nearest: str
+    short: float
+    #: mean loss of stopped trades beyond their stops, in bps of the entry price
+    beyond_stop_bps: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +125,9 @@ class Walk:
     summary: dict[str, Any]
     trips: list[Trip]
     equity: Any
-    #: steps of adaptations by stage
-    steps: Counter[str]
-    #: the claim that was nearest to be believed in the end, and by how much its log e-value was short of it alone
-    nearest: tuple[str, float]
+    learned: Learned
+    #: candles that were passed over, as they are none
+    bad: int = 0
 
     @property
     def daily_bps(self) -> Any:
@@ -120,17 +150,20 @@ def by_day(ticks: Any) -> Iterator[tuple[int, Any]]:
             yield int(days[first]), ticks[first:end]
 
 
-def walked(case: Case, files: Iterable[Path], apply: bool, first_day: int, days: int, folder: Path) -> Walk:
+def walked(case: Case, arm: Arm, files: Iterable[Path], first_day: int, days: int, folder: Path) -> Walk:
     """A whole backtest of `days` days from UTC day `first_day` on, as `trader-ctl backtest` does it."""
-    config = configuration.load(None, {**SETTINGS, **case.settings, "run.strategies": case.strategy, "learning.apply": apply}, {})
+    name = f"{case.name}, learning {arm.learning}"
+    config = configuration.load(None, {**SETTINGS, **case.settings, "run.strategies": arm.strategy, "learning.apply": arm.apply}, {})
     plan = dataclasses.replace(make_plan("replay", [str(path) for path in files], config), mode="backtest", lockstep=True, speed=0.0)
     permit(plan)
     equity = np.full(days + 1, np.nan)
     equity[0] = config.paper.initial_balance
+    quiet = logging.getLogger("walk_forward.data")
+    quiet.setLevel(logging.CRITICAL)  # what is wrong with the data is counted here, once and not for every run
     run = Backtest(plan, folder, "walk", logging.getLogger("benchmarks"))
     try:
         quantum = run.planning.quantum
-        recording = Recording(plan.sources, run.memory.instruments.instruments[: len(plan.rows)], logging.getLogger("data"),
+        recording = Recording(plan.sources, run.memory.instruments.instruments[: len(plan.rows)], quiet,
                               since_ns=first_day * DAY_NS, until_ns=(first_day + days) * DAY_NS)
         source = ReplaySource(recording, config.hotpath.session_gap_s * 10**9, plan.flatten_at_end, _CHUNK)
         batch, marks = np.zeros(_BATCH, l.TICK), np.zeros((_BATCH, 2), np.int64)
@@ -142,35 +175,40 @@ def walked(case: Case, files: Iterable[Path], apply: bool, first_day: int, days:
                 # what closes the rest comes a minute behind the last day
                 at = min(day - first_day + 1, days)
                 if math.isnan(equity[at]) and at > 1 and at % 10 == 1:
-                    _tell(f"{case.name}, learning {'applied' if apply else 'not applied'}: {at - 1} of {days} days, {time.monotonic() - began:.0f} s")
+                    _tell(f"{name}: {at - 1} of {days} days, {time.monotonic() - began:.0f} s")
                 equity[at] = int(run.memory.sniper.account[0]["equity"]) * quantum
         summary = run.finish(recording.errors(), recording.faults())
         trips = results_of(run, summary, (first_day * DAY_NS, (first_day + days) * DAY_NS)).trips
     finally:
         run.close()
     equity[-1] = float(summary["equity_end"])
-    steps, nearest, learned = _learned(folder / "state" / "knowledge", len(plan.rows))
+    learned = _learned(folder / "state" / "knowledge", len(plan.rows))
     check(summary["ticks_processed"] >= count, f"{summary['ticks_processed']} ticks were stepped of {count}")
     check(summary["reconciled"] is True, f"the books do not reconcile: {summary.get('differences')}")
-    check(not summary.get("data_unread") and not summary.get("data_fault"), f"{summary.get('data_unread')}, {summary.get('data_fault')}")
+    counts = recording.counts()
+    bad = sum(counts.get(name, 0) for name in ("frames_bad", "bad_price", "time_back"))
+    check(not summary.get("data_unread") and bad <= MOST_BAD * counts["frames"], f"{summary.get('data_unread')}, {summary.get('data_fault')}")
     check(not np.isnan(equity).any(), "there are days without data")
-    check(learned == len(trips) == summary["trades_closed"],
-          f"{learned} trades were learned of, {len(trips)} read, {summary['trades_closed']} closed")
+    check(learned.trades == len(trips) == summary["trades_closed"],
+          f"{learned.trades} trades were learned of, {len(trips)} read, {summary['trades_closed']} closed")
     gained = equity[-1] - equity[0]
     check(abs(sum(trip.pnl for trip in trips) - gained) < 1e-6 * equity[0], f"the trades do not add up to what was gained, {gained:.4f}")
-    _tell(f"{case.name}, learning {'applied' if apply else 'not applied'}: {days} days in {time.monotonic() - began:.0f} s, {len(trips)} trades")
-    return Walk(summary, trips, equity, steps, nearest)
+    _tell(f"{name}: {days} days in {time.monotonic() - began:.0f} s, {len(trips)} trades")
+    return Walk(summary, trips, equity, learned, bad)
 
 
-def _learned(path: Path, symbols: int) -> tuple[Counter[str], tuple[str, float], int]:
-    """Steps by stage, what was nearest to be believed, and the trades that were learned of."""
+def _learned(path: Path, symbols: int) -> Learned:
     store = Knowledge(path)
     try:
-        steps = Counter(step.stage for step in store.steps())
-        possible = universe(symbols, 1, MOST_PATTERNS, MOST_REGIMES)
+        steps, possible = store.steps(), universe(symbols, 1, MOST_PATTERNS, MOST_REGIMES)
         short = {claim: math.log(possible[claim.family] / ALPHA[claim.family]) - piece.evidence.log_e for claim, piece in store.claims().items()}
-        claim = min(short, key=lambda one: short[one], default=None)
-        return steps, ("", math.nan) if claim is None else (claim.text, short[claim]), store.learned().trades
+        nearest = min(short, key=lambda one: short[one], default=None)
+        stopped = [-trade.sign * 1e4 * (trade.exit_price / trade.entry_price - 1) - trade.stop_bps
+                   for trade in store.trades() if trade.made and trade.exit_reason == "stop"]
+        return Learned(store.learned().trades, Counter(step.stage for step in steps),
+                       tuple(f"{step.action} {step.value}" for step in steps if step.stage == "active"),
+                       "" if nearest is None else nearest.text, math.nan if nearest is None else short[nearest],
+                       float(np.mean(stopped)) if stopped else math.nan)
     finally:
         store.close()
 
@@ -230,13 +268,14 @@ def run(quick: bool) -> list[Row | Missing]:
     rows = [*_held_rows(within, params)]
     for case in CASES:
         with tempfile.TemporaryDirectory(prefix="trader-bench-") as name:
-            folder = Path(name)
-            learning, plain = (walked(case, files, apply, first_day, days, folder / str(apply)) for apply in (True, False))
-            part = walked(case, files, True, first_day, max(1, days // PREFIX), folder / "part")
-        check_prefix(part.trips, learning.trips, (first_day + max(1, days // PREFIX)) * DAY_NS)
-        if not learning.steps["active"]:
-            check(learning.trips == plain.trips and np.array_equal(learning.equity, plain.equity), "nothing was active, and the trades are others")
-        rows += _case_rows(case.name, learning, plain, params)
+            walks = [walked(case, arm, files, first_day, days, Path(name) / arm.learning) for arm in case.arms]
+            part = walked(case, case.arms[0], files, first_day, max(1, days // PREFIX), Path(name) / "part")
+        check_prefix(part.trips, walks[0].trips, (first_day + max(1, days // PREFIX)) * DAY_NS)
+        applied, not_applied = walks[:2]
+        if not applied.learned.active:
+            check(applied.trips == not_applied.trips and np.array_equal(applied.equity, not_applied.equity),
+                  "nothing was active, and the trades are others")
+        rows += _case_rows(case, walks, params)
     return rows
 
 
@@ -257,24 +296,27 @@ def _held_rows(tables: list[Any], params: dict[str, Any]) -> Iterator[Row | Miss
     yield _mean_row("mean_day_bps", 1e4 * (at_days[1:] / at_days[:-1] - 1), about)
 
 
-def _case_rows(name: str, learning: Walk, plain: Walk, params: dict[str, Any]) -> Iterator[Row | Missing]:
-    for learns, one in (("yes", learning), ("no", plain)):
-        about = {"strategy": name, "learning": learns, **params}
+def _case_rows(case: Case, walks: list[Walk], params: dict[str, Any]) -> Iterator[Row | Missing]:
+    for arm, one in zip(case.arms, walks, strict=True):
+        about = {"strategy": case.name, "learning": arm.learning, **params}
         by_symbol = Counter(trip.symbol.partition("/")[0] for trip in one.trips)
-        start = one.equity[0]
-        bps = [1e4 * trip.pnl / (trip.size * trip.entry_price) for trip in one.trips]
-        yield Row("walk_forward", "trades", len(one.trips), "", {**about, **by_symbol, "win_rate": one.summary["win_rate"],
-                                                                "mean_bps": round(float(np.mean(bps)), 1) if bps else None})
+        values = [trip.size * trip.entry_price for trip in one.trips]
+        bps = [1e4 * trip.pnl / value for trip, value in zip(one.trips, values, strict=True)]
+        learned = one.learned
+        yield Row("walk_forward", "trades", len(one.trips), "", {
+            **about, **by_symbol, "win_rate": one.summary["win_rate"], "mean_bps": round(float(np.mean(bps)), 1) if bps else None,
+            "mean_size_bps": round(1e4 * float(np.mean(values)) / one.equity[0]) if values else None,
+            "beyond_stop_bps": round(learned.beyond_stop_bps, 1), "candles_passed_over": one.bad})
         yield Row("walk_forward", "refused", sum(one.summary["refusals"].values()), "", {**about, **one.summary["refusals"]})
         yield Row("walk_forward", "net_return_pct", one.return_pct, "%", about)
-        yield Row("walk_forward", "fees_pct", 100 * float(one.summary["fees"]) / start, "%", about)
+        yield Row("walk_forward", "fees_pct", 100 * float(one.summary["fees"]) / one.equity[0], "%", about)
         yield Row("walk_forward", "max_drawdown_pct", one.summary["max_drawdown_pct"], "%", about)
         yield _mean_row("mean_day_bps", one.daily_bps, about)
-        claim, short = one.nearest
-        yield Row("walk_forward", "adaptations_active", one.steps["active"], "", {
-            **about, **{stage: one.steps[stage] for stage in ("shadow", "rejected", "rolled_back")}, "nearest": claim,
-            "evidence_short_by": f"{math.exp(short):.3g} ×"})
-    yield _mean_row("gained_a_day_bps", learning.daily_bps - plain.daily_bps, {"strategy": name, **params})
+        yield Row("walk_forward", "adaptations_active", learned.steps["active"], "", {
+            **about, **{stage: learned.steps[stage] for stage in ("shadow", "rejected", "rolled_back")}, "active": ", ".join(learned.active),
+            "nearest": learned.nearest, "evidence_short_by": f"{math.exp(learned.short):.3g} ×"})
+    for arm, other in zip(case.arms[1:], walks[1:], strict=True):
+        yield _mean_row("gained_a_day_bps", walks[0].daily_bps - other.daily_bps, {"strategy": case.name, "over": arm.learning, **params})
 
 
 def _mean_row(metric: str, daily_bps: Any, about: dict[str, Any]) -> Row | Missing:

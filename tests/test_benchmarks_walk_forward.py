@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_whole_days_are_those_that_all_files_have_without_a_gap() -> None:
 
 
 def test_daily_returns_are_of_the_equity_at_the_days_beginning() -> None:
-    one = walk.Walk({}, [], np.array([1000.0, 1010.0, 1004.95]), walk.Counter(), ("", 0.0))
+    one = walk.Walk({}, [], np.array([1000.0, 1010.0, 1004.95]), walk.Learned(0, Counter(), (), "", 0.0, 0.0))
     assert one.daily_bps.tolist() == pytest.approx([100.0, -50.0])
     assert one.return_pct == pytest.approx(0.495)
 
@@ -164,9 +165,10 @@ def test_a_quick_run_trades_learns_of_it_and_checks_itself(real_data: Path, monk
     rows = {(row.params["strategy"], row.params.get("learning"), row.metric): row for row in found if isinstance(row, Row)}
     assert {name for name, _, _ in rows} == {"buy and hold", *(case.name for case in walk.CASES)}
     for case in walk.CASES:
-        for learning in ("yes", "no"):
-            assert rows[case.name, learning, "trades"].value > 0
-            assert rows[case.name, learning, "fees_pct"].value > 0
-            assert rows[case.name, learning, "adaptations_active"].value == 0, "thirty trades are the least, and three days have fewer"
-    assert len([row for row in found if isinstance(row, Missing)]) == 1 + 3 * len(walk.CASES)
-    assert rows["buy and hold", None, "net_return_pct"].params == {"strategy": "buy and hold", "symbols": 2, "days": 3}
+        for arm in case.arms:
+            assert rows[case.name, arm.learning, "trades"].value > 0
+            assert rows[case.name, arm.learning, "fees_pct"].value > 0
+    assert rows["analyst", "applied", "adaptations_active"].value == 0, "thirty trades are the least that it takes"
+    arms = sum(len(case.arms) for case in walk.CASES)
+    assert len([row for row in found if isinstance(row, Missing)]) == 1 + arms + arms - len(walk.CASES), "no interval of two days"
+    assert rows["buy and hold", None, "net_return_pct"].params == {"strategy": "buy and hold", "symbols": 2, "days": 2}
