@@ -106,6 +106,14 @@ def _short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def real_data(folder: str) -> Path:
+    """A folder of real market data: in the one that TRADER_REAL_DATA names, else beside the clone. Raises Skipped where it is not there."""
+    root = Path(os.environ.get("TRADER_REAL_DATA") or Path(__file__).resolve().parent.parent.parent / "shared" / "data")
+    if not (root / folder).is_dir():
+        raise Skipped(f"no real market data in {root / folder}; name the folder above it in TRADER_REAL_DATA")
+    return root / folder
+
+
 def latency_rows(benchmark: str, sample: Any, params: dict[str, Any], target: float | None = None, prefix: str = "") -> list[Row]:
     """p50 (with its target), p99, p99.9 and the largest of a sample in ns."""
     rows = [Row(benchmark, f"{prefix}{name}_ns", float(np.quantile(sample, quantile)), "ns", params, target if name == "p50" else None)

@@ -22,7 +22,7 @@ from benchmarks.frame import CheckFailed, Missing, Row, Skipped, end_in_order, s
 _PREFIX = "bench_"
 #: the order of a run of all: what others are compared with first, what needs a quiet machine before what fills it; others behind these
 ORDER = ("ring_hop", "kernel", "risk_gate", "tick_to_intent", "swap", "backtest", "restore", "zmq_baseline", "peers", "control", "health",
-         "memory", "recovery", "cold_start", "learning", "learning_loop", "quick_update", "analysis")
+         "memory", "recovery", "cold_start", "learning", "learning_loop", "walk_forward", "quick_update", "analysis")
 #: s that one benchmark may take, and what it then has to clear up
 LIMIT_S, _GRACE_S = 1800.0, 15.0
 

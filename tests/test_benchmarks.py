@@ -23,7 +23,7 @@ from ipc import layout as l
 ROOT = Path(__file__).resolve().parent.parent
 #: every benchmark that is promised
 PROMISED = {"backtest", "ring_hop", "tick_to_intent", "kernel", "risk_gate", "swap", "zmq_baseline", "peers", "memory", "cold_start", "control",
-            "restore", "health", "recovery", "learning", "analysis"}
+            "restore", "health", "recovery", "learning", "walk_forward", "analysis"}
 
 
 @pytest.mark.parametrize(("unit", "value", "target", "reached"), [
