@@ -20,7 +20,7 @@ from ipc.messages import Condition, Size
 HOUR_NS = 3_600_000_000_000
 #: 13:50
 NOW = 13 * HOUR_NS + 50 * 60_000_000_000
-FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
 
 
 def market() -> Market:
