@@ -150,34 +150,17 @@ def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
     return {"type": "array", "items": items, "maxItems": most}
 
 
-#: keywords that OpenAI's strict mode refuses
-_NOT_STRICT = frozenset({"minLength", "maxLength", "default", "title", "examples", "$schema", "uniqueItems", "minProperties", "maxProperties",
-                         "patternProperties", "propertyNames", "unevaluatedProperties"})
+#: keywords of ours that OpenAI's strict mode refuses; what they say is held by the Struct
+_NOT_STRICT = frozenset({"minLength", "maxLength"})
 
 
 def strict(schema: Any) -> Any:
-    """A JSON schema as OpenAI's strict mode takes it: every object closed, every field required (one that was not may be null), and without the
-    keywords that it refuses. What they said is held by the Struct."""
+    """A schema of ours as OpenAI's strict mode takes it: every object closed, every field required, and no lengths of texts."""
     if isinstance(schema, list):
         return [strict(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs"):  # their keys are names, not keywords
-            kept[key] = {name: strict(entry) for name, entry in value.items()}
-        elif key in ("enum", "const", "required"):
-            kept[key] = value
-        elif key == "oneOf":
-            kept["anyOf"] = strict(value)
-        elif key not in _NOT_STRICT:
-            kept[key] = strict(value)
-    if kept.get("type") == "object" or "properties" in kept:
-        needed = set(schema.get("required", ()))
-        properties = {name: entry if name in needed else _or_null(entry) for name, entry in kept.get("properties", {}).items()}
-        kept |= {"properties": properties, "required": list(properties), "additionalProperties": False}
-    return kept
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
+    # keys of "properties" are names, not keywords
+    kept = {key: {name: strict(entry) for name, entry in value.items()} if key == "properties" else strict(value)
+            for key, value in schema.items() if key not in _NOT_STRICT}
+    return kept | ({"required": list(kept["properties"]), "additionalProperties": False} if "properties" in kept else {})
