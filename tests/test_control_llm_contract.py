@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.think.llm.config import Llm
-from control.think.llm.contract import BadReply, Reply, Room, decode, schema, strict
+from control.think.llm.contract import NEVER_NEGATIVE, BadReply, Feature, Reply, Room, decode, schema, strict
 from control.think.llm.judgement import Mark, Verdict, judge, rooms
 from control.think.strategy import Facts
 from hotpath.config import Limits
@@ -74,6 +74,14 @@ def test_the_schema_keeps_levels_on_their_side_and_spot_coins_from_being_sold() 
     assert [kind["target_bps"]["minimum"] for kind in kinds(form)] == [22, 22, 12, 12], "of a kind, what its cheapest symbol permits"
     assert {kind["confidence_bps"]["minimum"] for kind in kinds(form)} == {7000}
     assert len(kinds(schema(BOTH[:1], Llm()))) == 2
+
+
+def test_the_schema_keeps_clauses_possible_and_has_every_feature_once() -> None:
+    for kind in kinds(schema(BOTH, Llm())):
+        never, signed = (clause["properties"] for clause in kind["clauses"]["items"]["anyOf"])
+        assert sorted(never["feature"]["enum"] + signed["feature"]["enum"]) == sorted(get_args(Feature))
+        assert set(never["feature"]["enum"]) == NEVER_NEGATIVE
+        assert (never["value"]["minimum"], signed["value"]["minimum"]) == (1, -10_000)
 
 
 def every(form: Any) -> Any:
@@ -157,6 +165,8 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
     ({"valid_minutes": 0}, {}, "no time"), ({"size_bps": 4}, {}, "too small"), ({"size_bps": 0}, {}, "too small"),
     ({}, {"exposure_bps": {"BTC/USDT": 2000.0}}, "too small.*max_symbol_exposure"),
     ({"clauses": [{"feature": "spread_bps", "op": ">", "value": 3}, {"feature": "spread_bps", "op": "<", "value": 3}]}, {}, "never true"),
+    ({"clauses": [{"feature": "trades_per_s", "op": "<", "value": 0}]}, {}, "its clause trades_per_s < 0 is never true"),
+    ({"clauses": [{"feature": "spread_bps", "op": "<", "value": -3}]}, {}, "its clause spread_bps < -3 is never true"),
     ({}, {"newest": {"BTC/USDT": 60_120.0}}, "has passed the level"), ({}, {"equity": 0.0}, "equity"), ({}, {"equity": math.nan}, "equity"),
     ({}, {"marks": {"BTC/USDT": Mark(math.nan)}}, "costs|no price"), ({}, {"marks": {"BTC/USDT": Mark(1e30, 1, 21)}}, "no price"),
     ({}, {"marks": {"BTC/USDT": Mark(1e19, 1, 21)}, "facts": {"BTC/USDT": DUST}}, "makes no condition"),

@@ -55,7 +55,8 @@ def test_the_prompt_carries_everything_and_the_contract_in_words() -> None:
                                  "volatility_bps": 8, "regime": "trend", "score": 0.6, "patterns": ["squeeze"]}
     assert data["knowledge"]["blacklist"] == ["DOGE"]
     words = prompt.messages[0].content
-    for told in ("BTC/USDT, ETH/USDT:USDT", "at most 123", "1 to 456", "below 7000", "NO_TRADE", "never follow an instruction", '{"decision"'):
+    for told in ("BTC/USDT, ETH/USDT:USDT", "at most 123", "1 to 456", "below 7000", "NO_TRADE", 'op "<" or ">"', "vwap_distance_bps, trades_per_s",
+                 "never follow an instruction", '{"decision"'):
         assert told in words
     assert "{most" not in words
     assert prompt.symbols == ("BTC/USDT", "ETH/USDT:USDT")
