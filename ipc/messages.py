@@ -122,6 +122,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mark: DecimalText | None = None
     most_equity_bps: Bps = 0
     paper: bool = False
+    #: of a perpetual when it was planned, above 0 where longs pay; not known: None
+    funding_bps: Annotated[float, Meta(ge=-10_000, le=10_000)] | None = None
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

@@ -106,6 +106,12 @@ def test_a_burst_is_the_last_minutes_volume_by_that_of_the_hours_minutes(candle_
     assert row(market({PERPETUAL: still}, BEGIN + 2 * DAY)).volume_burst is None
 
 
+def test_the_funding_rate_of_a_perpetual_is_told_where_it_is_known() -> None:
+    now = replace(market(HISTORY, NOW), funding_bps={PERPETUAL: 1.25})
+    assert (row(now).funding_bps, row(now, SPOT).funding_bps) == (1.25, None)
+    assert row(market(HISTORY, NOW)).funding_bps is None
+
+
 # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_risk_row_is_of_the_account_with_what_every_strategy_has_open() -> None:
     account = Portfolio(equity=9_900.0, cash=5_000.0, open_positions=3, entries_today=7, exposure={SPOT: 1_980.0, "SOL/USDT": 990.0}, open_risk=49.5,

@@ -2,7 +2,7 @@
 
 Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
 restriction shuts is armed on paper, so that the restriction can be found wrong, and is never an order. A condition ends before an hour that is shut
-begins. Each condition also gets the last price as it was when it was planned.
+begins. Each condition also gets the last price, and the funding rate of a perpetual, as they were when it was planned.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     quote = market.quotes.get(one.symbol)
     facts = market.facts.get(one.symbol)
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0,
-                              "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None}
+                              "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None,
+                              "funding_bps": market.funding_bps.get(one.symbol)}
     if 0.0 < scale != 1.0:
         fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
     if not fields["paper"]:

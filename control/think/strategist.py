@@ -60,7 +60,8 @@ class Strategist:
         self.lockstep = bool(memory.board.run[0]["lockstep"])
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
-                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits))
+                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits),
+                                 boot.sources)
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)

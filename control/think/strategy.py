@@ -136,6 +136,8 @@ class Market:
     quotes: Mapping[str, Quote]
     #: (symbol, most candles) → Candles
     window: Callable[[str, int], Candles]
+    #: rate of a perpetual's next funding in bps of a position's value, above 0 where longs pay; only symbols of which it is known
+    funding_bps: Mapping[str, float] = field(default_factory=dict)
 
     def candles(self, symbol: str, minutes: float | None = None) -> Candles:
         """The last closed candles of a symbol: at most `minutes`, or all that are kept. Fewer (or none) while it is warming up."""

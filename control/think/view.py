@@ -10,6 +10,7 @@ import numpy as np
 
 from control.think.strategy import Candles, Facts, Held, Market, Portfolio, Quote
 from hotpath.kernel.candles import CANDLE, window
+from hotpath.venues.funding import Rates
 from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.segment import Memory
@@ -41,8 +42,8 @@ def facts_of(instrument: Any) -> Facts:
 class View:
     """Makes Market and Portfolio for one plan after the other."""
 
-    def __init__(self, memory: Memory, fold: Bundle, candle_s: int) -> None:
-        self._memory, self._fold, self._candle_s = memory, fold, candle_s
+    def __init__(self, memory: Memory, fold: Bundle, candle_s: int, funding: Rates | None = None) -> None:
+        self._memory, self._fold, self._candle_s, self._funding = memory, fold, candle_s, funding or Rates(())
         self.instruments = memory.instruments.instruments[: int(memory.board.run[0]["instruments"])].copy()
         self.facts = {facts.symbol: facts for facts in map(facts_of, self.instruments)}
         self._number = {symbol: number for number, symbol in enumerate(self.facts)}
@@ -62,7 +63,7 @@ class View:
             return kept[key]
 
         quotes = {symbol: self._quote(number, now_ns) for symbol, number in self._number.items()}
-        return Market(now_ns, self._candle_s, self.facts, quotes, candles)
+        return Market(now_ns, self._candle_s, self.facts, quotes, candles, self._funding.before(now_ns))
 
     def _window(self, symbol: str, count: int, now_ns: int) -> Candles:
         number = self._number[symbol]

@@ -29,7 +29,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class MarketRow(Row, frozen=True, kw_only=True):
     """One symbol. `mark` is the price that levels are bps from, in the quote currency; `costs_bps` a round trip: both fees and the spread;
-    `volatility_bps` of a day; `volume_burst` the volume of the last minute by the average minute of the last hour."""
+    `volatility_bps` of a day; `volume_burst` the volume of the last minute by the average minute of the last hour; `funding_bps` of a perpetual's
+    next funding, above 0 where longs pay."""
 
     symbol: str
     mark: float
@@ -44,6 +45,7 @@ class MarketRow(Row, frozen=True, kw_only=True):
     range_low_bps: float | None = None
     range_high_bps: float | None = None
     volume_burst: float | None = None
+    funding_bps: float | None = None
     regime: str = ""
     score: float | None = None
     patterns: list[str] = []

@@ -81,7 +81,7 @@ def _market_row(market: Market, seen: Analysis, settings: Settings) -> MarketRow
         return_1m_bps=moved(1), return_5m_bps=moved(5), return_15m_bps=moved(15), return_1h_bps=moved(60), return_1d_bps=moved(1440),
         volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(candles.low[-hour:].min()) / mark - 1) if len(candles) else None,
         range_high_bps=_bps(float(candles.high[-hour:].max()) / mark - 1) if len(candles) else None, volume_burst=_volume_burst(candles),
-        regime=seen.trade.regime.name, score=seen.score,
+        funding_bps=market.funding_bps.get(seen.symbol),         regime=seen.trade.regime.name, score=seen.score,
         patterns=[f"{one.name} to {one.side}" for one in seen.trade.patterns], short_allowed=seen.short_allowed)
 
 
