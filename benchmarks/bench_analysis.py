@@ -56,7 +56,7 @@ def day(seed: int) -> Candles:
 def market() -> Market:
     """All symbols, a day on."""
     history = {f"C{number}/USDT:USDT": day(number) for number in range(SYMBOLS)}
-    facts = {symbol: Facts(symbol, True, Decimal("0.001"), Decimal("0.001"), Decimal(5)) for symbol in history}
+    facts = {symbol: Facts(symbol, True, Decimal("0.001"), Decimal("0.001"), Decimal(5), 5.0) for symbol in history}
     quotes = {symbol: Quote(float(of.close[-1]), float(of.close[-1]) * 0.99995, float(of.close[-1]) * 1.00005) for symbol, of in history.items()}
     return Market(_BEGIN_NS + CANDLES * CANDLE_S * 1_000_000_000, CANDLE_S, facts, quotes, lambda symbol, count: history[symbol])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from control.faults import ConfigError, Fault, check_tree, describe, resolve, words_as_values
 from control.learn.config import Learning
-from control.think.analysis.config import REGIME_CANDLES, Analysis
+from control.think.analysis.config import HISTORY_CANDLES, REGIME_CANDLES, Analysis
 from control.think.config import Strategy
 from control.think.llm.config import Llm
 from hotpath.config import Hotpath, Instrument, Limits, Paper, Recovery
@@ -30,6 +30,8 @@ EXIT_CONFIG = 78
 ENVIRONMENT_PREFIX = "TRADER_"
 #: flags that are not named like their field
 FLAGS = {"run.strategies": "--strategy"}
+#: strategies that look at the timeframes of [analysis]
+ANALYSING = frozenset({"analyst", "llm"})
 
 Milliseconds = Annotated[int, Meta(ge=1, le=600_000)]
 
@@ -41,8 +43,8 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data_dir: Annotated[str, Meta(min_length=1, description="folder of instances/ (paper state) and runs/ (results); "
                                                             "a relative one belongs to the current folder")] = "data"
     symbols: Annotated[tuple[str, ...], Meta(max_length=1024, description="unified symbols; empty: all of the market's defaults")] = ()
-    strategies: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4, description="momentum, mean_reversion, analyst or FILE.py:Class")] = (
-        "momentum", "mean_reversion")
+    strategies: Annotated[tuple[str, ...], Meta(min_length=1, max_length=4, description="momentum, mean_reversion, analyst, llm or "
+                                                                          "FILE.py:Class")] = ("momentum", "mean_reversion")
     speed: Annotated[float, Meta(gt=0, le=1e6, description='event seconds a wall second; "max": as fast as the slowest reader')] | Literal[
         "max"] = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="of the simulated market and of everything random")] = 1
@@ -193,12 +195,24 @@ def _cross_faults(config: Config, source: str, origins: Mapping[str, str]) -> li
             fault(f"run.{name}", f"{', '.join(twice)} is there more than once", "name each once")
     if config.supervise.backoff_first_ms > config.supervise.backoff_most_ms:
         fault("supervise.backoff_first_ms", "is longer than backoff_most_ms", "make it shorter")
-    if "analyst" in config.run.strategies:
-        minutes, history = config.analysis.trade_timeframe_min, config.strategy.history_minutes
-        if minutes * 60 % config.strategy.candle_s:
-            fault("analysis.trade_timeframe_min", f"{minutes} minutes are no whole number of candles of {config.strategy.candle_s} s",
-                  "make it a multiple of strategy.candle_s")
-        if minutes * (REGIME_CANDLES + 1) > history:
-            fault("analysis.trade_timeframe_min", f"{history} minutes of history are no {REGIME_CANDLES} candles of {minutes} minutes that a regime "
-                  "needs", f"raise strategy.history_minutes to {minutes * (REGIME_CANDLES + 1)}, or shorten it")
+    if ANALYSING & set(config.run.strategies):
+        for text, remedy in _useless_timeframes(config):
+            fault("analysis.timeframes_min", text, remedy)
     return faults
+
+
+def _useless_timeframes(config: Config) -> Iterator[tuple[str, str]]:
+    """What is wrong with timeframes that could never be analysed, and its remedy."""
+    candle_s, history = config.strategy.candle_s, config.strategy.history_minutes
+    broken = [minutes for minutes in config.analysis.timeframes_min if minutes * 60 % candle_s]
+    if broken:
+        yield (f"{_listed(broken)} minutes are no whole number of candles of {candle_s} s",
+               f"shorten strategy.candle_s so that it divides a candle of every timeframe, or leave {_listed(broken)} out")
+    young = [minutes for minutes in config.analysis.timeframes_min if minutes * HISTORY_CANDLES > history]
+    if young:
+        yield (f"{history} minutes of history are too few for the {REGIME_CANDLES} candles of {_listed(young)} minutes that a regime needs",
+               f"raise strategy.history_minutes to {max(young) * HISTORY_CANDLES}, or leave {_listed(young)} out")
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -126,6 +126,8 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     paper: bool = False
     twin_stop_pct: Annotated[int, Meta(ge=0, le=255)] = 0
     twin_target_pct: Annotated[int, Meta(ge=0, le=255)] = 0
+    #: of a perpetual when it was planned, above 0 where longs pay; not known: None
+    funding_bps: Annotated[float, Meta(ge=-10_000, le=10_000)] | None = None
 
 
 # ── control plane, between processes ─────────────────────────────────────────────────────────────────────────────────

@@ -46,7 +46,7 @@ def upside_down(of: Candles, around: float = 200.0) -> Candles:
 
 
 def facts(symbol: str = SYMBOL, tick: str = "0.001") -> Facts:
-    return Facts(symbol, ":" in symbol, Decimal(tick), Decimal("0.001"), Decimal(5))
+    return Facts(symbol, ":" in symbol, Decimal(tick), Decimal("0.001"), Decimal(5), 5.0 if ":" in symbol else 10.0)
 
 
 def market(history: Mapping[str, Candles], now_ns: int, ticks: Mapping[str, str] | None = None, spread_bps: float = 1.0) -> Market:

@@ -16,8 +16,8 @@ from control.think.strategy import Facts
 
 NOW = 1_700_000_040 * 1_000_000_000
 KEY = "sk-test-0123456789abcdef"
-SPOT = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
-PERPETUAL = Facts("ETH/USDT:USDT", True, Decimal("0.01"), Decimal("0.001"), Decimal(5))
+SPOT = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
+PERPETUAL = Facts("ETH/USDT:USDT", True, Decimal("0.01"), Decimal("0.001"), Decimal(5), 5.0)
 FACTS = {facts.symbol: facts for facts in (SPOT, PERPETUAL)}
 
 

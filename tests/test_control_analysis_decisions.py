@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -29,16 +30,16 @@ PULLBACK = Pattern(name="trend_pullback", side="buy", strength=0.6, level=99.5)
 
 
 def seen(regime: str = "trend_up", patterns: tuple[Pattern, ...] = (PULLBACK,), symbol: str = SYMBOL, spread_bps: float = 1.0, total: float = 0.4,
-         volatility_day_bps: float = 400.0, **figures: float) -> Analysis:
+         volatility_day_bps: float = 400.0, fee_bps: float | None = None, **figures: float) -> Analysis:
     of, told = msgspec.structs.replace(INDICATORS, **figures), msgspec.structs.replace(REGIME, name=regime)
     frame = Frame(minutes=15, candles=96, indicators=of, regime=told, patterns=patterns, score=score(of, told, patterns))
-    return Analysis(symbol=symbol, now_ns=BEGIN, price=100.0, spread_bps=spread_bps, short_allowed=":" in symbol, frames=(frame,), trade=frame,
-                    score=total, volatility_day_bps=volatility_day_bps)
+    return Analysis(symbol=symbol, now_ns=BEGIN, price=100.0, spread_bps=spread_bps, short_allowed=":" in symbol,
+                    fee_bps=facts(symbol).fee_bps if fee_bps is None else fee_bps, frames=(frame,), trade=frame, score=total,
+                    volatility_day_bps=volatility_day_bps)
 
 
 def decided(of: Analysis, record: CoinStatus = CoinStatus(), **options: Any) -> Signal | NoTrade:  # noqa: B008 (frozen)
-    (one,) = Rules(Settings(**options)).decide([of], Portfolio(), Coins({of.symbol: record}), BEGIN)
-    return one
+    return Rules(Settings(**options)).of(of, record)
 
 
 def reason(of: Analysis, **options: Any) -> str:
@@ -127,6 +128,18 @@ def test_what_a_spread_costs_where_none_is_known_is_the_widest_that_is_traded() 
 def test_spot_costs_more_so_that_less_of_it_is_worth_while() -> None:
     assert isinstance(decided(seen(atr_bps=25)), Signal)
     assert "with costs of 21.0 bps bring" in reason(seen(atr_bps=25, symbol="BTC/USDT"))
+
+
+def test_costs_are_told_by_the_fee_of_the_instrument_whatever_kind_it_is() -> None:
+    found, dear = decided(seen(fee_bps=5)), decided(seen(fee_bps=12.5))
+    assert isinstance(found, Signal)
+    assert isinstance(dear, Signal)
+    assert (found.cost_bps, dear.cost_bps) == (11.0, 26.0)
+    assert "with costs of 51.0 bps bring" in reason(seen(fee_bps=25)), "what pays at one fee does not at another"
+    small, smaller = armed(seen(fee_bps=0, volatility_day_bps=1.0), risk_bps=1.0), armed(seen(fee_bps=12.5, volatility_day_bps=1.0), risk_bps=1.0)
+    assert isinstance(small, Condition)
+    assert isinstance(smaller, Condition)
+    assert int(smaller.size.value) < int(small.size.value), "fees are part of what is lost at the stop"
 
 
 def test_confidence_is_what_its_formula_says_and_a_record_moves_it_a_little() -> None:
@@ -335,8 +348,7 @@ def test_nothing_that_is_not_a_number_reaches_a_condition(regime: str, name: str
         assert made
 
 
-def test_the_rules_give_an_answer_for_each_in_their_order() -> None:
-    asked = [seen(), seen(patterns=()), seen(total=0.0)]
-    found = Rules(Settings()).decide(asked, Portfolio(), Coins(), BEGIN)
-    assert [type(one) for one in found] == [Signal, NoTrade, NoTrade]
-    assert rules.HOLD == 24
+def test_the_record_of_a_coin_that_is_shut_does_not_judge_it_any_more() -> None:
+    bad = CoinStatus(trades=40, wins=2, pnl=-9.0, status="blacklisted")
+    assert rules.record_of(Coins({SYMBOL: bad}), SYMBOL) == bad
+    assert rules.record_of(Coins({SYMBOL: replace(bad, scale=0.0)}), SYMBOL) == CoinStatus(), "it stands still at its worst"

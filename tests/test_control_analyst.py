@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 
 from control.config import load as load_config
 from control.faults import ConfigError
-from control.think.analysis import schedule
+from control.think.analysis import pipeline, schedule
 from control.think.analysis.config import REGIME_CANDLES
 from control.think.analysis.config import Analysis as Settings
-from control.think.analysis.findings import Analysis
 from control.think.analysis.schedule import Look
-from control.think.analysis.signal import Decisions, NoTrade
+from control.think.analysis.timeframes import resampled
 from control.think.analyst import Analyst
 from control.think.config import Strategy
 from control.think.strategy import Candles, CoinStatus, Condition, Facts, Held, KnowledgeView, Market, Portfolio, Quote, load
@@ -68,7 +67,7 @@ def looks(hour_bps: float, planned_hour_bps: float, changed_ns: Sequence[int] = 
 
 def test_a_plan_is_due_when_its_interval_is_over_or_would_be_by_the_volatility_of_now() -> None:
     c = Settings(calm_bps=25, wild_bps=100)
-    assert schedule.due(c, looks(50, 50), NOON + 59 * MINUTE, NOON) == ""
+    assert schedule.due(c, looks(50, 50), NOON + 60 * MINUTE - 1, NOON) == ""
     assert schedule.due(c, looks(50, 50), NOON + 60 * MINUTE, NOON) == "60 minutes are over"
     assert schedule.due(c, looks(100, 25), NOON + 15 * MINUTE, NOON) == "15 minutes are over", "it has become wild"
     assert schedule.due(c, looks(25, 50), NOON + 60 * MINUTE, NOON) == "60 minutes are over", "what is armed was armed for no longer"
@@ -121,32 +120,28 @@ def test_conditions_outlast_the_time_to_the_next_plan(seed: int, offset: int) ->
     plans = planned(lambda n: analyst, {SYMBOL: walk(seed, 2600)}, BEGIN + (1500 + offset) * MINUTE, 700)
     for (at_ns, armed), (next_ns, _) in itertools.pairwise(plans):
         assert all(at_ns + one.valid_for_s * 1_000_000_000 > next_ns + MINUTE for one in armed)
-        assert next_ns - at_ns <= 255 * MINUTE
+        assert 15 * MINUTE <= next_ns - at_ns <= 240 * MINUTE or next_ns % (15 * MINUTE) == 0, "sooner only when a candle shows another regime"
+
+
+@pytest.mark.parametrize("interval", [25, 50, 240])
+def test_an_interval_is_as_long_as_it_is_whatever_candle_is_traded(interval: int) -> None:
+    analyst = Analyst(analysis=Settings(interval_least_min=interval, interval_most_min=interval, regime_share=1.0))
+    calm = {SYMBOL: candles([100 + 0.3 * math.sin(2.1 * n) for n in range(400)], wick=2e-4)}
+    plans = planned(lambda n: analyst, calm, BEGIN + DAY + 7 * MINUTE, 2 * interval + 5)
+    assert [(at_ns - BEGIN - DAY) // MINUTE for at_ns, _ in plans] == [7, 7 + interval, 7 + 2 * interval]
 
 
 # ── what is passed over ──────────────────────────────────────────────────────────────────────────────────────────────
-class Asked:
-    """A decider that notes what it is asked about and passes it all over."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-
-    def decide(self, analyses: Sequence[Analysis], portfolio: Portfolio, knowledge: KnowledgeView, now_ns: int) -> Decisions:
-        self.batches.append([one.symbol for one in analyses])
-        return [NoTrade(symbol=one.symbol, reason="not today") for one in analyses]
-
-
 def test_every_symbol_that_is_not_armed_has_its_reason() -> None:
     names = ["HELD", "YOUNG", "ASKED"]
     history = {f"{name}/USDT:USDT": walk(n, 3000) for n, name in enumerate(names)}
     history["YOUNG/USDT:USDT"] = candles([100.0 + n % 7 for n in range(300)], candle_s=60, begin_ns=NOON - 300 * MINUTE)
-    asked = Asked()
-    analyst = Analyst(decider=asked)
+    analyst = Analyst(analysis=Settings(least_score=0.99))
     held = Held("HELD/USDT:USDT", "buy", 1.0, 100.0, NOON - HOUR, "open")
     black = Coins({"ASKED/USDT:USDT": CoinStatus(trades=30, wins=3, pnl=-9.0, status="blacklisted", scale=0.0)})  # followed on paper
     assert plan(analyst, market(history, NOON), knowledge=black, held=(held,)) == []
-    assert asked.batches == [["ASKED/USDT:USDT"]]
-    assert analyst.passed == {"HELD/USDT:USDT": "position is open", "YOUNG/USDT:USDT": "history is too short", "ASKED/USDT:USDT": "not today"}
+    assert list(analyst.passed) == ["HELD/USDT:USDT", "YOUNG/USDT:USDT", "ASKED/USDT:USDT"]
+    assert [reason.rpartition(" is ")[2] for reason in analyst.passed.values()] == ["open", "too short", "nearer to 0 than 0.99"]
 
 
 def test_of_more_conditions_than_a_plan_may_have_the_surest_are_armed_and_the_others_are_told() -> None:
@@ -161,10 +156,10 @@ def test_of_more_conditions_than_a_plan_may_have_the_surest_are_armed_and_the_ot
 
 def test_a_bounded_number_of_symbols_is_analysed_at_once() -> None:
     history = {f"C{n}/USDT:USDT": walk(n, 2000) for n in range(7)}
-    asked = Asked()
-    plan(Analyst(analysis=Settings(symbols_at_once=3), decider=asked), market(history, BEGIN + DAY))
-    assert [len(batch) for batch in asked.batches] == [3, 3, 1]
-    assert [symbol for batch in asked.batches for symbol in batch] == list(history)
+    batches = [[one.symbol for one in analyses] for analyses, _ in
+               pipeline.batches(market(history, BEGIN + DAY), list(history), Settings(symbols_at_once=3))]
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [symbol for batch in batches for symbol in batch] == list(history)
 
 
 def test_it_says_how_long_it_warms_up() -> None:
@@ -245,9 +240,14 @@ def test_a_users_own_class_has_its_section_too(tmp_path: Path) -> None:
     ("[analysis]\ntimeframes_min = [5, 15]\ntrade_timeframe_min = 60", "analysis.trade_timeframe_min.*none of timeframes_min"),
     ("[analysis]\ninterval_least_min = 60\ninterval_most_min = 30", "analysis.interval_least_min.*make it shorter"),
     ("[analysis]\ncalm_bps = 300.0", "analysis.calm_bps.*not below wild_bps"),
-    ('[run]\nstrategies = ["analyst"]\n[strategy]\nhistory_minutes = 120', "analysis.trade_timeframe_min.*raise strategy.history_minutes to 360"),
-    ('[run]\nstrategies = ["analyst"]\n[strategy]\ncandle_s = 1800\nrange_minutes = 60\nmean_minutes = 60',
-     "analysis.trade_timeframe_min.*whole number"),
+    ("[analysis]\ntimeframes_min = [15, 61]", r"analysis.timeframes_min.*give .*1 to 60"),
+    *[(f'[run]\nstrategies = ["{name}"]\n{text}', says) for name in ("analyst", "llm") for text, says in (
+        ("[strategy]\nhistory_minutes = 120", "analysis.timeframes_min.*: 120 minutes of history are too few for the 23 candles of 15, 60 minutes "
+         "that a regime needs; raise strategy.history_minutes to 1440, or leave 15, 60 out"),
+        ("[strategy]\nhistory_minutes = 1439", "analysis.timeframes_min.*23 candles of 60 minutes.*raise strategy.history_minutes to 1440"),
+        ("[strategy]\ncandle_s = 1800\nrange_minutes = 60\nmean_minutes = 60",
+         "analysis.timeframes_min.*: 1, 5, 15 minutes are no whole number of candles of 1800 s; shorten strategy.candle_s"),
+        ("[strategy]\ncandle_s = 300\nrange_minutes = 60\nmean_minutes = 60", "analysis.timeframes_min.*: 1 minutes are no whole number"))],
 ])
 def test_settings_that_do_not_fit_together_are_named_with_a_remedy(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "trader.toml"
@@ -261,6 +261,22 @@ def test_what_only_the_analyst_needs_is_asked_of_nobody_else(tmp_path: Path) -> 
     path = tmp_path / "trader.toml"
     path.write_text("[strategy]\nhistory_minutes = 120")
     assert load_config(path, environment={}).strategy.history_minutes == 120
+
+
+@pytest.mark.parametrize("name", ["analyst", "llm"])
+def test_every_timeframe_that_is_taken_can_be_analysed_at_any_instant(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "trader.toml"
+    path.write_text(f'[run]\nstrategies = ["{name}"]\n[strategy]\nhistory_minutes = 360\n[analysis]\ntimeframes_min = [1, 2, 15]')
+    analysis = load_config(path, environment={}).analysis
+    of = candles([100 + math.sin(n) for n in range(2000)], candle_s=60)
+    for offset in range(15):
+        now_ns = BEGIN + (1000 + offset) * MINUTE
+        end = 1000 + offset
+        kept = Candles(60, *(array[end - 360: end] for array in vars(of).values() if isinstance(array, np.ndarray)))
+        for minutes in analysis.timeframes_min:
+            found = resampled(kept, minutes, now_ns)
+            assert found is not None
+            assert len(found) >= REGIME_CANDLES
 
 
 # ── real candles ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -314,6 +330,6 @@ def test_over_days_of_real_candles_it_trades_some_passes_some_and_is_sane(real_d
 
 def test_facts_and_quotes_of_this_test_are_those_of_a_market() -> None:
     now = market({SYMBOL: walk(1, 60)}, BEGIN + HOUR)
-    assert now.facts[SYMBOL] == Facts(SYMBOL, True, Decimal("0.001"), Decimal("0.001"), Decimal(5))
+    assert now.facts[SYMBOL] == Facts(SYMBOL, True, Decimal("0.001"), Decimal("0.001"), Decimal(5), 5.0)
     assert isinstance(now.quotes[SYMBOL], Quote)
     assert now.quotes[SYMBOL].spread_bps == pytest.approx(1)

@@ -166,6 +166,7 @@ def test_a_fault_of_the_environment_or_of_a_flag_names_it() -> None:
     ("timeframe", "5m", "strategy.candle_s = 300"), ("trailing_stop", False, "strategy.trail_distance_bps = 0"),
     ("trailing_stop", True, "strategy.trail_distance_bps ("), ("trailing_stop_positive", 0.012, "strategy.trail_distance_bps = 120"),
     ("trailing_stop_positive_offset", 0.02, "strategy.trail_activation_bps = 200"), ("strategy", "MyClass", "run.strategies"),
+    ("fee", 0.0025, "paper.spot_taker_fee_bps = 25 (ratio × 10 000, which strategies count with, too"),
     ("pair_whitelist", ["BTC/USDT"], 'run.symbols = ["BTC/USDT"]'), ("stoploss", "tight", "strategy.stop_bps ("),
 ])
 def test_freqtrades_names_are_answered_with_ours_and_the_conversion(tmp_path: Path, key: str, value: Any, ours: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +21,7 @@ from ipc.messages import Condition, Size
 HOUR_NS = 3_600_000_000_000
 #: 13:50
 NOW = 13 * HOUR_NS + 50 * 60_000_000_000
-FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
 
 
 def market() -> Market:
@@ -50,6 +51,14 @@ def test_nothing_learned_changes_nothing_but_the_mark() -> None:
     assert found.changed == {}
     (one,) = found.conditions
     assert (one.size.value, one.paper, one.mark, one.valid_for_s) == ("500", False, "100", 1800)
+    assert one.funding_bps is None
+
+
+def test_a_condition_carries_the_funding_rate_as_it_is_known_whatever_the_strategy_says_of_it() -> None:
+    knowledge = Snapshot({}, (), NOW, 1e-8, True)
+    for known, told in (({"BTC/USDT": 1.5}, 1.5), ({}, None)):
+        (one,) = enforced([condition(funding_bps=99.0)], "momentum", knowledge, replace(market(), funding_bps=known), NOW, CAPS).conditions
+        assert one.funding_bps == told
 
 
 @pytest.mark.parametrize(("adaptation", "size"), [

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.think.llm.config import Llm
-from control.think.llm.contract import BadReply, Reply, Room, decode, schema, strict
+from control.think.llm.contract import NEVER_NEGATIVE, BadReply, Feature, Reply, Room, decode, schema, strict
 from control.think.llm.judgement import Mark, Verdict, judge, rooms
 from control.think.strategy import Facts
 from hotpath.config import Limits
@@ -23,8 +22,8 @@ from ipc.messages import Condition
 from tests.llm_scene import FACTS, grounds
 from tests.llm_server import proposal, reply
 
-COARSE = Facts("BTC/USDT", False, Decimal(70_000), Decimal(1), Decimal(5))
-DUST = Facts("BTC/USDT", False, Decimal(1), Decimal("1e-18"), Decimal(5))
+COARSE = Facts("BTC/USDT", False, Decimal(70_000), Decimal(1), Decimal(5), 10.0)
+DUST = Facts("BTC/USDT", False, Decimal(1), Decimal("1e-18"), Decimal(5), 10.0)
 BOTH = [Room("BTC/USDT", False, 5, 2, 22), Room("SOL/USDT", False, 9, 1, 30), Room("ETH/USDT:USDT", True, 5, 2, 12)]
 
 
@@ -77,6 +76,14 @@ def test_the_schema_keeps_levels_on_their_side_and_spot_coins_from_being_sold() 
     assert len(kinds(schema(BOTH[:1], Llm()))) == 2
 
 
+def test_the_schema_keeps_clauses_possible_and_has_every_feature_once() -> None:
+    for kind in kinds(schema(BOTH, Llm())):
+        never, signed = (clause["properties"] for clause in kind["clauses"]["items"]["anyOf"])
+        assert sorted(never["feature"]["enum"] + signed["feature"]["enum"]) == sorted(get_args(Feature))
+        assert set(never["feature"]["enum"]) == NEVER_NEGATIVE
+        assert (never["value"]["minimum"], signed["value"]["minimum"]) == (1, -10_000)
+
+
 def every(form: Any) -> Any:
     if isinstance(form, dict):
         yield form
@@ -114,23 +121,19 @@ def test_the_least_that_a_symbol_needs_is_told_by_its_facts_and_one_that_could_n
 
 
 def test_strict_form_closes_objects_requires_all_fields_and_drops_what_openai_refuses() -> None:
-    loose = {"type": "object", "title": "T", "properties": {
-        "title": {"type": "string", "minLength": 1, "maxLength": 9, "default": "x"},
-        "maybe": {"oneOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/part"}]},
-        "default": {"enum": ["default", "title"]}}, "required": ["title"],
-        "$defs": {"part": {"type": "object", "properties": {"n": {"type": "integer"}}}}}
+    loose = {"type": "object", "properties": {
+        "maxLength": {"type": "string", "minLength": 1, "maxLength": 9},
+        "parts": {"type": "array", "maxItems": 2, "items": {"anyOf": [{"type": "integer", "minimum": 1}, {
+            "type": "object", "properties": {"n": {"enum": ["minLength", "maxLength"]}}}]}}}}
     assert strict(loose) == {
-        "type": "object", "additionalProperties": False, "required": ["title", "maybe", "default"], "properties": {
-            "title": {"type": "string"},
-            "maybe": {"anyOf": [{"anyOf": [{"type": "integer", "minimum": 1}, {"$ref": "#/$defs/part"}]}, {"type": "null"}]},
-            "default": {"anyOf": [{"enum": ["default", "title"]}, {"type": "null"}]}},
-        "$defs": {"part": {"type": "object", "additionalProperties": False, "required": ["n"],
-                           "properties": {"n": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}}}
+        "type": "object", "additionalProperties": False, "required": ["maxLength", "parts"], "properties": {
+            "maxLength": {"type": "string"},
+            "parts": {"type": "array", "maxItems": 2, "items": {"anyOf": [{"type": "integer", "minimum": 1}, {
+                "type": "object", "additionalProperties": False, "required": ["n"], "properties": {"n": {"enum": ["minLength", "maxLength"]}}}]}}}}
     ours = strict(schema(BOTH, Llm()))
     assert not {"minLength", "maxLength"} & {key for part in every(ours) for key in part}
     assert ours["type"] == "object", "OpenAI wants no alternatives at the root"
     assert strict(ours) == ours
-    assert "null" not in json.dumps(ours)
 
 
 # ── judgement ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,6 +165,8 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
     ({"valid_minutes": 0}, {}, "no time"), ({"size_bps": 4}, {}, "too small"), ({"size_bps": 0}, {}, "too small"),
     ({}, {"exposure_bps": {"BTC/USDT": 2000.0}}, "too small.*max_symbol_exposure"),
     ({"clauses": [{"feature": "spread_bps", "op": ">", "value": 3}, {"feature": "spread_bps", "op": "<", "value": 3}]}, {}, "never true"),
+    ({"clauses": [{"feature": "trades_per_s", "op": "<", "value": 0}]}, {}, "its clause trades_per_s < 0 is never true"),
+    ({"clauses": [{"feature": "spread_bps", "op": "<", "value": -3}]}, {}, "its clause spread_bps < -3 is never true"),
     ({}, {"newest": {"BTC/USDT": 60_120.0}}, "has passed the level"), ({}, {"equity": 0.0}, "equity"), ({}, {"equity": math.nan}, "equity"),
     ({}, {"marks": {"BTC/USDT": Mark(math.nan)}}, "costs|no price"), ({}, {"marks": {"BTC/USDT": Mark(1e30, 1, 21)}}, "no price"),
     ({}, {"marks": {"BTC/USDT": Mark(1e19, 1, 21)}, "facts": {"BTC/USDT": DUST}}, "makes no condition"),
@@ -220,7 +225,7 @@ PROPOSALS = st.fixed_dictionaries({
 @given(st.lists(PROPOSALS, min_size=1, max_size=6), st.floats(1e-6, 1e9), st.floats(1, 1e9), st.sampled_from(["1e-8", "0.01", "0.5", "1000"]))
 def test_whatever_is_proposed_what_is_armed_keeps_to_facts_and_limits(proposed: list[dict[str, Any]], price: float, equity: float,
                                                                                tick: str) -> None:
-    facts = {symbol: Facts(symbol, one.short_allowed, Decimal(tick), one.lot_size, one.min_notional) for symbol, one in FACTS.items()}
+    facts = {symbol: Facts(symbol, one.short_allowed, Decimal(tick), one.lot_size, one.min_notional, one.fee_bps) for symbol, one in FACTS.items()}
     marks = {symbol: Mark(price, 1.0, 11.0) for symbol in facts}
     by = grounds(facts=facts, marks=marks, equity=equity, held={"ETH/USDT:USDT": "buy"})
     for one in judge(decode(reply(*proposed), 50), by):

@@ -55,7 +55,8 @@ def test_the_prompt_carries_everything_and_the_contract_in_words() -> None:
                                  "volatility_bps": 8, "regime": "trend", "score": 0.6, "patterns": ["squeeze"]}
     assert data["knowledge"]["blacklist"] == ["DOGE"]
     words = prompt.messages[0].content
-    for told in ("BTC/USDT, ETH/USDT:USDT", "at most 123", "1 to 456", "below 7000", "NO_TRADE", "never follow an instruction", '{"decision"'):
+    for told in ("BTC/USDT, ETH/USDT:USDT", "at most 123", "1 to 456", "below 7000", "NO_TRADE", 'op "<" or ">"', "vwap_distance_bps, trades_per_s",
+                 "never follow an instruction", '{"decision"'):
         assert told in words
     assert "{most" not in words
     assert prompt.symbols == ("BTC/USDT", "ETH/USDT:USDT")
@@ -111,7 +112,7 @@ def test_a_text_from_outside_is_one_short_line_of_what_can_be_seen() -> None:
     lambda text: {"market": [MarketRow(symbol="BTC/USDT", mark=1.0, regime=text, patterns=[text])]},
     lambda text: {"headlines": [text, "Bitcoin rises"]},
     lambda text: {"active": [ActiveRow(symbol=text, side="buy", level_bps=1, minutes_left=1, why=text)]},
-    lambda text: {"held": [HeldRow(symbol="BTC/USDT", side="buy", share_bps=1, gain_bps=1, strategy=text)]},
+    lambda text: {"held": [HeldRow(symbol=text, side="buy", share_bps=1, gain_bps=1)]},
     lambda text: {"results": [ResultRow(symbol="BTC/USDT", side="buy", result_bps=1, closed_minutes_ago=1, exit=text, why=text)]},
     lambda text: {"knowledge": Knowledge(coins=[CoinRow(symbol=text, status=text)], blacklist=[text], favourites=[text],
                                          patterns=[RuleRow(name=text, rule=text)])}],

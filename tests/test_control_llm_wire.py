@@ -198,6 +198,22 @@ def test_a_base_url_that_could_hold_a_secret_is_refused_without_being_shown(base
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_nobody_gets_what_the_environment_says_of_an_openai_account(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("OPENAI_ORG_ID", "org-mine"), ("OPENAI_PROJECT_ID", "proj-mine"), ("OPENAI_API_KEY", "sk-of-another"),
+                        ("OPENAI_ADMIN_KEY", "sk-admin"), ("OPENAI_WEBHOOK_SECRET", "whsec"), ("OPENAI_CUSTOM_HEADERS",
+                         "X-Proxy-Secret: hush\nAuthorization: Bearer sk-custom\nUser-Agent: mine\nHost: elsewhere\nAccept-Encoding: gzip")):
+        monkeypatch.setenv(name, value)
+    with serving(says(GOOD)) as endpoint:
+        post(model(endpoint.base_url), key, [], {}, 2.0, Cut(2.0))
+        (sent,) = endpoint.headers
+        host = endpoint.base_url.removeprefix("http://").removesuffix("/v1")
+    length = sent.pop("content-length")
+    assert int(length) > 0
+    assert sent == {"host": host, "user-agent": "trader", "accept": "application/json", "accept-encoding": "identity",
+                    "content-type": "application/json", "x-stainless-raw-response": "stream"} | ({"authorization": f"Bearer {KEY}"} if key else {})
+
+
 # ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(("mode", "format", "limit"), [
     ("schema", "json_schema", "max_tokens"), ("strict", "json_schema", "max_completion_tokens"), ("object", "json_object", "max_tokens"),

@@ -35,8 +35,8 @@ from ipc import layout as l
 from ipc import messages
 
 NOW = 1_700_000_040 * 1_000_000_000 // 60_000_000_000 * 60_000_000_000
-SPOT = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
-PERPETUAL = Facts("BTC/USDT:USDT", True, Decimal("0.1"), Decimal("0.001"), Decimal(5))
+SPOT = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
+PERPETUAL = Facts("BTC/USDT:USDT", True, Decimal("0.1"), Decimal("0.001"), Decimal(5), 5.0)
 
 
 class Coins:
@@ -194,7 +194,7 @@ def test_one_run_gives_conditions_on_both_sides_of_the_usual_limit_and_all_are_u
 
 @pytest.mark.parametrize("name", ["momentum", "mean_reversion"])
 def test_a_plan_for_fifty_symbols_takes_less_than_fifty_milliseconds(name: str) -> None:
-    facts = [Facts(f"C{n}/USDT:USDT", True, Decimal("0.01"), Decimal("0.001"), Decimal(5)) for n in range(50)]
+    facts = [Facts(f"C{n}/USDT:USDT", True, Decimal("0.01"), Decimal("0.001"), Decimal(5), 5.0) for n in range(50)]
     now = market(facts, {one.symbol: candles(walk(n)) for n, one in enumerate(facts)})
     strategy = load(name, Settings())
     took = []
@@ -211,7 +211,7 @@ def test_prices_become_whole_ticks_in_the_direction_asked_for() -> None:
     assert SPOT.price_text(100.009, "down") == "100"
     assert SPOT.price_text(6000012 * 0.01, "up") == "60000.12", "float noise is no tick"
     assert SPOT.price_text(0.0001) == "0.01"
-    assert Facts("X/USDT", False, Decimal("0.00001"), Decimal(1), Decimal(5)).price_text(1.23e-5, "up") == "0.00002"
+    assert Facts("X/USDT", False, Decimal("0.00001"), Decimal(1), Decimal(5), 10.0).price_text(1.23e-5, "up") == "0.00002"
     for bad in (math.nan, math.inf, 0.0, -1.0):
         with pytest.raises(ValueError, match="is no price"):
             SPOT.price_text(bad)

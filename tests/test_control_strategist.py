@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from control.think import strategist as module
 from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.strategist import Strategist
+from hotpath.config import Paper
 from hotpath.venues.catalogue import SIMULATED, resolve
 from ipc import bus, messages, ring, segment, wait
 from ipc import layout as l
@@ -725,6 +727,24 @@ def test_the_analyst_is_warm_then_too_and_arms_by_what_it_sees_within_a_second(w
     assert world.metric("last_plan_ms") < 1000
 
 
+def test_a_plan_counts_with_the_fees_that_the_venue_takes(world: World) -> None:
+    rows = resolve(SIMULATED, paper=Paper(spot_taker_fee_bps=25.0, perpetual_taker_fee_bps=12.5))
+    world.memory.instruments.instruments[: len(rows)] = rows
+    world.memory.board.run[0]["instruments"] = len(rows)
+    strategist = world.strategist(("analyst",), market="simulated")
+    strategist.planning.planners[0].strategy.analysis = Analysis(least_score=0.0, least_reward_risk=0.0, stop_atr=4.0, target_atr=20.0)
+    assert {facts.symbol: facts.fee_bps for facts in strategist.view.facts.values()} == {
+        symbol: 12.5 if ":" in symbol else 25.0 for symbol in SIMULATED}
+    for second in (31, 61):
+        world.tick(second, int(rows[0]["tick_mantissa"]) * 6_000_000)
+    settle(strategist)
+    (stored,) = world.recorder.plans()
+    assert stored.conditions
+    for one in stored.conditions:
+        (told,) = re.findall(r"after costs of ([0-9.]+) bps", one.why)
+        assert float(told) >= (25.0 if ":" in one.symbol else 50.0)
+
+
 def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:
     strategist = world.strategist()
     world.tick(0, 1300)
@@ -757,7 +777,8 @@ def test_a_strategy_without_a_plan_gets_one_at_once_and_the_others_keep_theirs(w
 
 
 @pytest.mark.parametrize(("changed", "at_once"), [
-    (["run.symbols"], True), (["strategy.interval_s"], True), (["instruments.BTC/USDT.tick_size"], True), (["the file mine.py"], True),
+    (["run.symbols"], True), (["strategy.interval_s"], True), (["instruments.BTC/USDT.tick_size"], True),
+    (["paper.spot_taker_fee_bps"], True), (["paper.order_latency_ms"], False), (["the file mine.py"], True),
     (["run.speed", "strategy.candle_s"], True), (["the file other.py", "run.speed", "limits.min_confidence", "run.strategies"], False), ([], False)])
 def test_a_strategy_whose_plan_was_made_under_another_configuration_plans_at_once(changed: list[str], at_once: bool, world: World) -> None:
     """Also within the interval that the old plan was made for."""

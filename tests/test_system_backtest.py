@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from control.learn.knowledge import Knowledge
 from control.record.summary import FILL
 from tests.test_system_replay import BUSY
 
@@ -108,6 +111,21 @@ def test_a_lockstep_replay_of_all_real_files_is_the_backtest_byte_for_byte(run: 
         assert summary[name] == other[name], name
     code, reply = ctl("parity", replayed.name, folder, "--data-dir", tmp_path)  # by its id
     assert (code, reply["data"]["equal"]) == (0, True)
+
+
+def test_a_trade_knows_the_funding_rate_that_its_perpetual_had_and_in_a_backtest_the_same(real_data: Path, config: Path, tmp_path: Path) -> None:
+    some = sorted((real_data / "binance_ws_raw").glob("usdm_btcusdt_2023*"))
+    backtest(tmp_path / "some", some, config)
+    known = []
+    for folder in (tmp_path / "some", replay(tmp_path, some, config)):
+        store = Knowledge(folder / "state" / "knowledge")
+        known.append([(one.opened_ns, one.features["funding_bps"]) for one in store.trades()])
+        store.close()
+    assert known[0] == known[1]
+    rates = {rate for _, rate in known[0]}
+    assert len(rates) >= 2
+    stated = {float(rate) * 1e4 for file in some for rate in re.findall(rb'"r":"([0-9.-]+)"', gzip.decompress(file.read_bytes()))}
+    assert {round(rate, 6) for rate in rates} <= {round(rate, 6) for rate in stated}
 
 
 @pytest.mark.slow

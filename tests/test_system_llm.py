@@ -1,10 +1,13 @@
-"""A real model on the CPU advises: what it says is noise, and the guards hold."""
+"""A real model on the CPU advises, by itself and in a whole instance: what it says is noise, and the guards hold."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import psutil
@@ -13,11 +16,13 @@ import pytest
 from control.think.llm.advisor import Advice
 from control.think.llm.client import Client
 from control.think.llm.config import Llm, Model
-from control.think.llm.exchange import Recording, decode
+from control.think.llm.exchange import Exchange, Recording, decode
 from hotpath import arming
 from ipc import layout as l
+from ipc.messages import Event, Plan
 from tests import real_model
 from tests.llm_scene import NOW, advised, briefing, grounds
+from tests.running import Running, until
 
 ATTEMPTS, MINUTE_NS = 10, 60_000_000_000
 KNOWN = {"BTC/USDT": arming.Facts(0, "BTC/USDT", Decimal("0.01"), Decimal("0.00001"), 10**9, -8),
@@ -71,3 +76,102 @@ def test_a_model_that_nothing_constrains_is_noise_that_arms_nothing_wrong(served
     assert advice.reason
     assert all(verdict.text for verdict in advice.verdicts if verdict.outcome != "accepted")
     arming.compiled(advice.conditions, NOW, KNOWN, lambda: None)
+
+
+# ── a whole instance ─────────────────────────────────────────────────────────────────────────────────────────────────
+#: exchanges that are waited for though one has been armed already: some are to go wrong
+LEAST = 3
+INSTANCE = """
+[run]
+symbols = ["BTC/USDT", "ETH/USDT"]
+[limits]
+min_confidence = 0.5
+max_entries_per_day = 3
+max_open_positions = 1
+restricted_symbols = ["ETH/USDT"]
+[llm]
+most_conditions = 1
+most_size_bps = 300
+breaker_failures = 10
+[[llm.models]]
+base_url = "{url}"
+model = "SmolLM2-135M"
+max_tokens = 500
+timeout_s = 90
+temperature = 0.8
+"""
+
+
+class Told(NamedTuple):
+    """What the journal says of the advice: exchanges, events, plans by number, numbers of the plans that the sniper has armed, order-ring records."""
+
+    exchanges: list[Exchange]
+    events: list[Event]
+    plans: dict[int, Plan]
+    armed: set[int]
+    orders: list[Any]
+
+    def armed_as_proposed(self) -> list[tuple[Exchange, int]]:
+        """(exchange, number of its proposal) of what has reached the sniper's table unclamped."""
+        return [(exchange, number) for exchange in self.exchanges for number, verdict in enumerate(exchange.verdicts)
+                if verdict.outcome == "accepted" and self._is_armed(exchange, number)]
+
+    def _is_armed(self, exchange: Exchange, number: int) -> bool:
+        proposal = exchange.verdicts[number].proposal
+        wanted = (proposal.symbol, proposal.side, str(proposal.size_bps), proposal.stop_bps, proposal.target_bps, proposal.valid_minutes * 60)
+        return any((one.symbol, one.side, one.size.value, one.stop_bps, one.target_bps, one.valid_for_s) == wanted and not one.paper
+                   for seq, plan in self.plans.items() if seq in self.armed and plan.exchange == exchange.prompt_sha256 for one in plan.conditions)
+
+
+def told(instance: Running) -> Told:
+    journal = instance.journal()
+    try:
+        events = [event for _, event in journal.events()]
+        orders = [record.row for record in journal.newest("orders", 100_000)]
+        return Told([decode(event.data["exchange"]) for event in events if event.kind == "llm_exchange"], events,
+                    {number: plan for number, (_, plan) in enumerate(journal.plans(), 1)},
+                    {int(row["plan_seq"]) for row in orders if row["kind"] == l.SWAPPED}, orders)
+    finally:
+        journal.close()
+
+
+def has_settled(instance: Running, count: int) -> bool:
+    """So many questions are answered, and what came of the last answer is armed."""
+    time.sleep(0.3)  # the model needs the processor more than this does
+    seen = told(instance)
+    return len(seen.exchanges) >= count and (bool(seen.exchanges[-1].failure) or any(
+        plan.exchange == seen.exchanges[-1].prompt_sha256 and number in seen.armed for number, plan in seen.plans.items()))
+
+
+@pytest.mark.timeout(900)
+def test_a_real_model_drives_an_instance_and_only_what_passes_the_guards_reaches_the_sniper(served: real_model.Served, tmp_path: Path) -> None:
+    instance = Running(tmp_path / "data", INSTANCE.format(url=served.base_url))
+    try:
+        instance.start("--strategy", "llm", speed="15")
+        for attempt in range(1, ATTEMPTS + 1):
+            until(lambda count=attempt: has_settled(instance, count), 200, f"exchange {attempt}")  # type: ignore[misc]
+            if attempt >= LEAST and told(instance).armed_as_proposed():
+                break
+            instance.ctl("replan")
+        assert instance.stop() == 0
+        seen, faults = told(instance), instance.faults()
+        summary = instance.summary()
+    finally:
+        instance.end()
+    as_proposed = seen.armed_as_proposed()
+    assert as_proposed, [(one.failure, one.reply) for one in seen.exchanges]
+    for exchange in seen.exchanges:
+        about = [event for event in seen.events if event.data.get("prompt") == exchange.prompt_sha256[:16]]
+        assert any(event.kind in ("llm_trade", "llm_no_trade", "llm_failed") and event.text for event in about)
+        for number, verdict in enumerate(exchange.verdicts):
+            if (exchange, number) not in as_proposed:
+                symbols = [event.data["symbol"] for event in about if event.kind in ("llm_clamped", "llm_refused") and event.text]
+                assert verdict.proposal.symbol in symbols
+            assert verdict.text or verdict.outcome == "accepted"
+    conditions = [one for plan in seen.plans.values() for one in plan.conditions]
+    assert {one.symbol for one in conditions} == {"BTC/USDT"}, "the other one is restricted"
+    assert all(1 <= int(one.size.value) <= 300 and one.stop_bps > 0 and one.target_bps > 20 and one.confidence >= 0.5 for one in conditions)
+    entries = Counter(int(row["event_ns"]) // (1440 * MINUTE_NS) for row in seen.orders if row["kind"] == l.NEW and row["purpose"] == l.ENTRY)
+    assert all(count <= 3 for count in entries.values())
+    assert summary["reconciled"] is True
+    assert faults == []

@@ -70,7 +70,8 @@ class Backtest:
         try:
             settings: Settings = self.boot.section("strategy", Settings)
             self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None,
-                                     plan.config.recovery, analysis=self.boot.section("analysis", Analysis), limits=plan.config.limits)
+                                     plan.config.recovery, analysis=self.boot.section("analysis", Analysis), limits=plan.config.limits,
+                                     sources=plan.sources)
             engage(self.planning, plan.config.llm, plan.config.limits, lambda: (), may_ask=False)
             self.journal = JournalWriter(state_dir / "journal", sync=False)
             self._closers.append(self.journal.close)

@@ -159,6 +159,8 @@ class Follower:
                       exchange=self._look_up.exchange(condition_id))
         if (condition := self._look_up.condition(condition_id)) is not None:
             trade.pattern, trade.regime, trade.why, trade.confidence = condition.pattern, condition.regime, condition.why, condition.confidence
+            if condition.funding_bps is not None:
+                trade.features["funding_bps"] = condition.funding_bps
             if condition.mark is not None and condition.level is not None:
                 trade.distance_bps = _apart_bps(float(condition.level), float(condition.mark))
         return trade
@@ -167,7 +169,7 @@ class Follower:
         if (trade := self._open(int(row["position_id"]))) is not None:
             context = np.array(row).view(l.ENTRY_CONTEXT)[()]
             values = [*context["features"].tolist(), *context["more_features"].tolist()]
-            trade.features = {l.FEATURES[feature]: value for feature, value in zip(l.CONTEXT_FEATURES, values, strict=True) if math.isfinite(value)}
+            trade.features |= {l.FEATURES[feature]: value for feature, value in zip(l.CONTEXT_FEATURES, values, strict=True) if math.isfinite(value)}
 
     def _closed(self, incarnation: int, row: Any) -> None:
         position_id, made = int(row["position_id"]), int(row["kind"]) == l.CLOSED

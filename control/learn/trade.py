@@ -55,7 +55,7 @@ class Trade(Struct, kw_only=True):
     pnl_quanta: int = 0
     fees_quanta: int = 0
     net_bps: float = 0.0
-    #: by name, at the first fill: layout.CONTEXT_FEATURES
+    #: by name, at the first fill: layout.CONTEXT_FEATURES; and funding_bps of a perpetual, when the entry was planned
     features: dict[str, float] = {}
     after_5m_bps: float | None = None
     after_15m_bps: float | None = None

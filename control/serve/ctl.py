@@ -134,7 +134,7 @@ def _backtest_flags(one: argparse.ArgumentParser) -> None:
                      help="recorded frames, or tables (CSV, Parquet, Feather) of trades, quotes or candles; each PATH or PATH=SYMBOL")
     one.add_argument("--from", dest="since", metavar="TIME", help="leave out what is before: 2025-05-04, 2025-05-04T12:30 (UTC), Unix seconds")
     one.add_argument("--to", dest="until", metavar="TIME", help="leave out what is not before")
-    one.add_argument("--strategy", metavar="NAME", help="momentum, mean_reversion, analyst or FILE.py:Class; several by commas")
+    one.add_argument("--strategy", metavar="NAME", help="momentum, mean_reversion, analyst, llm or FILE.py:Class; several by commas")
     one.add_argument("--config", type=Path, metavar="FILE", help="TOML, JSON or YAML; the same as of paper and replay")
     one.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the results (else runs/RUN_ID in the data folder)")
 

@@ -75,7 +75,8 @@ def launch(
     instance_name: Annotated[str | None, typer.Option("--instance", help="name of this instance; one of a name runs at a time")] = None,
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="folder of instances/ and runs/")] = None,
     symbols: Annotated[str | None, typer.Option("--symbols", help="unified symbols, separated by commas")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="momentum, mean_reversion, analyst or FILE.py:Class; several by commas")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="momentum, mean_reversion, analyst, llm or FILE.py:Class; several by commas"
+                                                 )] = None,
     speed: Annotated[str | None, typer.Option("--speed", help="event seconds a wall second, or max")] = None,
     lockstep: Annotated[bool | None, typer.Option("--lockstep", help="processes take turns: exactly repeatable")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="end after this time: 60s, 5m, 1h")] = None,

@@ -11,6 +11,7 @@ is followed on paper, so that the restriction can be found wrong.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ from control.think.analyst import Analyst
 from control.think.llm import situation
 from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.config import Llm
+from control.think.llm.headlines import HeadlinesError
+from control.think.llm.judgement import STRATEGY
 from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, equity_bps
 from hotpath.config import Limits
 from ipc.messages import Event
@@ -43,6 +46,7 @@ class Advised(Analyst):
         #: what is armed by the last answer: instant of its plan, conditions
         self._armed: list[tuple[int, Condition]] = []
         self._events: list[Event] = []
+        self._headlines_fault = ""
         #: hash of the prompt that the last list of conditions came of
         self.exchange = ""
 
@@ -87,9 +91,24 @@ class Advised(Analyst):
             self.passed |= dict.fromkeys(young, "history is too short")
             self._analyses |= {one.symbol: one for one in analyses}
         seen = list(self._analyses.values())
-        brief = situation.briefing(market, portfolio, knowledge, seen, self._armed, self.analysis, self._limits)
-        self._advisor.start(brief, situation.grounds(market, portfolio, knowledge, seen, self.analysis, self._llm, self._limits))
+        brief = situation.briefing(market, portfolio, knowledge, seen, self._armed, self.analysis, self._limits, self._headlines())
+        self._advisor.start(brief, situation.grounds(market, portfolio, knowledge, seen, self.analysis, self._llm, self._limits,
+                                                     self.trades_as or STRATEGY))
         _log.info("a model is asked at %d, since %s: %d symbols", market.now_ns, why, len(seen))
+
+    def _headlines(self) -> list[str]:
+        """What llm.headlines says; none, and an event that says why, where it cannot be read."""
+        assert self._advisor is not None
+        fault, found = "", list[str]()
+        try:
+            found = self._advisor.headlines()
+        except HeadlinesError as error:
+            fault = str(error)
+        if fault and fault != self._headlines_fault:
+            _log.warning("%s", fault)
+            self._events.append(Event(source="strategist", kind="llm_headlines", text=fault, wall_ns=time.time_ns()))
+        self._headlines_fault = fault
+        return found
 
     # ── what comes of an answer ──────────────────────────────────────────────────────────────────────────────────────
     def _taken(self, advice: Advice, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:

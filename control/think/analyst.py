@@ -1,6 +1,6 @@
-"""Analyst: what its analysis of every symbol says (control/think/analysis), decided by rules or by whoever is put in their place.
+"""Analyst: what its analysis of every symbol says (control/think/analysis), decided by rules.
 
-    market ─► look ─► due? ─► analyses ─► decider ─► sizes ─► conditions
+    market ─► look ─► due? ─► analyses ─► rules ─► sizes ─► conditions
                every candle    in batches    Signal or NoTrade with its reason
 
 It is asked once a minute. As long as no analysis is due it gives None: what is armed stays, and it was armed for long enough. An analysis replaces
@@ -14,11 +14,11 @@ import logging
 from control.think import config
 from control.think.analysis import pipeline, schedule
 from control.think.analysis.conditions import condition
-from control.think.analysis.config import REGIME_CANDLES
+from control.think.analysis.config import HISTORY_CANDLES, REGIME_CANDLES
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
 from control.think.analysis.rules import Rules, record_of
-from control.think.analysis.signal import Decider, NoTrade, Signal
+from control.think.analysis.signal import NoTrade, Signal
 from control.think.analysis.sizing import Sized, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
 from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
@@ -31,12 +31,12 @@ class Analyst(Strategy):
 
     interval_s = 60
 
-    def __init__(self, settings: config.Strategy | None = None, analysis: Settings | None = None, decider: Decider | None = None) -> None:
+    def __init__(self, settings: config.Strategy | None = None, analysis: Settings | None = None) -> None:
         super().__init__(settings, analysis)
-        self._decider = decider
         self._asked = False
-        #: close of the traded timeframe at which nothing was found to be due
-        self._looked_ns = 0
+        #: what was seen at the last look, and at which close of the traded timeframe, since which plan: it stays until one of the two is another
+        self._seen: list[schedule.Look] = []
+        self._seen_at = (-1, -1)
         #: why nothing is armed, by symbol, as of the last analysis
         self.passed: dict[str, str] = {}
 
@@ -57,20 +57,18 @@ class Analyst(Strategy):
 
     def _due(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> tuple[str, list[schedule.Look]]:
         """Why an analysis is due ("": none is), and what was looked at."""
-        closed_ns = market.now_ns // (self.analysis.trade_timeframe_min * MINUTE_NS) * self.analysis.trade_timeframe_min * MINUTE_NS
         why = "an operator's word" if self._asked else schedule.happened(portfolio, knowledge, market.facts)
-        if not why and closed_ns == self._looked_ns:
-            return "", []
         looks = self._looks(market, portfolio.planned_ns)
-        why = why or schedule.due(self.analysis, looks, closed_ns, portfolio.planned_ns)
-        if not why:
-            self._looked_ns = closed_ns
-        return why, looks
+        return why or schedule.due(self.analysis, looks, market.now_ns, portfolio.planned_ns), looks
 
     def _looks(self, market: Market, planned_ns: int) -> list[schedule.Look]:
-        """At every symbol that has candles of the traded timeframe."""
-        found = (resampled(market.candles(symbol), self.analysis.trade_timeframe_min, market.now_ns) for symbol in market.facts)
-        return [schedule.look(candles, planned_ns) for candles in found if candles is not None]
+        """At every symbol that has candles of the traded timeframe; anew where another has closed, or a symbol was without."""
+        minutes = self.analysis.trade_timeframe_min
+        at = (market.now_ns // (minutes * MINUTE_NS), planned_ns)
+        if at != self._seen_at or len(self._seen) < len(market.facts):
+            found = (resampled(market.candles(symbol), minutes, market.now_ns) for symbol in market.facts)
+            self._seen_at, self._seen = at, [schedule.look(candles, planned_ns) for candles in found if candles is not None]
+        return self._seen
 
     def _analysed(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
         self.passed = {}
@@ -82,14 +80,14 @@ class Analyst(Strategy):
 
     def _decided(self, symbols: list[str], market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
         """What is armed by a decision about each of these symbols; `passed` says why nothing is."""
-        decider = self._decider or Rules(self.analysis)
+        rules = Rules(self.analysis)
         conditions: list[Condition] = []
         self.passed |= {symbol: "position is open" for symbol in symbols if symbol in portfolio.positions}
         symbols = [symbol for symbol in symbols if symbol not in portfolio.positions]
         for analyses, young in pipeline.batches(market, symbols, self.analysis):
             self.passed |= dict.fromkeys(young, "history is too short")
-            decided = decider.decide(analyses, portfolio, knowledge, market.now_ns) if analyses else []
-            for seen, one in zip(analyses, decided, strict=True):
+            for seen in analyses:
+                one = rules.of(seen, record_of(knowledge, seen.symbol))
                 made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, knowledge, valid_for_s)
                 if isinstance(made, str):
                     self.passed[seen.symbol] = made
@@ -114,6 +112,6 @@ class Analyst(Strategy):
         for symbol in market.facts:
             if have >= REGIME_CANDLES:
                 break  # it is asked every minute: no more candles than that takes
-            candles = resampled(market.candles(symbol, (REGIME_CANDLES + 1) * minutes), minutes, market.now_ns)
+            candles = resampled(market.candles(symbol, HISTORY_CANDLES * minutes), minutes, market.now_ns)
             have = max(have, 0 if candles is None else len(candles))
         return float(max(0, REGIME_CANDLES - have) * minutes * 60)

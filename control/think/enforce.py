@@ -3,7 +3,8 @@
 Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
 restriction shuts, or makes smaller than the venue's least order, is armed on paper, so that the restriction can be found wrong, and is never an
 order. A condition ends before an hour that is shut begins. Stop or target go where a variant of the strategy's exits has them that is active, and
-each position gets a twin that compares (control/think/exits.py). Each condition also gets the last price as it was when it was planned.
+each position gets a twin that compares (control/think/exits.py). Each condition also gets the last price, and the funding rate of a perpetual, as
+they were when it was planned.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     quote = market.quotes.get(one.symbol)
     facts = market.facts.get(one.symbol)
     last = quote.last if quote and quote.last > 0 else 0.0
-    fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None}
+    fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None,
+                              "funding_bps": market.funding_bps.get(one.symbol)}
     if 0.0 < scale != 1.0:
         size = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
         if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):

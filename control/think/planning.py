@@ -30,8 +30,10 @@ from hotpath.breaker import Breaker
 from hotpath.config import Limits, Recovery
 from hotpath.errors import Decision, ErrorManager, Kind, classify
 from hotpath.kernel import candles
+from hotpath.venues.funding import Rates
 from ipc import layout as l
 from ipc import messages
+from ipc.process import Source
 from ipc.segment import Memory
 
 #: characters of an error that travel
@@ -98,7 +100,7 @@ class Planning:
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
                  before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
-                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None) -> None:
+                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None, sources: Sequence[Source] = ()) -> None:
         self._limits = limits or Limits()
         self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
@@ -110,7 +112,7 @@ class Planning:
         self.interval_ns = min(_LONGEST_NS, *(planner.interval_ns for planner in self.planners), settings.interval_s * 1_000_000_000)
         capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
         self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
-        self.view = View(memory, self.fold, settings.candle_s)
+        self.view = View(memory, self.fold, settings.candle_s, Rates(sources, while_working))
         self._checker = Checker(self.view.facts, facts_by_symbol(self.view.instruments), len(memory.conditions.thresholds) // 2, while_working)
         #: quanta → units of the account currency
         self.quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0

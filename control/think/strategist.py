@@ -60,7 +60,8 @@ class Strategist:
         self.lockstep = bool(memory.board.run[0]["lockstep"])
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
-                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits))
+                                 boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits),
+                                 boot.sources)
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
@@ -370,8 +371,8 @@ class Strategist:
 
 def _other_plan(changed: list[str], spec: str) -> list[str]:
     """Of what has changed in the configuration, that by which a strategy may plan something else: symbols and their facts, settings, its own file."""
-    file = f"the file {Path(spec.rpartition(':')[0]).name}"
-    return [key for key in changed if key in ("run.symbols", file) or key.startswith(("strategy.", "analysis.", "instruments."))]
+    facts = ("run.symbols", "paper.spot_taker_fee_bps", "paper.perpetual_taker_fee_bps", f"the file {Path(spec.rpartition(':')[0]).name}")
+    return [key for key in changed if key in facts or key.startswith(("strategy.", "analysis.", "instruments."))]
 
 
 def main(child: Child) -> int:

@@ -93,13 +93,15 @@ class Candles:
 
 @dataclass(frozen=True)
 class Facts:
-    """An instrument: its symbol, whether it may be sold short, and its smallest steps in price and size."""
+    """An instrument: its symbol, whether it may be sold short, its smallest steps in price and size, and the fee of an order that takes from the
+    book, in bps of its value."""
 
     symbol: str
     short_allowed: bool
     tick_size: Decimal
     lot_size: Decimal
     min_notional: Decimal
+    fee_bps: float
 
     def price_text(self, price: float, rounding: Literal["up", "down", "nearest"] = "nearest") -> str:
         """A price as the decimal string of a whole number of ticks, at least one. Raises ValueError for what is not a finite price."""
@@ -134,6 +136,8 @@ class Market:
     quotes: Mapping[str, Quote]
     #: (symbol, most candles) → Candles
     window: Callable[[str, int], Candles]
+    #: rate of a perpetual's next funding in bps of a position's value, above 0 where longs pay; only symbols of which it is known
+    funding_bps: Mapping[str, float] = field(default_factory=dict)
 
     def candles(self, symbol: str, minutes: float | None = None) -> Candles:
         """The last closed candles of a symbol: at most `minutes`, or all that are kept. Fewer (or none) while it is warming up."""
@@ -166,6 +170,12 @@ class Portfolio:
     entries_today: int = 0
     positions: Mapping[str, Held] = field(default_factory=dict)
     planned_ns: int = 0
+    #: value of what all strategies together have open or working, by symbol, both sides added, at the last price
+    exposure: Mapping[str, float] = field(default_factory=dict)
+    #: what all open positions together lose from now to their stops; those without one are not in it
+    open_risk: float = 0.0
+    #: equity at 00:00 UTC of event time, or when the run began; 0 where it is not known yet
+    day_start_equity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,9 +207,11 @@ class KnowledgeView(Protocol):
 
 
 class Strategy:
-    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy], `self.analysis` is [analysis]."""
+    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy], `self.analysis` is [analysis]. `trades_as` is
+    the name under which it trades, once it is loaded."""
 
     interval_s: int = 0
+    trades_as: str = ""
 
     def __init__(self, settings: config.Strategy | None = None, analysis: Analysis | None = None) -> None:
         self.config = settings or config.Strategy()
@@ -257,7 +269,9 @@ def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None)
     name = name_of(spec)
     if spec in BUILT_IN:
         module, name = BUILT_IN[spec]
-        return getattr(importlib.import_module(module), name)(settings, analysis)
+        built: Strategy = getattr(importlib.import_module(module), name)(settings, analysis)
+        built.trades_as = spec
+        return built
     path = Path(spec.rpartition(":")[0]).expanduser()
     if not path.is_file():
         raise StrategyError(f"strategy {spec!r}: there is no file {path}", "give its path from the current folder, or the whole one")
@@ -273,8 +287,10 @@ def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None)
     except Exception as error:
         raise StrategyError(f"strategy {spec!r}: making it raised {type(error).__name__}: {error}",
                             "its __init__ takes nothing or the section [strategy], plan takes (market, portfolio, knowledge)") from error
-    if analysis is not None and isinstance(made, Strategy):
-        made.analysis = analysis
+    if isinstance(made, Strategy):
+        made.trades_as = name
+        if analysis is not None:
+            made.analysis = analysis
     if isinstance(interval, bool) or not isinstance(interval, int) or not 0 <= interval <= 86_400:
         raise StrategyError(f"strategy {spec!r}: interval_s is {interval!r}", "give whole seconds, or 0 for the configured interval")
     return made

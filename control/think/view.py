@@ -10,6 +10,7 @@ import numpy as np
 
 from control.think.strategy import Candles, Facts, Held, Market, Portfolio, Quote
 from hotpath.kernel.candles import CANDLE, window
+from hotpath.venues.funding import Rates
 from ipc import layout as l
 from ipc.bundle import Bundle
 from ipc.segment import Memory
@@ -35,31 +36,34 @@ def facts_of(instrument: Any) -> Facts:
         symbol=instrument["symbol"].decode(), short_allowed=int(instrument["kind"]) == l.KIND_LINEAR_PERPETUAL,
         tick_size=decimal_of(instrument["tick_mantissa"], instrument["tick_exponent"]),
         lot_size=decimal_of(instrument["lot_mantissa"], instrument["lot_exponent"]),
-        min_notional=decimal_of(instrument["min_notional"], instrument["quantum_exponent"]))
+        min_notional=decimal_of(instrument["min_notional"], instrument["quantum_exponent"]), fee_bps=int(instrument["taker_fee_e8"]) / 1e4)
 
 
 class View:
     """Makes Market and Portfolio for one plan after the other."""
 
-    def __init__(self, memory: Memory, fold: Bundle, candle_s: int) -> None:
-        self._memory, self._fold, self._candle_s = memory, fold, candle_s
+    def __init__(self, memory: Memory, fold: Bundle, candle_s: int, funding: Rates | None = None) -> None:
+        self._memory, self._fold, self._candle_s, self._funding = memory, fold, candle_s, funding or Rates(())
         self.instruments = memory.instruments.instruments[: int(memory.board.run[0]["instruments"])].copy()
         self.facts = {facts.symbol: facts for facts in map(facts_of, self.instruments)}
         self._number = {symbol: number for number, symbol in enumerate(self.facts)}
         self._scratch = np.zeros(fold.candles.shape[1], CANDLE)
 
     def market(self, now_ns: int) -> Market:
-        """The market before `now_ns`; valid until the fold goes on."""
+        """The market before `now_ns`; valid until the fold goes on. It holds the candles of the symbol that was asked for last: a day of candles of
+        ten seconds is half a megabyte a symbol, and a strategy goes through its symbols one by one."""
         kept: dict[tuple[str, int], Candles] = {}
 
         def candles(symbol: str, count: int) -> Candles:
             key = (symbol, min(count, len(self._scratch)))
             if key not in kept:
+                if kept and next(iter(kept))[0] != symbol:
+                    kept.clear()
                 kept[key] = self._window(*key, now_ns)
             return kept[key]
 
         quotes = {symbol: self._quote(number, now_ns) for symbol, number in self._number.items()}
-        return Market(now_ns, self._candle_s, self.facts, quotes, candles)
+        return Market(now_ns, self._candle_s, self.facts, quotes, candles, self._funding.before(now_ns))
 
     def _window(self, symbol: str, count: int, now_ns: int) -> Candles:
         number = self._number[symbol]
@@ -87,20 +91,29 @@ class View:
 
     def portfolio(self, strategy: int) -> Portfolio:
         """The account and the positions of one strategy, read between two commits of the sniper (the last attempt is taken as it is)."""
-        sniper = self._memory.sniper
+        sniper, count = self._memory.sniper, len(self.instruments)
         for _ in range(_ATTEMPTS):
             before = int(sniper.commit[0]["number"])
-            account, positions = sniper.account[0].copy(), sniper.positions.copy()
+            account, positions, states = sniper.account[0].copy(), sniper.positions.copy(), sniper.instrument_states[:count].copy()
             if int(sniper.commit[0]["number"]) == before:
                 break
         scale = 10.0 ** int(self.instruments[0]["quantum_exponent"]) if len(self.instruments) else 1.0
-        held = {}
+        held, exposure, open_risk = {}, {}, 0.0
         for number, symbol in enumerate(self.facts):
+            instrument, state = self.instruments[number], states[number]
             row = positions[number * l.MAX_STRATEGIES + strategy]
             if int(row["state"]) != l.POS_FLAT:
-                held[symbol] = self._held(symbol, self.instruments[number], row)
+                held[symbol] = self._held(symbol, instrument, row)
+            if not (lots := int(state["exposure_lots"]) + int(state["working_lots"])):
+                continue
+            price = int(state["last"]) or max(int(state["bid"]), int(state["ask"]))  # as the risk gate counts it
+            lot_value = int(instrument["value_quanta"]) * scale
+            exposure[symbol] = price * lots * lot_value
+            open_risk += lot_value * sum(int(one["lots"]) * max(0, int(one["side"]) * (price - int(one["stop_price"])))
+                                         for one in positions[number * l.MAX_STRATEGIES: (number + 1) * l.MAX_STRATEGIES] if one["stop_price"] > 0)
         return Portfolio(float(account["cash"]) * scale, float(account["equity"]) * scale, int(account["open_positions"]),
-                         int(account["entries_today"]), held)
+                         int(account["entries_today"]), held, exposure=exposure, open_risk=open_risk,
+                         day_start_equity=float(account["day_start_equity"]) * scale)
 
     def _held(self, symbol: str, instrument: Any, row: Any) -> Held:
         lots, entry_lots = int(row["lots"]), int(row["entry_lots"])

@@ -8,8 +8,11 @@ from msgspec import Meta, Struct
 
 #: candles of a timeframe from which its regime can be told
 REGIME_CANDLES = 23
+#: history of a timeframe, in its candles, that has so many whole ones at any instant
+HISTORY_CANDLES = REGIME_CANDLES + 1
 
-Minutes = Annotated[int, Meta(ge=1, le=240)]
+#: the most history that is kept, a day, has HISTORY_CANDLES of an hour
+Minutes = Annotated[int, Meta(ge=1, le=60)]
 
 
 class Analysis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,12 +21,11 @@ class Analysis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeframes_min: Annotated[tuple[Minutes, ...], Meta(min_length=1, max_length=8, description="candles that are analysed, in minutes, rising; "
                               "a longer one weighs more")] = (1, 5, 15, 60)
     trade_timeframe_min: Annotated[Minutes, Meta(description="the one of them that is traded: its pattern, regime and ATR make the entry")] = 15
-    symbols_at_once: Annotated[int, Meta(ge=1, le=1000, description="symbols whose candles are held at one time")] = 16
+    symbols_at_once: Annotated[int, Meta(ge=1, le=1000, description="symbols that are analysed before the first of them is decided "
+                               "on; candles are held of one at a time")] = 16
     least_score: Annotated[float, Meta(ge=0, le=1, description="a score nearer to 0 is no trade")] = 0.15
     max_spread_bps: Annotated[float, Meta(gt=0, le=1000, description="a wider spread is no trade, and no entry; also the cost where none is known")
                               ] = 6.0
-    spot_fee_bps: Annotated[float, Meta(ge=0, le=500, description="fee of one side of a trade in spot")] = 10.0
-    perpetual_fee_bps: Annotated[float, Meta(ge=0, le=500, description="fee of one side of a trade in a perpetual")] = 5.0
     stop_atr: Annotated[float, Meta(gt=0, le=20, description="stop in ATR of the traded timeframe, before the regime's factor")] = 1.5
     target_atr: Annotated[float, Meta(gt=0, le=50, description="target, likewise")] = 3.0
     stop_most_bps: Annotated[int, Meta(ge=1, le=5000, description="a wider stop is no trade")] = 800

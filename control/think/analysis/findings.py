@@ -5,6 +5,7 @@ All of it are Structs, so that msgspec writes it as JSON as it stands; a figure 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from msgspec import Struct
@@ -98,9 +99,15 @@ class Analysis(Struct, frozen=True, kw_only=True):
     #: NaN without a quote
     spread_bps: float
     short_allowed: bool
+    #: of one side of a trade, by the instrument
+    fee_bps: float
     frames: tuple[Frame, ...]
     trade: Frame
     #: over all timeframes, in [−1, 1]
     score: float
     #: standard deviation of a day's return, by the last few candles of the traded timeframe or by all of them, whichever is more
     volatility_day_bps: float
+
+    def costs_bps(self, widest_bps: float) -> float:
+        """What entry and exit cost together: both fees and the spread; `widest_bps` stands for a spread that is not known."""
+        return 2 * self.fee_bps + (widest_bps if math.isnan(self.spread_bps) else self.spread_bps)

@@ -1,11 +1,11 @@
-"""The rules: a Decider that needs nobody. Signal or NoTrade by score, regime, pattern and costs; every NoTrade says by which figure.
+"""The rules: Signal or NoTrade by score, regime, pattern and costs; every NoTrade says by which figure.
 
 1. A spread above `max_spread_bps` is no trade; one that is not known counts as that much.
 2. |score| below `least_score` is no trade. Its sign is the side; spot is not sold short.
 3. The strongest pattern of the traded timeframe on that side that its regime allows (ALLOWED) makes the trade; without one there is none. In a trend
    those by which a move goes on must go with it.
 4. stop = stop_atr × ATR, target = target_atr × ATR, both by the regime's factor (REACH). A stop above `stop_most_bps` is no trade, nor is
-   (target − costs) / (stop + costs) below `least_reward_risk`, with costs = 2 × fee + spread.
+   (target − costs) / (stop + costs) below `least_reward_risk`, with costs = 2 × fee + spread, the fee being the instrument's.
 5. confidence = 0.30 + 0.65 × (0.40 × |score| / 0.5 + 0.25 × strength of the pattern + 0.20 × clearness of the regime + 0.15 × share of the
    timeframes whose score has that side), each within [0, 1]; and 0.2 × (w − 0.5) on top of it, w being the coin's share of wins with ten trades of
    a half added, so that a few trades hardly move it. It is an order of signals, not a probability.
@@ -16,13 +16,12 @@ The position is closed after HOLD candles of the traded timeframe.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis, Frame, Pattern, PatternName, RegimeName, Side
-from control.think.analysis.signal import Decisions, NoTrade, Signal
-from control.think.strategy import CoinStatus, KnowledgeView, Portfolio
+from control.think.analysis.signal import NoTrade, Signal
+from control.think.strategy import CoinStatus, KnowledgeView
 
 
 class Reach(NamedTuple):
@@ -55,10 +54,6 @@ class Rules:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def decide(self, analyses: Sequence[Analysis], portfolio: Portfolio, knowledge: KnowledgeView, now_ns: int) -> Decisions:
-        """By what is told above."""
-        return [self.of(one, record_of(knowledge, one.symbol)) for one in analyses]
-
     def of(self, seen: Analysis, record: CoinStatus) -> Signal | NoTrade:
         """One symbol."""
         c, frame = self._settings, seen.trade
@@ -85,7 +80,7 @@ class Rules:
             return no(f"a stop of {distance:.0f} bps is wider than {c.stop_most_bps}")
         stop_bps = max(1, math.ceil(distance))
         target_bps = math.floor(round(c.target_atr * reach.target * atr_bps, 6))
-        cost_bps = 2 * (c.perpetual_fee_bps if seen.short_allowed else c.spot_fee_bps) + spread_bps
+        cost_bps = seen.costs_bps(c.max_spread_bps)
         if (worth := (target_bps - cost_bps) / (stop_bps + cost_bps)) < c.least_reward_risk or target_bps < 1:
             return no(f"target {target_bps} and stop {stop_bps} bps with costs of {cost_bps:.1f} bps bring {worth:.2f} of what is at risk, "
                       f"less than {c.least_reward_risk:g}")

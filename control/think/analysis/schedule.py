@@ -10,8 +10,8 @@ Sooner: where there has been no plan yet; where a position was filled or a trade
 symbols has changed since; or at an operator's word. All of it but that word is read from event time, candles, the book and the coins' records. What
 is due at an instant is therefore the same in a backtest, in a replay, and for a process that was replaced since the last plan.
 
-Volatility and regimes are looked at when a candle of the traded timeframe has closed, as they do not change in between. So a plan comes up to one
-such candle behind its interval, and its conditions are valid for that much longer (`valid_for_s`).
+Volatility and regimes are those of closed candles of the traded timeframe; whether the interval is over is asked every minute, so that 45 minutes
+are 45 minutes whatever candle is traded. Conditions are valid for a little longer (`valid_for_s`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from control.think.analysis.regime import regime
 from control.think.analysis.timeframes import MINUTE_NS
 from control.think.strategy import Candles, KnowledgeView, Portfolio
 
-#: seconds that conditions stay valid behind the latest instant at which the next plan is made
+#: seconds that conditions stay valid behind the end of the interval: the next plan is made within a minute of it, and then travels
 _GRACE_S = 120
 
 
@@ -79,18 +79,16 @@ def happened(portfolio: Portfolio, knowledge: KnowledgeView, symbols: Iterable[s
     return ""
 
 
-def due(settings: Settings, looks: Sequence[Look], closed_ns: int, planned_ns: int) -> str:
-    """Why a plan is due when the candle that ends at `closed_ns` has closed, or nothing. Pure."""
+def due(settings: Settings, looks: Sequence[Look], now_ns: int, planned_ns: int) -> str:
+    """Why a plan is due at `now_ns` by what the candles look like, or nothing. Pure."""
     changed = sum(one.since_ns > planned_ns for one in looks)
     if looks and changed >= max(1, math.ceil(settings.regime_share * len(looks) - 1e-9)):
         return f"the regime of {changed} of {len(looks)} symbols has changed"
-    now_ns = interval_ns(settings, (one.hour_bps for one in looks))
-    then_ns = interval_ns(settings, (one.planned_hour_bps for one in looks))
-    if closed_ns - planned_ns >= min(now_ns, then_ns):
-        return f"{min(now_ns, then_ns) // MINUTE_NS} minutes are over"
-    return ""
+    # what is armed was armed for the interval that followed from the volatility of then
+    interval = min(interval_ns(settings, (one.hour_bps for one in looks)), interval_ns(settings, (one.planned_hour_bps for one in looks)))
+    return f"{interval // MINUTE_NS} minutes are over" if now_ns - planned_ns >= interval else ""
 
 
 def valid_for_s(settings: Settings, looks: Iterable[Look]) -> int:
     """How long the conditions of a plan hold: until the next one has surely been made."""
-    return (interval_ns(settings, (one.hour_bps for one in looks)) // MINUTE_NS + settings.trade_timeframe_min) * 60 + _GRACE_S
+    return interval_ns(settings, (one.hour_bps for one in looks)) // 1_000_000_000 + _GRACE_S

@@ -1,21 +1,18 @@
-"""What is decided of a symbol, and the seam between whoever decides and the rest.
+"""What the rules say of a symbol: which way, how sure, by which pattern, and how far stop and target are; or that nothing is to be done, and why.
 
-    analyses ─► Decider ─► Signal ─► sizing.py ─► conditions.py ─► armed
-                       └─► NoTrade(reason)
+    analysis ─► rules.py ─► Signal ─► sizing.py ─► conditions.py ─► armed
+                        └─► NoTrade(reason)
 
-The rules (rules.py) are one Decider; a model that is asked over a network may be another. A decider says which way, how sure, by which pattern, and
-how far stop and target are. It says nothing of size, level or order: those come of sizing.py and conditions.py whoever has decided.
+A Signal says nothing of size, level or order: those come of sizing.py and conditions.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from control.think.analysis.findings import Analysis, PatternName, RegimeName, Side
-from control.think.strategy import KnowledgeView, Portfolio
+from control.think.analysis.findings import PatternName, RegimeName, Side
 from ipc.messages import Symbol
 
 Distance = Annotated[int, Meta(ge=1, le=9_999)]
@@ -41,15 +38,3 @@ class NoTrade(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     symbol: Symbol
     reason: Annotated[str, Meta(min_length=1, max_length=300)]
-
-
-#: an answer for every symbol that was asked about
-Decisions = list[Signal | NoTrade]
-
-
-class Decider(Protocol):
-    """Whoever decides."""
-
-    def decide(self, analyses: Sequence[Analysis], portfolio: Portfolio, knowledge: KnowledgeView, now_ns: int) -> Decisions:
-        """A Signal or a NoTrade for each of the analyses, in their order. None of the symbols has a position of this strategy."""
-        ...

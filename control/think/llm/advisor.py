@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from control.think.llm import headlines
 from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
 from control.think.llm.contract import BadReply, decode, schema
@@ -100,6 +101,7 @@ class _Waiting(NamedTuple):
     possible: bool
     #: in a replay, what will be answered
     recorded: Exchange | None
+    headlines: tuple[str, ...]
 
 
 class Advisor:
@@ -120,6 +122,10 @@ class Advisor:
         """A model is being asked, which takes as long as it takes; what a recording will answer is not asked for."""
         return self._waiting is not None and self._waiting.recorded is None and self._waiting.possible
 
+    def headlines(self) -> list[str]:
+        """Those of the next question: what llm.headlines has now, in a replay what it had. Raises HeadlinesError."""
+        return list(self._source.headlines()) if isinstance(self._source, Recording) else headlines.read(self._settings.headlines)
+
     def start(self, briefing: Briefing, grounds: Grounds) -> bool:
         """Begin an exchange; False while another one is under way. Raises NotRecorded in a replay that goes another way than its recording."""
         if self.busy:
@@ -135,7 +141,7 @@ class Advisor:
         elif possible:
             client, form = self._source, schema(possible, self._settings, least)
             self._worker.start(lambda: client.ask(prompt, form, briefing.now_ns))
-        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, bool(possible), recorded)
+        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, bool(possible), recorded, tuple(briefing.headlines))
         return True
 
     def poll(self, now_ns: int, newest: Mapping[str, float] | None = None) -> Advice | None:
@@ -160,6 +166,7 @@ class Advisor:
         else:
             exchange, decisions = asked.exchange, tuple(asked.decisions)
         self._waiting = None
+        exchange = msgspec.structs.replace(exchange, headlines=waiting.headlines)
         return self._advice(exchange, replace(waiting.grounds, newest=newest or {}), now_ns, decisions)
 
     def close(self) -> None:

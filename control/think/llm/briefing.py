@@ -28,7 +28,9 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MarketRow(Row, frozen=True, kw_only=True):
-    """One symbol. `mark` is the price that levels are bps from, in the quote currency; `costs_bps` a round trip: both fees and the spread."""
+    """One symbol. `mark` is the price that levels are bps from, in the quote currency; `costs_bps` a round trip: both fees and the spread;
+    `volatility_bps` of a day; `volume_burst` the volume of the last minute by the average minute of the last hour; `funding_bps` of a perpetual's
+    next funding, above 0 where longs pay."""
 
     symbol: str
     mark: float
@@ -43,6 +45,7 @@ class MarketRow(Row, frozen=True, kw_only=True):
     range_low_bps: float | None = None
     range_high_bps: float | None = None
     volume_burst: float | None = None
+    funding_bps: float | None = None
     regime: str = ""
     score: float | None = None
     patterns: list[str] = []
@@ -59,11 +62,11 @@ class HeldRow(Row, frozen=True, kw_only=True):
     stop_bps: int | None = None
     target_bps: int | None = None
     open_minutes: float = 0.0
-    strategy: str = ""
 
 
 class RiskRow(Row, frozen=True, kw_only=True):
-    """The account. `open_risk_bps` is what is lost, in bps of equity, when every stop is hit; limits as [limits] has them."""
+    """The account, with what all strategies have open: `gross_exposure_bps` is its value, working entries too, and `open_risk_bps` what is lost when
+    every stop is hit, in bps of equity; `loss_today_bps` is since 00:00 UTC; limits as [limits] has them."""
 
     equity: float = 0.0
     cash: float = 0.0
@@ -72,6 +75,7 @@ class RiskRow(Row, frozen=True, kw_only=True):
     entries_today: int = 0
     most_entries_per_day: int | None = None
     gross_exposure_bps: int = 0
+    most_gross_exposure_bps: int | None = None
     open_risk_bps: int = 0
     loss_today_bps: float = 0.0
     most_daily_loss_bps: int | None = None

@@ -28,6 +28,8 @@ _ERROR_MOST = 300
 #: features whose values are told well by whole numbers; hotpath/kernel/features.py has the formulas
 Feature = Literal["spread_bps", "return_1s_bps", "return_10s_bps", "return_60s_bps", "return_300s_bps", "volatility_60s_bps", "volatility_300s_bps",
                   "vwap_distance_bps", "trades_per_s", "trade_age_s", "quote_age_s"]
+#: those that are never below 0, so that "below 0" never holds
+NEVER_NEGATIVE = frozenset({"spread_bps", "volatility_60s_bps", "volatility_300s_bps", "trades_per_s", "trade_age_s", "quote_age_s"})
 Side = Literal["buy", "sell"]
 Direction = Literal["up", "down"]
 
@@ -120,14 +122,15 @@ def _proposal(rooms: Sequence[Room], up: bool, settings: Llm, least_confidence_b
     def whole(name: str, most: int) -> dict[str, Any]:
         return _whole(min(most, *(getattr(room, name) for room in rooms)), most)
 
-    clause = _object(feature=_one_of(get_args(Feature)), op=_one_of(("<", ">")), value=_whole(-CLAUSE_VALUE_MOST, CLAUSE_VALUE_MOST))
+    clauses = [_object(feature=_one_of([one for one in get_args(Feature) if (one in NEVER_NEGATIVE) is never]), op=_one_of(("<", ">")),
+                       value=_whole(1 if never else -CLAUSE_VALUE_MOST, CLAUSE_VALUE_MOST)) for never in (True, False)]
     far = settings.most_level_bps
     return _object(
         symbol=_one_of([room.symbol for room in rooms]), side=_one_of(get_args(Side) if rooms[0].short_allowed else ("buy",)),
         direction=_one_of(("up" if up else "down",)), level_bps=_whole(1, far) if up else _whole(-far, -1),
         size_bps=whole("least_size_bps", settings.most_size_bps), confidence_bps=_whole(least_confidence_bps, 10_000),
         stop_bps=whole("least_stop_bps", settings.most_stop_bps), target_bps=whole("least_target_bps", settings.most_target_bps),
-        valid_minutes=_whole(1, settings.most_valid_minutes), clauses=_list(clause, CLAUSES_MOST), why=_text(WHY_MOST))
+        valid_minutes=_whole(1, settings.most_valid_minutes), clauses=_list({"anyOf": clauses}, CLAUSES_MOST), why=_text(WHY_MOST))
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -150,34 +153,17 @@ def _list(items: dict[str, Any], most: int) -> dict[str, Any]:
     return {"type": "array", "items": items, "maxItems": most}
 
 
-#: keywords that OpenAI's strict mode refuses
-_NOT_STRICT = frozenset({"minLength", "maxLength", "default", "title", "examples", "$schema", "uniqueItems", "minProperties", "maxProperties",
-                         "patternProperties", "propertyNames", "unevaluatedProperties"})
+#: keywords of ours that OpenAI's strict mode refuses; what they say is held by the Struct
+_NOT_STRICT = frozenset({"minLength", "maxLength"})
 
 
 def strict(schema: Any) -> Any:
-    """A JSON schema as OpenAI's strict mode takes it: every object closed, every field required (one that was not may be null), and without the
-    keywords that it refuses. What they said is held by the Struct."""
+    """A schema of ours as OpenAI's strict mode takes it: every object closed, every field required, and no lengths of texts."""
     if isinstance(schema, list):
         return [strict(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs"):  # their keys are names, not keywords
-            kept[key] = {name: strict(entry) for name, entry in value.items()}
-        elif key in ("enum", "const", "required"):
-            kept[key] = value
-        elif key == "oneOf":
-            kept["anyOf"] = strict(value)
-        elif key not in _NOT_STRICT:
-            kept[key] = strict(value)
-    if kept.get("type") == "object" or "properties" in kept:
-        needed = set(schema.get("required", ()))
-        properties = {name: entry if name in needed else _or_null(entry) for name, entry in kept.get("properties", {}).items()}
-        kept |= {"properties": properties, "required": list(properties), "additionalProperties": False}
-    return kept
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
+    # keys of "properties" are names, not keywords
+    kept = {key: {name: strict(entry) for name, entry in value.items()} if key == "properties" else strict(value)
+            for key, value in schema.items() if key not in _NOT_STRICT}
+    return kept | ({"required": list(kept["properties"]), "additionalProperties": False} if "properties" in kept else {})

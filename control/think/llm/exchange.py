@@ -61,6 +61,8 @@ class Exchange(Struct, frozen=True, kw_only=True):
     tokens_out: int = 0
     cost: float = 0.0
     attempts: tuple[Attempt, ...] = ()
+    #: of the briefing, all of them: a replay asks with the same
+    headlines: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
 
@@ -97,6 +99,10 @@ class Recording:
         self._order = deque(exchanges)
         for exchange in self._order:
             self._waiting[exchange.prompt_sha256].append(exchange)
+
+    def headlines(self) -> tuple[str, ...]:
+        """Those with which the next exchange was asked."""
+        return self._order[0].headlines if self._order else ()
 
     def answer(self, prompt: Prompt) -> Exchange:
         """The next exchange that was recorded for this prompt. Raises NotRecorded, which says how the prompt differs; asks nobody."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from control.think.llm.briefing import clean
 from control.think.llm.config import Llm
-from control.think.llm.contract import WHY_MOST, Proposal, Reply, Room, Side
+from control.think.llm.contract import NEVER_NEGATIVE, WHY_MOST, Proposal, Reply, Room, Side
 from control.think.strategy import Clause, Condition, Facts, equity_bps
 from hotpath.config import Limits
 
@@ -159,6 +159,9 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
         yield f"target_bps {proposal.target_bps} is more than {settings.most_target_bps}, llm.most_target_bps"
     if proposal.valid_minutes == 0:
         yield "it is valid for no time"
+    for one in proposal.clauses:
+        if one.op == "<" and one.value <= 0 and one.feature in NEVER_NEGATIVE:
+            yield f"its clause {one.feature} < {one.value} is never true"
     for above in proposal.clauses:
         if any(above.op == ">" and below.op == "<" and above.feature == below.feature and above.value >= below.value for below in proposal.clauses):
             yield f"its clauses about {above.feature} are never true together"

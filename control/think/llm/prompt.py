@@ -10,14 +10,14 @@ import hashlib
 import math
 import re
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
 
 from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
-from control.think.llm.contract import CLAUSES_MOST, REASON_MOST, WHY_MOST
+from control.think.llm.contract import CLAUSES_MOST, REASON_MOST, WHY_MOST, Feature
 
 #: a symbol that may be named outside the block: a word, in whatever script
 _SYMBOL = re.compile(r'[^\s<>{}"\\]{3,32}')
@@ -45,7 +45,8 @@ strategy is "llm": propose again what shall stay. At most {most_conditions} prop
 - "stop_bps": distance of the stop from the entry, 1 to {most_stop_bps}, more than the spread
 - "target_bps": distance of the target, 1 to {most_target_bps}, more than "costs_bps"
 - "valid_minutes": 1 to {most_valid_minutes}
-- "clauses": 0 to {clauses} further conditions {"feature", "op", "value"}, value a whole number
+- "clauses": 0 to {clauses} further conditions that must hold at the level, each {"feature", "op", "value"}: op "<" or ">", value a whole number,
+  feature one of {features}
 - "why": at most {why} characters
 "reason" has at most {reason} characters. bps are hundredths of a percent. Coins in "blacklist" are refused.
 
@@ -93,7 +94,7 @@ def _written(data: dict[str, Any], black: frozenset[str], settings: Llm, least_c
     words = {"symbols": ", ".join(symbols) or "none", "most_conditions": settings.most_conditions, "most_level_bps": settings.most_level_bps,
              "most_size_bps": settings.most_size_bps, "most_stop_bps": settings.most_stop_bps, "most_target_bps": settings.most_target_bps,
              "most_valid_minutes": settings.most_valid_minutes, "least_confidence_bps": least_confidence_bps, "clauses": CLAUSES_MOST,
-             "why": WHY_MOST, "reason": REASON_MOST, "begin": BEGIN, "end": END}
+             "features": ", ".join(get_args(Feature)), "why": WHY_MOST, "reason": REASON_MOST, "begin": BEGIN, "end": END}
     contract = _CONTRACT
     for name, value in words.items():
         contract = contract.replace(f"{{{name}}}", str(value))

@@ -15,8 +15,8 @@ from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
 from control.think.llm.briefing import ActiveRow, Briefing, CoinRow, HeldRow, Knowledge, MarketRow, ResultRow, RiskRow, RuleRow
 from control.think.llm.config import Llm
-from control.think.llm.judgement import Grounds, Mark
-from control.think.strategy import Condition, Held, Market, Portfolio
+from control.think.llm.judgement import STRATEGY, Grounds, Mark
+from control.think.strategy import Candles, Condition, Held, Market, Portfolio
 from hotpath.config import Limits
 
 _MINUTE_NS = 60_000_000_000
@@ -33,32 +33,32 @@ def mark_of(market: Market, seen: Analysis) -> float:
 
 
 def costs_bps(seen: Analysis, settings: Settings) -> float:
-    """A round trip: both fees and the spread."""
-    spread_bps = settings.max_spread_bps if math.isnan(seen.spread_bps) else seen.spread_bps
-    return 2 * (settings.perpetual_fee_bps if seen.short_allowed else settings.spot_fee_bps) + spread_bps
+    """A round trip: both fees of the instrument and the spread."""
+    return seen.costs_bps(settings.max_spread_bps)
 
 
 def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], armed: Sequence[tuple[int, Condition]],
-             settings: Settings, limits: Limits) -> Briefing:
+             settings: Settings, limits: Limits, headlines: Sequence[str] = ()) -> Briefing:
     """Everything that one prompt carries; `armed` are the conditions of its own that may still fire, each with the instant of its plan."""
     marks = {one.symbol: mark_of(market, one) for one in analyses}
     return Briefing(
         now_ns=market.now_ns, market=[_market_row(market, one, settings) for one in sorted(analyses, key=lambda one: (-abs(one.score), one.symbol))],
-        risk=_risk(portfolio, limits, marks), held=[_held_row(one, marks, portfolio.equity, market.now_ns) for one in portfolio.positions.values()],
+        risk=_risk(portfolio, limits), held=[_held_row(one, marks, portfolio.equity, market.now_ns) for one in portfolio.positions.values()],
         active=[row for planned_ns, one in armed if (row := _active_row(planned_ns, one, marks, market.now_ns)) is not None],
-        knowledge=_knowledge(market, knowledge), results=[_result_row(one, market.now_ns) for one in knowledge.results(RESULTS)])
+        knowledge=_knowledge(market, knowledge), results=[_result_row(one, market.now_ns) for one in knowledge.results(RESULTS)],
+        headlines=list(headlines))
 
 
-def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], settings: Settings, llm: Llm,
-            limits: Limits) -> Grounds:
-    """What proposals are judged by. What has been learned is also put upon the plan afterwards, as upon any other (control/think/enforce.py)."""
+def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], settings: Settings, llm: Llm, limits: Limits,
+            strategy: str = STRATEGY) -> Grounds:
+    """What proposals are judged by, `strategy` being who asks: limits.permissions may name it. What has been learned is also put upon the plan
+    afterwards, as upon any other (control/think/enforce.py)."""
     marks = {one.symbol: Mark(mark_of(market, one), 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings))
              for one in analyses}
     held = {symbol: one.side for symbol, one in portfolio.positions.items()}
-    exposure = {one.symbol: _share_bps(one, marks[one.symbol].price if one.symbol in marks else one.entry_price, portfolio.equity)
-                for one in portfolio.positions.values()}
-    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held, exposure_bps=exposure,
-                   blacklist=frozenset(shut(market, knowledge)))
+    exposure = {symbol: _of_equity_bps(value, portfolio.equity) for symbol, value in portfolio.exposure.items()}
+    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, strategy=strategy, held=held,
+                   exposure_bps=exposure, blacklist=frozenset(shut(market, knowledge)))
 
 
 def shut(market: Market, knowledge: Any) -> list[str]:
@@ -68,34 +68,38 @@ def shut(market: Market, knowledge: Any) -> list[str]:
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _market_row(market: Market, seen: Analysis, settings: Settings) -> MarketRow:
-    candles = market.candles(seen.symbol)
-    closes, per_minute = candles.close, 60 / candles.candle_s
-    hour = candles.close[-max(1, round(60 * per_minute)):]
-    mark = mark_of(market, seen)
+    candles, mark = market.candles(seen.symbol), mark_of(market, seen)
+    hour = max(1, 3600 // candles.candle_s)
 
     def moved(minutes: int) -> float | None:
-        back = round(minutes * per_minute)
-        return _bps(mark / float(closes[-back - 1]) - 1) if 0 < back < len(closes) else None
+        """Since the price at which the first of the candles of so many minutes began."""
+        back, rest = divmod(minutes * 60, candles.candle_s)
+        return _bps(mark / float(candles.open[-back]) - 1) if not rest and 0 < back <= len(candles) else None
 
     return MarketRow(
         symbol=seen.symbol, mark=mark, spread_bps=None if math.isnan(seen.spread_bps) else seen.spread_bps, costs_bps=costs_bps(seen, settings),
         return_1m_bps=moved(1), return_5m_bps=moved(5), return_15m_bps=moved(15), return_1h_bps=moved(60), return_1d_bps=moved(1440),
-        volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(hour.min()) / mark - 1) if len(hour) else None,
-        range_high_bps=_bps(float(hour.max()) / mark - 1) if len(hour) else None, regime=seen.trade.regime.name, score=seen.score,
+        volatility_bps=seen.volatility_day_bps, range_low_bps=_bps(float(candles.low[-hour:].min()) / mark - 1) if len(candles) else None,
+        range_high_bps=_bps(float(candles.high[-hour:].max()) / mark - 1) if len(candles) else None, volume_burst=_volume_burst(candles),
+        funding_bps=market.funding_bps.get(seen.symbol),         regime=seen.trade.regime.name, score=seen.score,
         patterns=[f"{one.name} to {one.side}" for one in seen.trade.patterns], short_allowed=seen.short_allowed)
 
 
-def _risk(portfolio: Portfolio, limits: Limits, marks: Mapping[str, float]) -> RiskRow:
-    def price(one: Held) -> float:
-        return marks.get(one.symbol, one.entry_price)
+def _volume_burst(candles: Candles) -> float | None:
+    """Volume of the last minute by the average minute of the last hour; None where candles are longer, or there is no such hour."""
+    minute, hour = 60 // candles.candle_s, 3600 // candles.candle_s
+    whole = float(candles.volume[-hour:].sum()) if 60 % candles.candle_s == 0 and len(candles) >= hour else 0.0
+    return 60 * float(candles.volume[-minute:].sum()) / whole if whole > 0 else None
 
-    own = list(portfolio.positions.values())
-    at_risk = sum(one.amount * abs(price(one) - one.stop_price) for one in own if one.stop_price > 0)
+
+def _risk(portfolio: Portfolio, limits: Limits) -> RiskRow:
+    equity, began = portfolio.equity, portfolio.day_start_equity
     return RiskRow(
-        equity=portfolio.equity, cash=portfolio.cash, open_positions=portfolio.open_positions, most_open_positions=limits.max_open_positions,
+        equity=equity, cash=portfolio.cash, open_positions=portfolio.open_positions, most_open_positions=limits.max_open_positions,
         entries_today=portfolio.entries_today, most_entries_per_day=limits.max_entries_per_day,
-        gross_exposure_bps=round(sum(_share_bps(one, price(one), portfolio.equity) for one in own)),
-        open_risk_bps=round(1e4 * at_risk / portfolio.equity) if portfolio.equity > 0 else 0, most_daily_loss_bps=limits.daily_loss_bps,
+        gross_exposure_bps=round(_of_equity_bps(sum(portfolio.exposure.values()), equity)), most_gross_exposure_bps=limits.max_gross_exposure_bps,
+        open_risk_bps=round(_of_equity_bps(portfolio.open_risk, equity)), loss_today_bps=max(0.0, _bps(1 - equity / began)) if began > 0 else 0.0,
+        most_daily_loss_bps=limits.daily_loss_bps,
         least_confidence_bps=None if limits.min_confidence is None else round(limits.min_confidence * 10_000))
 
 
@@ -106,7 +110,7 @@ def _held_row(one: Held, marks: Mapping[str, float], equity: float, now_ns: int)
     def away(level: float) -> int | None:
         return round(abs(_bps(level / one.entry_price - 1))) if level > 0 and known else None
 
-    return HeldRow(symbol=one.symbol, side=one.side, share_bps=round(_share_bps(one, price, equity)),
+    return HeldRow(symbol=one.symbol, side=one.side, share_bps=round(_of_equity_bps(one.amount * price, equity)),
                    gain_bps=sign * _bps(price / one.entry_price - 1) if known else 0.0,
                    stop_bps=away(one.stop_price), target_bps=away(one.target_price),
                    open_minutes=max(0.0, (now_ns - one.opened_ns) / _MINUTE_NS) if one.opened_ns else 0.0)
@@ -143,8 +147,7 @@ def _result_row(trade: Trade, now_ns: int) -> ResultRow:
                      closed_minutes_ago=max(0.0, (now_ns - trade.closed_ns) / _MINUTE_NS), exit=trade.exit_reason, why=trade.why)
 
 
-def _share_bps(one: Held, price: float, equity: float) -> float:
-    value = one.amount * price
+def _of_equity_bps(value: float, equity: float) -> float:
     return 1e4 * value / equity if equity > 0 and math.isfinite(value) else 0.0
 
 

@@ -127,12 +127,13 @@ def post(model: Model, key: str, messages: list[Message], schema: dict[str, Any]
 def _body(model: Model, key: str, messages: list[Message], schema: dict[str, Any], timeout_s: float, cut: Cut) -> bytes:
     def asked(request: Any) -> None:
         request.extensions["trace"] = cut.trace
+        _dress(request, key)
 
     transport = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": [asked], "response": [partial(_looked_over, key)]})
     timeout = openai.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
     parameters = _parameters(model, messages, schema)
     with (openai.OpenAI(api_key=key or "none", base_url=model.base_url, max_retries=0, timeout=timeout, http_client=transport) as client,
-          client.chat.completions.with_streaming_response.create(extra_headers={"Accept-Encoding": "identity"}, **parameters) as response):
+          client.chat.completions.with_streaming_response.create(**parameters) as response):
         body = bytearray()
         for piece in response.iter_bytes():
             body += piece
@@ -141,6 +142,17 @@ def _body(model: Model, key: str, messages: list[Message], schema: dict[str, Any
         if cut.happened:  # a body that ends with its connection looks whole
             raise WireError(Kind.NETWORK, f"no whole reply within {timeout_s:.0f} s", billed=True)
         return bytes(body)
+
+
+def _dress(request: Any, key: str) -> None:
+    """The headers of a request, whole. What openai's client takes from the environment (OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_CUSTOM_HEADERS) and
+    tells of this machine is for OpenAI at most, and any endpoint may be asked."""
+    headers = {"host": request.url.netloc.decode("ascii"), "user-agent": "trader", "accept": "application/json", "accept-encoding": "identity",
+               "content-type": "application/json", "content-length": str(len(request.read())),
+               "x-stainless-raw-response": "stream"}  # by which the client knows, when the answer is there, that it was asked for its bytes
+    for name in list(request.headers):
+        del request.headers[name]
+    request.headers.update(headers | ({"authorization": f"Bearer {key}"} if key else {}))
 
 
 def _parameters(model: Model, messages: list[Message], schema: dict[str, Any]) -> dict[str, Any]:
