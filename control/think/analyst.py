@@ -17,9 +17,9 @@ from control.think.analysis.conditions import condition
 from control.think.analysis.config import HISTORY_CANDLES, REGIME_CANDLES
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
-from control.think.analysis.rules import Rules, record_of
+from control.think.analysis.rules import Rules
 from control.think.analysis.signal import NoTrade, Signal
-from control.think.analysis.sizing import Sized, sized
+from control.think.analysis.sizing import Sized, record_of, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
 from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
 
@@ -87,7 +87,7 @@ class Analyst(Strategy):
         for analyses, young in pipeline.batches(market, symbols, self.analysis):
             self.passed |= dict.fromkeys(young, "history is too short")
             for seen in analyses:
-                one = rules.of(seen, record_of(knowledge, seen.symbol))
+                one = rules.of(seen)
                 made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, knowledge, valid_for_s)
                 if isinstance(made, str):
                     self.passed[seen.symbol] = made

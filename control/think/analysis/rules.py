@@ -7,8 +7,8 @@
 4. stop = stop_atr × ATR, target = target_atr × ATR, both by the regime's factor (REACH). A stop above `stop_most_bps` is no trade, nor is
    (target − costs) / (stop + costs) below `least_reward_risk`, with costs = 2 × fee + spread, the fee being the instrument's.
 5. confidence = 0.30 + 0.65 × (0.40 × |score| / 0.5 + 0.25 × strength of the pattern + 0.20 × clearness of the regime + 0.15 × share of the
-   timeframes whose score has that side), each within [0, 1]; and 0.2 × (w − 0.5) on top of it, w being the coin's share of wins with ten trades of
-   a half added, so that a few trades hardly move it. It is an order of signals, not a probability.
+   timeframes whose score has that side), each within [0, 1]. It is an order of signals, not a probability. A coin's record is not in it: a few
+   dozen trades would lift or drop signals past `limits.min_confidence` by luck; what records say needs evidence (docs/learning.md).
 
 The position is closed after HOLD candles of the traded timeframe.
 """
@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis, Frame, Pattern, PatternName, RegimeName, Side
 from control.think.analysis.signal import NoTrade, Signal
-from control.think.strategy import CoinStatus, KnowledgeView
 
 
 class Reach(NamedTuple):
@@ -54,7 +53,7 @@ class Rules:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def of(self, seen: Analysis, record: CoinStatus) -> Signal | NoTrade:
+    def of(self, seen: Analysis) -> Signal | NoTrade:
         """One symbol."""
         c, frame = self._settings, seen.trade
 
@@ -85,17 +84,11 @@ class Rules:
             return no(f"target {target_bps} and stop {stop_bps} bps with costs of {cost_bps:.1f} bps bring {worth:.2f} of what is at risk, "
                       f"less than {c.least_reward_risk:g}")
         return Signal(
-            symbol=seen.symbol, side=side, confidence=confidence(seen, side, pattern, record), pattern=pattern.name, regime=frame.regime.name,
+            symbol=seen.symbol, side=side, confidence=confidence(seen, side, pattern), pattern=pattern.name, regime=frame.regime.name,
             stop_bps=stop_bps, target_bps=min(target_bps, 9_999), cost_bps=cost_bps, time_stop_s=min(HOLD * frame.minutes * 60, 7 * 86_400),
             why=f"{pattern.name} ({pattern.strength:.2f}) in {frame.regime.name} ({frame.regime.confidence:.2f}: efficiency "
                 f"{frame.regime.efficiency:.2f}, ADX {frame.regime.adx:.0f}, volatility × {frame.regime.volatility_ratio:.2f}), "
                 f"score {seen.score:+.2f}; ATR {atr_bps:.0f} bps, brings {worth:.2f} of what is at risk after costs of {cost_bps:.1f} bps")
-
-
-def record_of(knowledge: KnowledgeView, symbol: str) -> CoinStatus:
-    """A coin's record; none for one that is shut, whose record stands still at its worst while it is followed on paper."""
-    record = knowledge.coin(symbol)
-    return record if record.scale > 0 else CoinStatus()
 
 
 def pattern_for(frame: Frame, side: Side) -> Pattern | str:
@@ -108,10 +101,9 @@ def pattern_for(frame: Frame, side: Side) -> Pattern | str:
     return f"no pattern to {side}" if not here else f"{here[0].name} to {side} is not traded in {name}"
 
 
-def confidence(seen: Analysis, side: Side, pattern: Pattern, record: CoinStatus) -> float:
+def confidence(seen: Analysis, side: Side, pattern: Pattern) -> float:
     """By the formula above, in [0, 1]."""
     sign = 1 if side == "buy" else -1
     agreeing = sum(sign * one.score.total > 0 for one in seen.frames) / len(seen.frames)
-    wins = (record.wins + 5) / (record.trades + 10)
     value = 0.30 + 0.65 * (0.40 * min(1.0, abs(seen.score) / 0.5) + 0.25 * pattern.strength + 0.20 * seen.trade.regime.confidence + 0.15 * agreeing)
-    return round(min(1.0, max(0.0, value + 0.2 * (wins - 0.5))), 4)
+    return round(min(1.0, max(0.0, value)), 4)

@@ -18,7 +18,7 @@ import math
 from typing import NamedTuple
 
 from control.think.analysis.config import Analysis as Settings
-from control.think.strategy import CoinStatus
+from control.think.strategy import CoinStatus, KnowledgeView
 
 
 class Sized(NamedTuple):
@@ -46,6 +46,12 @@ def kelly_fraction(record: CoinStatus) -> float:
         return math.nan
     share = record.wins / record.trades
     return share + (1 - share) * record.average_loss_bps / record.average_win_bps
+
+
+def record_of(knowledge: KnowledgeView, symbol: str) -> CoinStatus:
+    """A coin's record; none for one that is shut, whose record stands still at its worst while it is followed on paper."""
+    record = knowledge.coin(symbol)
+    return record if record.scale > 0 else CoinStatus()
 
 
 def sized(settings: Settings, stop_bps: float, cost_bps: float, volatility_day_bps: float, confidence: float, record: CoinStatus) -> Sized:
