@@ -111,10 +111,12 @@ def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
 @pytest.mark.parametrize(("size", "caps", "most", "expected"), [
     (("equity_bps", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("equity_bps", "500"), Caps(2000, 520.0, 10_000.0), 0, "520"),
     (("equity_bps", "500"), CAPS, 550, "550"), (("equity_bps", "500"), CAPS, 400, "500"),
-    (("equity_bps", "500"), Caps(None, 1e6, 10_000.0), 0, "500"),
+    (("equity_bps", "500"), Caps(None, 1e6, 10_000.0), 0, "500"), (("equity_bps", "500"), Caps(2000, 1e6, 10_000.0, {"BTC/USDT": 1400.0}), 0, "600"),
+    (("equity_bps", "500"), Caps(2000, 1e6, 10_000.0, {"BTC/USDT": 1900.0}), 0, "500"),
     (("quote", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("quote", "500"), CAPS, 0, "750"), (("base", "2"), CAPS, 0, "2"),
     (("quote", "900"), Caps(600, 1e6, 10_000.0), 0, "900")],
-    ids=["exposure", "order value", "the strategy's own", "never smaller", "no limit set", "quote to the limit", "quote", "base", "above the limit"])
+    ids=["exposure", "order value", "the strategy's own", "never smaller", "no limit set", "beside what is held", "no room beside it",
+         "quote to the limit", "quote", "base", "above the limit"])
 def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: Caps, most: int, expected: str) -> None:
     """Else the gate would refuse what it has made too large, and a favoured coin would not be traded at all."""
     one = condition(size=Size(kind=size[0], value=size[1]), most_equity_bps=most)  # type: ignore[arg-type]

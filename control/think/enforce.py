@@ -9,7 +9,7 @@ they were when it was planned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, NamedTuple, Protocol
 
@@ -42,17 +42,18 @@ class Known(Protocol):
 
 
 class Caps(NamedTuple):
-    """What a size is not enlarged beyond: limits of an entry (None: not set), and the account's equity."""
+    """What a size is not enlarged beyond: limits of an entry (None: not set), the account's equity, and what it has open or working by symbol."""
 
     exposure_bps: int | None
     order_value: float | None
     equity: float
+    exposure: Mapping[str, float] = {}
 
-    def equity_bps(self) -> float:
+    def equity_bps(self, symbol: str) -> float:
         """As a share of equity; 0 where a limit is not set."""
         if self.exposure_bps is None or self.order_value is None or not self.equity > 0:
             return 0.0
-        return min(float(self.exposure_bps), 1e4 * self.order_value / self.equity)
+        return max(0.0, min(self.exposure_bps - 1e4 * self.exposure.get(symbol, 0.0) / self.equity, 1e4 * self.order_value / self.equity))
 
 
 class Enforced(NamedTuple):
@@ -88,7 +89,7 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None,
                               "funding_bps": market.funding_bps.get(one.symbol)}
     if 0.0 < scale != 1.0:
-        size = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
+        size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity)
         if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):
             fields["paper"] = True
         else:

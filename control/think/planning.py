@@ -193,7 +193,7 @@ class Planning:
         Raises StrategyError for whatever it raises or gives amiss.
         """
         portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
-        limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity)
+        limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity, portfolio.exposure)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
             while self._may_wait() and getattr(planner.strategy, "waiting", False):
