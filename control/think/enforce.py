@@ -66,13 +66,13 @@ class Enforced(NamedTuple):
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
     found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
-    adaptation = known.exits(strategy)
-    variant = None if adaptation is None else parts(adaptation.value)[1]
+    of_exits = known.exits(strategy)
+    variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
         fields, concerning = _one(one, strategy, known, market, due_ns, caps)
         moved, twin = _exits(one, fields, variant if known.applies else None, variant, market, due_ns, place, caps)
         found.append(msgspec.structs.replace(one, **fields | moved | twin))
-        concerning += [adaptation] if moved and adaptation is not None else []
+        concerning += [of_exits] if moved and of_exits is not None else []
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
     return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
