@@ -725,14 +725,9 @@ def test_the_analyst_is_warm_then_too_and_arms_by_what_it_sees_within_a_second(w
     assert world.metric("last_plan_ms") < 1000
 
 
-def test_it_answers_ping_and_says_how_its_strategies_do(world: World) -> None:
+def test_it_answers_ping_and_refuses_what_it_does_not_know(world: World) -> None:
     strategist = world.strategist()
-    world.tick(0, 1300)
-    world.tick(1, 1300)
-    settle(strategist)
     assert isinstance(strategist.handle(messages.Ping()), messages.Pong)
-    answer = strategist.handle(messages.Query(what="strategies"))
-    assert answer.rows[0]["strategy"] == "Mine"
     assert isinstance(strategist.handle(messages.Query(what="else")), messages.Refused)
 
 

@@ -23,6 +23,7 @@ interval_least_min = 15
 [llm]
 deadline_s = 10
 breaker_cooldown_s = 5
+ask_in_replay = true
 {more}
 [[llm.models]]
 base_url = "{url}"

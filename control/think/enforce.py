@@ -54,13 +54,20 @@ class Enforced(NamedTuple):
 
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
-    found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
+    found, touched, ended = [], dict[int, tuple[Adaptation, set[str]]](), dict[int, tuple[Adaptation, set[str]]]()
     for one in conditions:
         changed, concerning = _one(one, strategy, known, market, due_ns, caps)
         found.append(changed)
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
-    return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
+        if changed.valid_for_s < one.valid_for_s:
+            shut_ns = due_ns + (one.valid_after_s + changed.valid_for_s) * _SECOND_NS
+            for adaptation in known.concerning(Kind(one.symbol, strategy, one.side), shut_ns):
+                if adaptation.family == "hour":
+                    ended.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
+    return Enforced(found, {number: f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that hour for {_names(symbols)}"
+                            for number, (adaptation, symbols) in ended.items()}
+                    | {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
 def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[Condition, list[Adaptation]]:
@@ -104,4 +111,8 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
 
 def _words(adaptation: Adaptation, symbols: set[str]) -> str:
     what = "on paper only" if adaptation.scale == 0.0 else f"size × {adaptation.scale:g}"
-    return f"{adaptation.action} {adaptation.value} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"
+    return f"{adaptation.action} {adaptation.value} (adaptation {adaptation.number}): {what} for {_names(symbols)}"
+
+
+def _names(symbols: set[str]) -> str:
+    return ", ".join(sorted(symbols))

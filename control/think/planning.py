@@ -19,6 +19,7 @@ import msgspec
 from control.learn.knowledge import KnowledgeError
 from control.learn.snapshot import Reader, Snapshot
 from control.think.analysis.config import Analysis
+from control.think.armed import Armed
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.enforce import Caps, enforced
@@ -59,6 +60,12 @@ class Planner:
         #: adaptations that its last plan was changed by, in words by number
         self.changed: dict[int, str] = {}
 
+    def refused(self, text: str) -> None:
+        """Its last plan was not armed; one that wants to hear of its list does."""
+        if self.given_ns and hasattr(self.strategy, "refused"):
+            self.strategy.refused()
+        self.error, self.given_ns = text, 0
+
 
 class Outcome(NamedTuple):
     """What became of one strategy at one instant: a plan to be journaled and armed, or one with `keep` where nothing changes.
@@ -93,13 +100,15 @@ class Planning:
 
     `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work; `before_asking` before that.
     `may_wait` says whether time stands still meanwhile, as in lockstep: then one that waits for an answer from elsewhere is asked again with it.
+    `plan_of` gives a plan of the journal by its number: the words of what is armed.
     """
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
                  before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
-                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None,
+                 plan_of: Callable[[int], messages.Plan | None] = lambda number: None) -> None:
+        self._limits, self._armed = limits or Limits(), Armed(memory, plan_of)
         self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
         self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
@@ -151,6 +160,7 @@ class Planning:
                     if given is None:
                         planner.error, why = "", "nothing new"
             told = planner.strategy.take_events() if wanted and hasattr(planner.strategy, "take_events") else ()
+            said = str(getattr(planner.strategy, "said", ""))[:_ERROR_CHARACTERS]
             why = f"error: {error}" if error else why
             if given is not None or stale:
                 assert known is not None
@@ -161,7 +171,8 @@ class Planning:
                 fresh = {number: text for number, text in changed.items() if number not in planner.changed}
                 planner.changed = changed
                 plan = messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                     why=why or f"{len(given.conditions)} conditions", knowledge_version=known.version,
+                                     why=why or f"{len(given.conditions)} conditions" + (f"; {said}" if said else ""),
+                                     knowledge_version=known.version,
                                      exchange=str(getattr(planner.strategy, "exchange", ""))[:64], conditions=given.conditions)
                 yield Outcome(planner, plan, given.rows, error, left, decision, fresh, told)
             else:
@@ -190,7 +201,8 @@ class Planning:
 
         Raises StrategyError for whatever it raises or gives amiss.
         """
-        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
+        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns,
+                                        armed=lambda: self._armed.of(planner.number, due_ns))
         limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)

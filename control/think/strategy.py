@@ -158,7 +158,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """The account in its currency, and this strategy's positions by symbol. `planned_ns`: event time of its last list of conditions, 0 without."""
+    """The account in its currency, and this strategy's positions by symbol. `planned_ns`: event time of its last list of conditions, 0 without.
+
+    `armed()` gives what of that may still fire, as it was armed, each with the event time of its plan."""
 
     cash: float = 0.0
     equity: float = 0.0
@@ -166,6 +168,7 @@ class Portfolio:
     entries_today: int = 0
     positions: Mapping[str, Held] = field(default_factory=dict)
     planned_ns: int = 0
+    armed: Callable[[], list[tuple[int, Condition]]] = list
 
 
 @dataclass(frozen=True)
