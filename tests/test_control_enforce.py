@@ -84,6 +84,16 @@ def test_a_condition_ends_before_an_hour_that_is_shut() -> None:
     assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "14")).conditions[0].paper, "it begins in it"
 
 
+def test_a_condition_that_an_hours_rule_ends_sooner_is_told() -> None:
+    assert put(condition(valid_for_s=1800), active("hour", "14")).changed == {1: "hour rule 14 (adaptation 1): ends before that hour for BTC/USDT"}
+    assert put(condition(valid_for_s=500), active("hour", "14")).changed == {}
+    assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).changed == {
+        1: "hour rule 13 (adaptation 1): ends before that hour for BTC/USDT"}
+    both = enforced([condition(valid_for_s=1800), condition(valid_after_s=900)], "momentum", Snapshot({}, [active("hour", "14")], NOW, 1e-8), market(),
+                    NOW, CAPS)
+    assert both.changed == {1: "hour rule 14 (adaptation 1): on paper only for BTC/USDT"}, "of two that it changes the graver is told"
+
+
 def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
     found = put(condition(), active("coin", "BTC/USDT"), active("hour", "14", number=2), apply=False)
     assert (found.conditions[0].paper, found.conditions[0].valid_for_s, found.changed) == (False, 1800, {})
