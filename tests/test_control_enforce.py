@@ -89,8 +89,8 @@ def test_a_condition_that_an_hours_rule_ends_sooner_is_told() -> None:
     assert put(condition(valid_for_s=500), active("hour", "14")).changed == {}
     assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).changed == {
         1: "hour rule 13 (adaptation 1): ends before that hour for BTC/USDT"}
-    both = enforced([condition(valid_for_s=1800), condition(valid_after_s=900)], "momentum", Snapshot({}, [active("hour", "14")], NOW, 1e-8), market(),
-                    NOW, CAPS)
+    known = Snapshot({}, [active("hour", "14")], NOW, 1e-8)
+    both = enforced([condition(valid_for_s=1800), condition(valid_after_s=900)], "momentum", known, market(), NOW, CAPS)
     assert both.changed == {1: "hour rule 14 (adaptation 1): on paper only for BTC/USDT"}, "of two that it changes the graver is told"
 
 

@@ -18,8 +18,6 @@ max_entries_per_day = 100000
 min_confidence = 0.5
 [strategy]
 candle_s = 10
-[hotpath]
-tick_slots = 524288  # a successor of the strategist has the candles of what the ring still holds: all of it
 [analysis]
 interval_least_min = 15
 [llm]

@@ -20,6 +20,7 @@ from control.learn.knowledge import KnowledgeError
 from control.learn.snapshot import Reader, Snapshot
 from control.think.analysis.config import Analysis
 from control.think.armed import Armed
+from control.think.carried import Carried, Carries
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.enforce import Caps, enforced
@@ -100,14 +101,15 @@ class Planning:
 
     `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work; `before_asking` before that.
     `may_wait` says whether time stands still meanwhile, as in lockstep: then one that waits for an answer from elsewhere is asked again with it.
-    `plan_of` gives a plan of the journal by its number: the words of what is armed.
+    `plan_of` gives a plan of the journal by its number: the words of what is armed. `carries`: the candles are kept for a successor.
     """
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
                  before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
                  may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None,
-                 plan_of: Callable[[int], messages.Plan | None] = lambda number: None) -> None:
+                 plan_of: Callable[[int], messages.Plan | None] = lambda number: None,
+                 carries: Carries = Carries.NOT) -> None:
         self._limits, self._armed = limits or Limits(), Armed(memory, plan_of)
         self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
@@ -119,6 +121,8 @@ class Planning:
         self.interval_ns = min(_LONGEST_NS, *(planner.interval_ns for planner in self.planners), settings.interval_s * 1_000_000_000)
         capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
         self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
+        self.carried = Carried(memory, self.fold, carries)
+        self.fold = self.carried.fold
         self.view = View(memory, self.fold, settings.candle_s)
         self._checker = Checker(self.view.facts, facts_by_symbol(self.view.instruments), len(memory.conditions.thresholds) // 2, while_working)
         #: quanta → units of the account currency

@@ -7,7 +7,7 @@ process. A strategy that raises or gives nonsense is counted, journaled, and kee
 
 In lockstep a plan due at t is made when the sniper has done every tick before the first one at or behind t, the journal holds what that led
 to, and every trade that closed is in the knowledge store; the sniper waits at that tick for the plan of the last strategy. A successor
-reads what is left in the ring to have candles again, and plans for nothing that its predecessor has armed.
+has its predecessor's candles and reads the ring on, and plans for nothing that its predecessor has armed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from control.learn.snapshot import Reader
 from control.think.advisers import Past, engage, past_of, warnings
 from control.think.analysis.config import Analysis
 from control.think.armed import Words
+from control.think.carried import Carries
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.llm.config import Llm
@@ -46,8 +47,6 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
-#: newest plans of a strategy (a large one in parts) among which is the last one that was armed
-_LAST_PLANS = 200
 
 
 class Strategist:
@@ -63,7 +62,7 @@ class Strategist:
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
                                  boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits),
-                                 self._words.plan)
+                                 self._words.plan, Carries.ON if boot.restarts else Carries.ANEW)
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
@@ -83,11 +82,13 @@ class Strategist:
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def recover(self) -> None:
-        """Warm up: generated history where there is one, then what is left in the ring, without planning for it."""
-        state, readers = self.fold.state[0], self._memory.ticks.readers
-        cursor = int(ring.cursor(readers, l.STRATEGIST))
-        state["next"] = int(ring.oldest(self._memory.ticks.ring)) if cursor else 1
-        if self._boot.market == "simulated":
+        """Warm up: what a predecessor saw, else generated history where there is one; then what is left in the ring, without planning for it."""
+        state, cursor = self.fold.state[0], int(ring.cursor(self._memory.ticks.readers, l.STRATEGIST))
+        if self.planning.carried.go_on():
+            self._lost = int(state["lost"])
+        elif cursor:
+            state["next"] = int(ring.oldest(self._memory.ticks.ring))
+        if self._boot.market == "simulated" and not int(state["ticks"]):
             self._generate(self._first_event_ns(int(state["next"])) if cursor else self._boot.start_event_ns)
         while cursor >= int(state["next"]) and not self._child.stopping():
             if candles.run(self.fold, 1 << 62, min(_BATCH, cursor + 1 - int(state["next"])), 0) == candles.IDLE:
@@ -107,13 +108,17 @@ class Strategist:
             self._blame()
 
     def _past(self) -> Past:
-        """What models were asked, by the journal: it is of the day's budget, and what a predecessor did last. Waits until there is one."""
+        """What models were asked, by the journal: it is of the day's budget, and what a predecessor did last."""
+        return past_of(Path(self._boot.state_dir) / "journal", time.time_ns()) if self._is_journal_there() else Past()
+
+    def _is_journal_there(self) -> bool:
+        """Waits until the recorder has begun one; False when told to stop."""
         while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
             if self._child.stopping():
-                return Past()
+                return False
             self.breathe()
             time.sleep(0.005)
-        return past_of(Path(self._boot.state_dir) / "journal", time.time_ns())
+        return True
 
     def _tell_now(self, event: messages.Event) -> bool:
         """Into the journal at once; whether that has it. The heart beats meanwhile, though it is a strategy that waits for it: it is the recorder."""
@@ -133,11 +138,8 @@ class Strategist:
 
         Without the recorder nothing can be planned, so its answer is waited for.
         """
-        while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
-            if self._child.stopping():
-                return
-            self.breathe()
-            time.sleep(0.005)
+        if not self._is_journal_there():
+            return
         while not isinstance(answer := self._put(self._recorder, messages.Query(what="in_force"), lambda: False), messages.Answer):
             if self._child.stopping():
                 return
@@ -160,9 +162,9 @@ class Strategist:
     def _remember(self) -> None:
         """When a predecessor planned last, by strategy: whose turn it is depends on that. What is due next counts as not planned."""
         for planner in self.planners:
-            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=_LAST_PLANS), lambda: False)
-            rows = answer.rows if isinstance(answer, messages.Answer) else []
-            row = next((row for row in rows if row["time_ns"] < self.next_due_ns), None)  # a plan for what is due next was not armed
+            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=200), lambda: False)
+            # a plan for what is due next was not armed
+            row = next((row for row in getattr(answer, "rows", ()) if row["time_ns"] < self.next_due_ns), None)
             if row is not None:
                 planner.planned_ns = planner.given_ns = row["time_ns"]
                 planner.version, planner.stamp = row["knowledge_version"], -1
@@ -206,6 +208,7 @@ class Strategist:
             state = self.fold.state[0]
             due_ns = self.planning.due_ns(int(state["due_event_ns"]))
             if self._barrier(int(state["next"])):
+                self.planning.carried.set_mark()
                 if not self._late(due_ns):
                     self.plan(due_ns)
                 self.next_due_ns = due_ns + self.interval_ns
@@ -360,8 +363,8 @@ class Strategist:
                 asked = [planner for planner in self.planners if hasattr(planner.strategy, "ask_now")]
                 for planner in asked:
                     planner.strategy.ask_now()
-                names = ", ".join(planner.name for planner in asked)
-                return messages.Done(text=f"{names} will plan at the next call" if asked else "every strategy plans at its interval anyway")
+                return messages.Done(text=f"{', '.join(planner.name for planner in asked)} will plan at the next call" if asked else
+                                     "every strategy plans at its interval anyway")
             case _:
                 return messages.Refused(code="unknown_query", text="the strategist plans; it is asked nothing", remedy="ask the recorder for plans")
 
