@@ -99,6 +99,7 @@ def test_what_a_model_proposes_is_armed_traded_and_learned_of_and_what_it_must_n
     plans = [plan for _, plan in journal.plans() if plan.conditions]
     journal.close()
     assert {len(plan.exchange) for plan in plans} == {64}
+    assert all("conditions; TRADE: so it is" in plan.why for plan in plans)
     assert all(one.regime for plan in plans for one in plan.conditions)
     said = b"".join(path.read_bytes() for path in instance.folder.rglob("*") if path.is_file())
     assert KEY.encode() not in said, "a key reaches no log, no journal, no summary"
@@ -134,12 +135,13 @@ def test_whatever_an_endpoint_does_the_instance_trades_on_and_health_says_what_i
         instance.ctl("replan")
         (failed, *_) = until(lambda: events(instance, "llm_failed"), 30, "a failure that is told")
         assert text in failed.text
-        _, healthy, strategist = until(lambda: advice if text in (advice := advice_of(instance))[0] else None, 10, "health that says so")
-        assert not healthy
+        # a moment later it may have failed so often that it is left alone
+        said, healthy, strategist = until(lambda: advice if not (advice := advice_of(instance))[1] else None, 10, "health that says so")
+        assert (said.startswith("scripted: "), text in said or "left alone" in said, healthy) == (True, True, False), said
         assert "advice llm: scripted: " in strategist["problem"]
         (model,) = (one for one in strategist["activities"] if one["name"] == "llm 1 scripted")
         assert model["failures"] >= 1
-        assert model["breaker"] == {"429": "open", "401": "stopped"}.get(text.rpartition(" ")[2], "closed")
+        assert model["breaker"] in {"429": ("open", "half_open"), "401": ("stopped",)}.get(text.rpartition(" ")[2], ("closed", "open", "half_open"))
         rows = instance.ctl("errors")[1]["rows"]
         assert any(row["activity"] == "advice llm" and row["decision"] == "pause" for row in rows), "trader-ctl errors has it"
         ticks = instance.status()["ticks"]
