@@ -157,6 +157,19 @@ def test_whatever_an_endpoint_does_the_instance_trades_on_and_health_says_what_i
     assert instance.faults() == []
 
 
+def test_a_kill_while_a_model_is_asked_makes_no_second_budget(instance: Running) -> None:
+    with serving(late(eager, 120)) as server:
+        start(instance, server, speed="20", more="tokens_per_day = 20000")
+        until(lambda: server.requests, 60, "a question")
+        instance.kill("strategist")
+        failed = until(lambda: events(instance, "llm_failed"), 60, "that the budget is spent")
+        (asked,) = events(instance, "llm_asked")
+        assert f"{asked.data['asking']['tokens']} of llm.tokens_per_day = 20000 are spent" in failed[0].text, "the journal knew of it"
+        assert len(server.requests) == 1
+        assert events(instance, "llm_exchange")[0].data["exchange"]["messages"] == []
+        assert instance.stop() == 0
+
+
 def advice_of(running: Running) -> tuple[str, bool, dict[str, Any]]:
     """(what advice last said, whether the strategist is healthy, its row in health)."""
     (row,) = (row for row in running.ctl("health")[1]["rows"] if row["role"] == "strategist")
