@@ -65,17 +65,24 @@ class Enforced(NamedTuple):
 
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
-    found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
+    found, touched, ended = [], dict[int, tuple[Adaptation, set[str]]](), dict[int, tuple[Adaptation, set[str]]]()
     of_exits = known.exits(strategy)
     variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
         fields, concerning = _one(one, strategy, known, market, due_ns, caps)
         moved, twin = _exits(one, fields, variant if known.applies else None, variant, market, due_ns, place, caps)
-        found.append(msgspec.structs.replace(one, **fields | moved | twin))
+        found.append(changed := msgspec.structs.replace(one, **fields | moved | twin))
         concerning += [of_exits] if moved and of_exits is not None else []
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
-    return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
+        if changed.valid_for_s < one.valid_for_s:
+            shut_ns = due_ns + (one.valid_after_s + changed.valid_for_s) * _SECOND_NS
+            for adaptation in known.concerning(Kind(one.symbol, strategy, one.side), shut_ns):
+                if adaptation.family in ("hour", "day"):
+                    ended.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
+    told = {number: f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that {adaptation.family} for {_names(symbols)}"
+            for number, (adaptation, symbols) in ended.items()}
+    return Enforced(found, told | {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
 def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
@@ -147,4 +154,8 @@ def _words(adaptation: Adaptation, symbols: set[str]) -> str:
     if adaptation.family == "exits":
         variant = parts(adaptation.value)[1]
         what = f"{variant.level} × {variant.percent / 100:g}" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
-    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"
+    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {_names(symbols)}"
+
+
+def _names(symbols: set[str]) -> str:
+    return ", ".join(sorted(symbols))
