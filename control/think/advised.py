@@ -169,7 +169,8 @@ class Advised(Analyst):
             return self._nobody("every coin has a position open" if seen else "history is too short" if self.passed else
                                 "learning has shut every coin", market, portfolio, knowledge)
         armed = [(planned_ns, one) for planned_ns, one in portfolio.armed() if not one.paper]
-        brief = situation.briefing(market, portfolio, knowledge, seen, armed, self.analysis, self._limits, self._headlines())
+        brief = situation.briefing(market, portfolio, knowledge, seen, armed, self.analysis, self._limits,
+                                   self._headlines(market.now_ns))
         self._advisor.start(brief, situation.grounds(market, portfolio, knowledge, seen, self.analysis, self._llm, self._limits))
         _log.info("a model is asked at %d, since %s: %d symbols", market.now_ns, why, len(seen))
         return self._answer(market, portfolio, knowledge)  # what was recorded at this instant is answered at it
@@ -185,12 +186,12 @@ class Advised(Analyst):
         self._told = why
         return self._without(market, portfolio, knowledge)
 
-    def _headlines(self) -> list[str]:
+    def _headlines(self, now_ns: int) -> list[str]:
         """What llm.headlines says; none, and an event that says why, where it cannot be read."""
         assert self._advisor is not None
         fault, found = "", list[str]()
         try:
-            found = self._advisor.headlines()
+            found = self._advisor.headlines(now_ns)
         except HeadlinesError as error:
             fault = str(error)
         if fault and fault != self._headlines_fault:
