@@ -134,8 +134,10 @@ class Advisor:
         return self._waiting is not None and self._waiting.answer is None
 
     def headlines(self, now_ns: int) -> list[str]:
-        """Those of a question at that instant: what llm.headlines has now; in a replay, and where a predecessor has asked it, what it had then. Raises
-        HeadlinesError."""
+        """Those of a question at that instant: what llm.headlines has now; in a replay, and where a predecessor has asked it, what it had then.
+
+        Raises HeadlinesError.
+        """
         if self._recalled is not None and self._recalled.briefing_ns == now_ns:
             return list(self._recalled.headlines)
         return list(self._source.headlines(now_ns)) if isinstance(self._source, Recording) else headlines.read(self._settings.headlines)
