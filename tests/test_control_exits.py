@@ -37,7 +37,7 @@ from tests.test_control_learn import World, child_of
 
 NOW = 13 * 3_600_000_000_000
 MINUTE_NS = 60_000_000_000
-FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
 CAPS = Caps(2000, 1e6, 10_000.0)
 WIDER = "momentum widen target"
 
