@@ -16,7 +16,7 @@ What is run was set down before the first result was seen, but for the arm witho
 - Limits as shipped: 20 entries a day, 5 positions, 2,000 bps of equity in a symbol. Perpetuals at 5 bps of fee and 2 bps of half spread a side. All
   is closed at the end.
 - Learning: `learning.apply` true (*applied*) and false (*not applied*), with the same seed and data. The analyst reads each coin's record in both,
-  for its confidence and its share of Kelly; a third run of it reads none (*no record*, benchmarks/no_record.py). It came when the first two were known.
+  for its confidence and its share of Kelly; a third run of it reads none (*no record*, benchmarks/no_record.py).
 - Buy-and-hold: a fifth of the account in each symbol at its first open, sold at its last close, with one fee and one half spread for each of the two.
 
 The data have no funding, so nobody pays any; and of a minute they have four prices whose order is assumed (hotpath/venues/candle_tables.py).
