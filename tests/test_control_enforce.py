@@ -102,6 +102,12 @@ def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: C
     assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
 
 
+def test_an_amount_of_the_base_currency_is_reduced_to_whole_lots_and_at_least_to_one() -> None:
+    for value, expected in (("0.00003", "0.00001"), ("0.00001", "0.00001"), ("1.5", "0.75")):
+        one = condition(size=Size(kind="base", value=value))
+        assert put(one, active("coin", "BTC/USDT", mean_bps=-5)).conditions[0].size.value == expected
+
+
 @given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6))
 def test_a_reduced_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal) -> None:
     size = scaled(Size(kind=kind, value=f"{value:f}"), 0.5, 0.0, 0.0)

@@ -22,6 +22,8 @@ from control.think.strategy import Market
 from ipc.messages import Condition, Size
 
 _SECOND_NS = 1_000_000_000
+#: decimals of a size
+_SMALLEST = Decimal("1e-18")
 
 
 class Known(Protocol):
@@ -86,7 +88,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0,
                               "mark": facts.price_text(quote.last) if facts and quote and quote.last > 0 else None}
     if 0.0 < scale != 1.0:
-        fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity)
+        fields["size"] = scaled(one.size, scale, min(caps.equity_bps(), float(one.most_equity_bps or 10_000)), caps.equity,
+                                facts.lot_size if facts else _SMALLEST)
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
     return fields, concerning
@@ -111,9 +114,9 @@ def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
     return valid_for_s
 
 
-def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
-    """A size times a factor, rounded down; a share of equity is at least 1 bps. It is not enlarged beyond `most_bps` of equity, and what is given in
-    the base currency not at all, as its value is not known before it fires."""
+def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decimal = _SMALLEST) -> Size:
+    """A size times a factor, rounded down; a share of equity is at least 1 bps, an amount of the base currency whole lots, and at least one. It is
+    not enlarged beyond `most_bps` of equity, and what is given in the base currency not at all, as its value is not known before it fires."""
     if scale > 1:
         if size.kind == "base":
             return size
@@ -123,7 +126,9 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size:
         value = Decimal(size.value) * Decimal(repr(scale))
     if size.kind == "equity_bps":
         return Size(kind=size.kind, value=str(max(1, int(value))))
-    return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
+    if size.kind == "base":
+        value = max(lot, (value / lot).to_integral_value(ROUND_DOWN) * lot)
+    return Size(kind=size.kind, value=format(value.quantize(_SMALLEST, ROUND_DOWN).normalize(), "f"))
 
 
 def _words(adaptation: Adaptation, symbols: set[str]) -> str:
