@@ -131,6 +131,12 @@ def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: C
     assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
 
 
+def test_an_amount_of_the_base_currency_is_reduced_to_whole_lots_and_one_of_no_lot_is_on_paper() -> None:
+    for value, expected, paper in (("0.10003", "0.05001", False), ("0.00001", "0.00001", True), ("1.5", "0.75", False)):
+        (found,) = put(condition(size=Size(kind="base", value=value)), active("coin", "BTC/USDT", mean_bps=-5)).conditions
+        assert (found.size.value, found.paper) == (expected, paper)
+
+
 @given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6))
 def test_a_reduced_size_is_rounded_down_and_is_a_size_again(kind: Any, value: Decimal) -> None:
     size = scaled(Size(kind=kind, value=f"{value:f}"), 0.5, 0.0, 0.0)

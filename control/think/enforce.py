@@ -23,6 +23,8 @@ from control.think.strategy import Facts, Market
 from ipc.messages import Condition, Size
 
 _SECOND_NS = 1_000_000_000
+#: decimals of a size
+_SMALLEST = Decimal("1e-18")
 
 
 class Known(Protocol):
@@ -96,7 +98,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None,
                               "funding_bps": market.funding_bps.get(one.symbol)}
     if 0.0 < scale != 1.0:
-        size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity)
+        size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity,
+                      facts.lot_size if facts else _SMALLEST)
         if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):
             fields["paper"] = True
         else:
@@ -134,9 +137,9 @@ def _is_too_small(size: Size, facts: Facts, last: float, equity: float) -> bool:
     return value < max(float(facts.min_notional), float(facts.lot_size) * last)
 
 
-def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | None:
-    """A size times a factor, rounded down; None where nothing is left. It is not enlarged beyond `most_bps` of equity, and what is given in the base
-    currency not at all, as its value is not known before it fires."""
+def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decimal = _SMALLEST) -> Size | None:
+    """A size times a factor, rounded down, an amount of the base currency to whole lots; None where nothing is left. It is not enlarged beyond
+    `most_bps` of equity, and what is given in the base currency not at all, as its value is not known before it fires."""
     if scale > 1:
         if size.kind == "base":
             return size
@@ -146,7 +149,10 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | N
         value = Decimal(size.value) * Decimal(repr(scale))
     if size.kind == "equity_bps":
         return Size(kind=size.kind, value=str(int(value))) if value >= 1 else None
-    return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
+    if size.kind == "base":
+        value = (value / lot).to_integral_value(ROUND_DOWN) * lot
+    value = value.quantize(_SMALLEST, ROUND_DOWN)
+    return Size(kind=size.kind, value=format(value.normalize(), "f")) if value else None
 
 
 def _words(adaptation: Adaptation, symbols: set[str]) -> str:
