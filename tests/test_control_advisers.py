@@ -102,7 +102,7 @@ def told(kind: str, **data: Any) -> Event:
 
 
 def test_of_the_past_the_day_is_read_and_what_is_damaged_is_passed_over(journal: JournalWriter, tmp_path: Path) -> None:
-    one, other = exchange(wall_ns=5), exchange("Mine", 6)
+    one, other = exchange(wall_ns=5), exchange("Mine", 6, again_ns=99)
     asking = Asking(prompt_sha256="x", asked_wall_ns=7, tokens=3)
     journal.append(events=[told("llm_exchange", exchange=msgspec.to_builtins(one)), told("else"), told("llm_exchange", exchange={"schema": 99}),
                            told("llm_exchange", exchange=msgspec.to_builtins(other)), told("llm_asked", asking=msgspec.to_builtins(asking)),
@@ -110,6 +110,7 @@ def test_of_the_past_the_day_is_read_and_what_is_damaged_is_passed_over(journal:
     journal.close()
     now_ns = time.time_ns()
     assert past_of(tmp_path / "journal", now_ns) == Past([other, one], [asking])
+    assert past_of(tmp_path / "journal", now_ns, same_run=False).exchanges[0].again_ns == 0 < other.again_ns, "a key may be mended by now"
     assert past_of(tmp_path / "journal", now_ns + 2 * DAY_NS) == Past([other], [asking]), "of the days before only the last exchange"
     assert past_of(tmp_path / "journal", now_ns + 4 * DAY_NS) == Past([], [])
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ipc import layout as l
+from tests import real_model
 from tests.llm_server import Handler, Script, Server, completion, endless, gives, late, proposal, reply, resets, says, serving
 from tests.running import Running, until
 
@@ -257,3 +259,53 @@ def test_a_replay_asks_no_model_unless_it_is_told_to(instance: Running, prices: 
     assert "a replay goes over the past, which a model may know" in said
     assert "set llm.replay_from" in said
     assert "llm.ask_in_replay = true" in said
+
+
+# ── a real model ─────────────────────────────────────────────────────────────────────────────────────────────────────
+REAL = """
+[limits]
+max_entries_per_day = 100000
+min_confidence = 0.1
+[analysis]
+least_reward_risk = 0.0  # its advice is noise, and is to reach the sniper all the same
+[llm]
+deadline_s = 200
+most_conditions = 1
+prompt_bytes = 5000
+[[llm.models]]
+base_url = "{url}"
+model = "SmolLM2-135M"
+max_tokens = 500
+timeout_s = 180
+temperature = 0.8
+"""
+
+
+@pytest.mark.timeout(900)
+def test_what_a_real_model_says_reaches_the_sniper_or_is_refused_with_reasons(instance: Running) -> None:
+    """Its conditions are armed in a running instance, not only compiled; it is asked until one was, ten times at most."""
+    if reason := real_model.missing():
+        (pytest.fail if real_model.REQUIRED else pytest.skip)(reason)
+    with real_model.serving() as served:
+        instance.config.write_text(REAL.format(url=served.base_url))
+        instance.start("--strategy", "llm", "--symbols", "BTC/USDT,ETH/USDT", speed="1")
+        for attempt in range(1, 11):
+            ended = until(lambda: len(found) >= attempt and found if (found := events(instance, "llm_exchange")) else None, 200, "an answer")  # noqa: B023
+            if armed := [record for record in swapped(instance) if record]:
+                break
+            instance.ctl("replan")
+        assert armed, [event.text for event in ended]
+        assert all(event.text.partition(": ")[2] for event in events(instance, "llm_refused"))
+        assert instance.stop() == 0
+    assert instance.summary()["reconciled"] is True
+    assert instance.faults() == []
+
+
+def swapped(running: Running) -> list[int]:
+    """How many conditions of a model each plan had that the sniper has taken over."""
+    journal = running.journal()
+    try:
+        taken = {int(record.row["plan_seq"]) for record in journal.orders() if int(record.row["kind"]) == l.SWAPPED}
+        return [len(plan.conditions) for _, plan in journal.plans() if plan.plan_seq in taken and plan.exchange]
+    finally:
+        journal.close()

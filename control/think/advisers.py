@@ -116,9 +116,9 @@ def recorded(source: Path) -> list[Exchange]:
     raise StrategyError(f"llm.replay_from: {source} holds no journal", "name a folder under instances/ or runs/")
 
 
-def past_of(folder: Path, wall_ns: int) -> Past:
-    """All of the UTC day of a moment of the wall clock, and the last exchange before. What cannot be read is told and passed over. Raises
-    JournalError."""
+def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
+    """All of the UTC day of a moment of the wall clock, and the last exchange before. What cannot be read is told and passed over. Of another run
+    than the `same_run` no pause goes on: a key may be mended by now. Raises JournalError."""
     journal = Journal(folder)
     exchanges: list[Exchange] = []
     askings: list[Asking] = []
@@ -132,7 +132,8 @@ def past_of(folder: Path, wall_ns: int) -> Past:
                 event = decode_event(record.payload)
                 try:
                     if event.kind == KIND:
-                        exchanges.append(decode(event.data["exchange"]))
+                        exchange = decode(event.data["exchange"])
+                        exchanges.append(exchange if same_run else msgspec.structs.replace(exchange, again_ns=0))
                     elif event.kind == ASKED:
                         askings.append(msgspec.convert(event.data["asking"], Asking))
                 except (ExchangeError, msgspec.ValidationError) as error:

@@ -109,7 +109,7 @@ class Strategist:
 
     def _past(self) -> Past:
         """What models were asked, by the journal: it is of the day's budget, and what a predecessor did last."""
-        return past_of(Path(self._boot.state_dir) / "journal", time.time_ns()) if self._is_journal_there() else Past()
+        return past_of(Path(self._boot.state_dir) / "journal", time.time_ns(), self._boot.restarts > 0) if self._is_journal_there() else Past()
 
     def _is_journal_there(self) -> bool:
         """Waits until the recorder has begun one; False when told to stop."""
