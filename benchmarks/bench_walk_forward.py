@@ -7,7 +7,7 @@ settings are run once from the first day to the last, and whatever is learned on
 forward with steps as small as they can be. It is checked: a run that ends after a third of the days has, trade by trade, what the whole run has until
 then.
 
-What is run was set down before the first result was seen, but for the arm without records:
+What is run was set down before the first result was seen:
 
 - `analyst` as shipped, over candles of a minute, and once more as `analyst, all` with `limits.min_confidence = 0`: every condition that fires is
   entered, so that there is more to learn of.
@@ -15,8 +15,8 @@ What is run was set down before the first result was seen, but for the arm witho
   distances × √6, as a walk's are.
 - Limits as shipped: 20 entries a day, 5 positions, 2,000 bps of equity in a symbol. Perpetuals at 5 bps of fee and 2 bps of half spread a side. All
   is closed at the end.
-- Learning: `learning.apply` true (*applied*) and false (*not applied*), with the same seed and data. The analyst reads each coin's record in both,
-  for its confidence and its share of Kelly; a third run of it reads none (*no record*, benchmarks/no_record.py).
+- Learning: `learning.apply` true (*applied*) and false (*not applied*), with the same seed and data. The analyst's Kelly limit reads each coin's
+  record in both.
 - Buy-and-hold: a fifth of the account in each symbol at its first open, sold at its last close, with one fee and one half spread for each of the two.
 
 The data have no funding, so nobody pays any; and of a minute they have four prices whose order is assumed (hotpath/venues/candle_tables.py).
@@ -45,7 +45,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from benchmarks import no_record
 from benchmarks.blocks import BLOCK_DAYS, RESAMPLES, Interval, interval
 from benchmarks.frame import Missing, Row, check, real_data
 from control import config as configuration
@@ -100,8 +99,7 @@ def _arms(strategy: str) -> tuple[Arm, ...]:
     return Arm("applied", strategy, True), Arm("not applied", strategy, False)
 
 
-_ANALYST: Final = (*_arms("analyst"), Arm("no record", f"{Path(no_record.__file__)}:{no_record.NoRecord.__name__}", False))
-CASES: Final = (Case("analyst", _ANALYST, {}), Case("analyst, all", _ANALYST, {"limits.min_confidence": 0.0}),
+CASES: Final = (Case("analyst", _arms("analyst"), {}), Case("analyst, all", _arms("analyst"), {"limits.min_confidence": 0.0}),
                 Case("mean_reversion", _arms("mean_reversion"), SIX_TIMES), Case("momentum", _arms("momentum"), SIX_TIMES))
 
 
