@@ -91,17 +91,18 @@ class Advised(Analyst):
             self.passed |= dict.fromkeys(young, "history is too short")
             self._analyses |= {one.symbol: one for one in analyses}
         seen = list(self._analyses.values())
-        brief = situation.briefing(market, portfolio, knowledge, seen, self._armed, self.analysis, self._limits, self._headlines())
+        brief = situation.briefing(market, portfolio, knowledge, seen, self._armed, self.analysis, self._limits,
+                                   self._headlines(market.now_ns))
         self._advisor.start(brief, situation.grounds(market, portfolio, knowledge, seen, self.analysis, self._llm, self._limits,
                                                      self.trades_as or STRATEGY))
         _log.info("a model is asked at %d, since %s: %d symbols", market.now_ns, why, len(seen))
 
-    def _headlines(self) -> list[str]:
+    def _headlines(self, now_ns: int) -> list[str]:
         """What llm.headlines says; none, and an event that says why, where it cannot be read."""
         assert self._advisor is not None
         fault, found = "", list[str]()
         try:
-            found = self._advisor.headlines()
+            found = self._advisor.headlines(now_ns)
         except HeadlinesError as error:
             fault = str(error)
         if fault and fault != self._headlines_fault:

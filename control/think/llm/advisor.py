@@ -122,9 +122,9 @@ class Advisor:
         """A model is being asked, which takes as long as it takes; what a recording will answer is not asked for."""
         return self._waiting is not None and self._waiting.recorded is None and self._waiting.possible
 
-    def headlines(self) -> list[str]:
-        """Those of the next question: what llm.headlines has now, in a replay what it had. Raises HeadlinesError."""
-        return list(self._source.headlines()) if isinstance(self._source, Recording) else headlines.read(self._settings.headlines)
+    def headlines(self, now_ns: int) -> list[str]:
+        """Those of a question at that instant: what llm.headlines has now, in a replay what it had then. Raises HeadlinesError."""
+        return list(self._source.headlines(now_ns)) if isinstance(self._source, Recording) else headlines.read(self._settings.headlines)
 
     def start(self, briefing: Briefing, grounds: Grounds) -> bool:
         """Begin an exchange; False while another one is under way. Raises NotRecorded in a replay that goes another way than its recording."""

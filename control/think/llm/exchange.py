@@ -100,9 +100,9 @@ class Recording:
         for exchange in self._order:
             self._waiting[exchange.prompt_sha256].append(exchange)
 
-    def headlines(self) -> tuple[str, ...]:
-        """Those with which the next exchange was asked."""
-        return self._order[0].headlines if self._order else ()
+    def headlines(self, briefing_ns: int) -> tuple[str, ...]:
+        """Those of the exchange of that instant; none where there was none, which its prompt will tell."""
+        return next((exchange.headlines for exchange in self._order if exchange.briefing_ns == briefing_ns), ())
 
     def answer(self, prompt: Prompt) -> Exchange:
         """The next exchange that was recorded for this prompt. Raises NotRecorded, which says how the prompt differs; asks nobody."""
