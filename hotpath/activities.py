@@ -44,6 +44,8 @@ class Activities:
         if row["name"] == name:
             errors.total = int(row["errors"])
             errors.resume(int(row["errors_per_h"]), int(row["recoveries_per_h"]), int(row["failed_ns"]))
+            if not row["failures"]:
+                errors.said = bytes(row["text"]).decode(errors="replace")
             if resume:
                 for field in _BREAKER:
                     setattr(errors.breaker, field, int(row[field]))
@@ -60,7 +62,9 @@ class Activities:
         for field in _BREAKER:
             row[field] = getattr(errors.breaker, field)
         row["errors_per_h"], row["recoveries_per_h"] = errors.rates()
-        if last is not None:
+        if not errors.failing:
+            row["text"] = errors.said.encode()[:192]
+        elif last is not None:
             row["text"] = last.text.encode()[:192]
         row["errors"] += errors.total - int(row["errors"])
         row["wall_ns"] = time.time_ns()

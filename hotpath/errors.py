@@ -114,6 +114,8 @@ class ErrorManager:
         self.errors, self.recoveries = Hourly(), Hourly()
         self.total = 0
         self.last: Decision | None = None
+        #: what it said last, for an activity that people hear of while it works, too
+        self.said = ""
         #: latest time of the activity's own clock that it was told
         self.now_ns = 0
 

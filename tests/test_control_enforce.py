@@ -101,6 +101,14 @@ def test_an_entry_that_belongs_to_a_candidate_that_wins_is_larger() -> None:
     good = active("pattern", "momentum: side buy + regime trend", "wins", 40)
     assert [put(condition(regime=regime), good, strategy=strategy).conditions[0].size.value
             for regime, strategy in (("trend", "momentum"), ("range", "momentum"), ("trend", "other"))] == ["625", "500", "500"]
+def test_a_condition_that_an_hours_rule_ends_sooner_is_told() -> None:
+    assert put(condition(valid_for_s=1800), active("hour", "14")).changed == {1: "hour rule 14 (adaptation 1): ends before that hour for BTC/USDT"}
+    assert put(condition(valid_for_s=500), active("hour", "14")).changed == {}
+    assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).changed == {
+        1: "hour rule 13 (adaptation 1): ends before that hour for BTC/USDT"}
+    known = Snapshot({}, [active("hour", "14")], NOW, 1e-8)
+    both = enforced([condition(valid_for_s=1800), condition(valid_after_s=900)], "momentum", known, market(), NOW, CAPS)
+    assert both.changed == {1: "hour rule 14 (adaptation 1): on paper only for BTC/USDT"}, "of two that it changes the graver is told"
 
 
 def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
@@ -121,6 +129,12 @@ def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: C
     """Else the gate would refuse what it has made too large, and a favoured coin would not be traded at all."""
     one = condition(size=Size(kind=size[0], value=size[1]), most_equity_bps=most)  # type: ignore[arg-type]
     assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
+
+
+def test_an_amount_of_the_base_currency_is_reduced_to_whole_lots_and_one_of_no_lot_is_on_paper() -> None:
+    for value, expected, paper in (("0.10003", "0.05001", False), ("0.00001", "0.00001", True), ("1.5", "0.75", False)):
+        (found,) = put(condition(size=Size(kind="base", value=value)), active("coin", "BTC/USDT", mean_bps=-5)).conditions
+        assert (found.size.value, found.paper) == (expected, paper)
 
 
 @given(st.sampled_from(["quote", "base"]), st.decimals(Decimal("0.000001"), Decimal(10) ** 9, places=6))

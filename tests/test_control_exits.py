@@ -37,7 +37,7 @@ from tests.test_control_learn import World, child_of
 
 NOW = 13 * 3_600_000_000_000
 MINUTE_NS = 60_000_000_000
-FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+FACTS = Facts("BTC/USDT", False, Decimal("0.01"), Decimal("0.00001"), Decimal(5), 10.0)
 CAPS = Caps(2000, 1e6, 10_000.0)
 WIDER = "momentum widen target"
 
@@ -147,6 +147,11 @@ def test_a_favour_and_a_wider_stop_go_together() -> None:
     favour = msgspec.structs.replace(active(), family="coin", value="BTC/USDT", mean_bps=50.0, number=2)
     found = put(condition(), active("widen stop"), favour)
     assert (found.conditions[0].size.value, found.changed.keys()) == ("300", {1, 2})
+    three = [condition(), condition(target_bps=0), condition()]
+    several = enforced(three, "momentum", Snapshot({}, [active(), favour], NOW, 1e-8), market(), NOW, CAPS)
+    assert [one.target_bps for one in several.conditions] == [240, 0, 240]
+    assert several.changed == {1: "widen target momentum (adaptation 1): target × 1.5 for BTC/USDT",
+                               2: "favour BTC/USDT (adaptation 2): size × 1.5 for BTC/USDT"}
 
 
 # ── whose turn it is ─────────────────────────────────────────────────────────────────────────────────────────────────

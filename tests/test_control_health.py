@@ -60,6 +60,15 @@ def test_a_status_is_one_of_five_words(state: str, status: str, board: Any) -> N
     assert data["healthy"] == (status == "healthy")
 
 
+def test_what_advice_last_said_is_among_what_the_strategist_does_whether_it_works_or_not(board: Any) -> None:
+    activity(board, l.STRATEGIST, "advice llm", text=b"NO_TRADE: nothing pays")
+    data, rows = of(board)
+    assert (rows["strategist"]["metrics"]["advice llm"], data["healthy"]) == ("NO_TRADE: nothing pays", True)
+    activity(board, l.STRATEGIST, "advice llm", failures=2, text=b"m: HTTP 500")
+    data, rows = of(board)
+    assert (rows["strategist"]["metrics"]["advice llm"], rows["strategist"]["problem"]) == ("m: HTTP 500", "advice llm: m: HTTP 500")
+
+
 def test_what_each_process_does_is_in_its_metrics(board: Any) -> None:
     sniper = board.sniper
     for place, (stop, target, deadline) in enumerate(((100, 0, 0), (0, 0, 0), (0, 0, 9))):

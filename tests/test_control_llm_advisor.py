@@ -22,7 +22,7 @@ from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.briefing import Briefing, Knowledge, MarketRow
 from control.think.llm.client import Client
 from control.think.llm.config import Llm
-from control.think.llm.exchange import SCHEMA, ExchangeError, NotRecorded, Recording, decode
+from control.think.llm.exchange import SCHEMA, Asking, ExchangeError, NotRecorded, Recording, decode
 from hotpath.config import Limits
 from ipc.messages import Condition
 from tests import llm_server as server
@@ -129,6 +129,9 @@ class Hangs:
     def __init__(self) -> None:
         self.go = threading.Event()
 
+    def asking(self, *args: Any) -> Asking:
+        return Asking(prompt_sha256="x", tokens=9_000, cost=0.5, asked_wall_ns=7)
+
     def ask(self, *args: Any) -> Any:
         self.go.wait(20)
 
@@ -144,6 +147,7 @@ def test_an_exchange_that_nothing_ends_is_given_up_and_no_other_is_begun_beside_
     advice = advisor.poll(NOW)
     assert advice is not None
     assert (advice.decision, advice.reason) == ("FAILED", "no answer within 15 s; it has been given up")
+    assert (advice.exchange.tokens_in, advice.exchange.cost, advice.exchange.asked_wall_ns) == (9_000, 0.5, 7), "what it may have taken is spent"
     assert advisor.busy
     assert not advisor.start(briefing(), grounds())
     client.go.set()

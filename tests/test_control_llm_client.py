@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from control.think.llm.budget import Budget, Spent, cost_of, spent_in, tokens_of
 from control.think.llm.client import Asked, Client
 from control.think.llm.config import Llm, Model
 from control.think.llm.contract import schema
-from control.think.llm.exchange import Exchange
+from control.think.llm.exchange import Asking, Exchange
+from control.think.llm.exchange import decode as decode_exchange
 from control.think.llm.judgement import rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
@@ -248,6 +250,79 @@ def test_a_strategist_that_was_replaced_knows_what_was_spent_today() -> None:
     assert cost_of(priced, 7, 100) == 1.0
     assert budget.refusal(free, 1_800, 6 * DAY_NS) == ""
     assert Budget(Llm(tokens_per_day=0)).refusal(free, 1, 0) != ""
+
+
+def test_what_a_question_may_take_is_what_a_successor_counts_where_no_end_of_it_is_known() -> None:
+    """And no exchange takes more, whatever its models do."""
+    wall = Clock()
+    with serving(says("rubbish"), says("rubbish"), server.gives(b"", 500)) as one, serving(server.gives(b"", 500)) as two:
+        models = (model(one.base_url, input_cost=1.0, output_cost=2.0), model(two.base_url, input_cost=3.0, output_cost=4.0))
+        llm = Llm(models=models, tokens_per_day=50_000)
+        client = client_of(llm, wall=wall)
+        prompt = prompt_of(briefing(), llm)
+        form = schema(rooms(prompt.symbols, grounds()), llm)
+        asking = client.asking(prompt, form, 7)
+        assert isinstance(asking, Asking)
+        assert (asking.prompt_sha256, asking.briefing_ns, asking.asked_wall_ns) == (prompt.sha256, 7, wall.ns)
+        exchange, _ = client.ask(prompt, form, 7, asking.asked_wall_ns)
+    assert sum(attempt.asked for attempt in exchange.attempts) == 3
+    assert 0 < exchange.tokens_in + exchange.tokens_out <= asking.tokens <= 50_000
+    assert 0 < exchange.cost <= asking.cost
+    assert client.budget.spent == spent_in([exchange], wall.ns, [asking]), "its end is known"
+    day = wall.ns // DAY_NS
+    assert spent_in([], wall.ns, [asking]) == Spent(day, asking.tokens, asking.cost)
+    assert spent_in([exchange], wall.ns, [asking, msgspec.structs.replace(asking, asked_wall_ns=wall.ns + 1)]) == Spent(
+        day, exchange.tokens_in + exchange.tokens_out + asking.tokens, exchange.cost + asking.cost)
+    assert spent_in([], wall.ns + DAY_NS, [asking]) == Spent(day + 1)
+
+
+def test_an_exchange_over_midnight_is_of_the_day_on_which_it_began() -> None:
+    wall = Clock()
+    wall.ns = 101 * DAY_NS - 1
+    with serving(says(GOOD, usage=USED)) as endpoint:
+        llm = settings(endpoint.base_url)
+        client = client_of(llm, wall=wall)
+        prompt = prompt_of(briefing(), llm)
+        form = schema(rooms(prompt.symbols, grounds()), llm)
+        asking = client.asking(prompt, form)
+        assert isinstance(asking, Asking)
+        wall.ns += 10
+        exchange = client.ask(prompt, form, 0, asking.asked_wall_ns).exchange
+    assert client.budget.spent == spent_in([exchange], 101 * DAY_NS - 1) == Spent(100, 780, 0.0)
+
+
+def test_two_questions_at_once_do_not_spend_the_same() -> None:
+    free = Model(base_url="http://h/v1", model="m", max_tokens=100)
+    budget = Budget(Llm(tokens_per_day=1_000))
+    assert budget.hold(free, 800, 0) == ""
+    assert "500 of llm.tokens_per_day = 1000 are spent or under way" in budget.hold(free, 1_000, 0)
+    budget.settle(free, 800, 20, 0.0, 0)
+    assert budget.spent.tokens == 20
+    assert budget.hold(free, 1_000, 0) == ""
+
+
+@pytest.mark.parametrize(("why", "wait_s"), [("spent", 86_400 - 1_000), ("stopped", 86_400.0), ("key", 86_400.0), ("open", 58.0)])
+def test_where_no_model_may_be_asked_the_exchange_says_why_and_for_how_long_without_the_prompt(why: str, wait_s: float) -> None:
+    clock, wall = Clock(), Clock()
+    wall.ns = 100 * DAY_NS + 1_000 * 1_000_000_000
+    llm = settings("http://127.0.0.1:9/v1", tokens_per_day=10 if why == "spent" else 10**6)
+    client = Client(llm, {} if why == "key" else {"LLM_KEY": KEY}, None, clock, wall)
+    if why == "stopped":
+        client.activities[0].failed(Kind.FATAL, "401", clock.ns)
+    if why == "open":
+        for _ in range(3):
+            clock.ns += 1_000_000_000
+            client.activities[0].failed(Kind.API, "500", clock.ns)
+        clock.ns += 2_000_000_000
+    prompt = prompt_of(briefing(), llm)
+    for _ in range(2):
+        answer = client.asking(prompt, schema(rooms(prompt.symbols, grounds()), llm), 7)
+        assert isinstance(answer, Asked)
+        assert (answer.exchange.asked, answer.exchange.messages, answer.exchange.prompt_sha256) == (False, (), prompt.sha256)
+        assert answer.exchange.wait_s == wait_s
+        assert answer.exchange.failure
+        assert decode_exchange(msgspec.to_builtins(answer.exchange)) == answer.exchange
+    assert client.budget.spent.tokens == 0
 
 
 # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -128,6 +128,21 @@ def test_a_successor_goes_on_with_the_breaker_that_was_left(memory: Any) -> None
     assert (fresh.breaker.state, fresh.total) == (l.BREAKER_CLOSED, 3)
 
 
+def test_what_an_activity_says_while_it_works_is_shown_until_it_fails_and_outlives_its_process(memory: Any) -> None:
+    first = Activities(child_of(memory), lambda event: None)
+    errors, row = first.adopt(ErrorManager("advice llm")), memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]
+    errors.said = "NO_TRADE: " + "ä" * 200
+    first.show(errors)
+    assert (row["text"].decode(errors="replace")[:12], len(row["text"])) == ("NO_TRADE: ää", 192)
+    first.failed(errors, "llm_error", Kind.API, "HTTP 500", 10 * S)
+    assert row["text"] == b"HTTP 500"
+    errors.said = "TRADE: well"
+    first.succeeded(errors, 20 * S)
+    assert row["text"] == b"TRADE: well"
+    assert Activities(child_of(memory), lambda event: None).adopt(ErrorManager("advice llm"), resume=True).said == "TRADE: well"
+    assert row["text"] == b"TRADE: well"
+
+
 def test_a_successor_goes_on_with_the_rates_until_the_hour_of_the_last_failure_is_over(memory: Any) -> None:
     first = Activities(child_of(memory), lambda event: None)
     errors = first.adopt(ErrorManager("venue"))

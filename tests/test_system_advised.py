@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.llm_server import Handler, Server, completion, gives, proposal, reply, serving
+from ipc import layout as l
+from tests import real_model
+from tests.llm_server import Handler, Script, Server, completion, endless, gives, late, proposal, reply, resets, says, serving
 from tests.running import Running, until
 
 CONFIG = """
@@ -23,6 +25,7 @@ interval_least_min = 15
 [llm]
 deadline_s = 10
 breaker_cooldown_s = 5
+ask_in_replay = true
 {more}
 [[llm.models]]
 base_url = "{url}"
@@ -108,6 +111,7 @@ def test_what_a_model_proposes_is_armed_traded_and_learned_of_and_what_it_must_n
     plans = [plan for _, plan in journal.plans() if plan.conditions]
     journal.close()
     assert {len(plan.exchange) for plan in plans} == {64}
+    assert all("conditions; TRADE: so it is" in plan.why for plan in plans)
     assert all(one.regime for plan in plans for one in plan.conditions)
     said = b"".join(path.read_bytes() for path in instance.folder.rglob("*") if path.is_file())
     assert KEY.encode() not in said, "a key reaches no log, no journal, no summary"
@@ -129,6 +133,61 @@ def test_a_model_that_fails_arms_nothing_and_what_is_armed_stays(instance: Runni
         assert instance.stop() == 0
 
 
+@pytest.mark.parametrize(("script", "text"), [
+    (late(eager, 60), "no whole reply within"), (gives(b"slow down", 429, retry_after="30"), "HTTP 429"),
+    (resets(b"HTTP/1.1 200 OK\r\nContent-Ty"), "scripted: "), (gives(b'{"choices": [', 200, 4_000), "scripted: "),
+    (says('{"decision": "BUY EVERYTHING"}'), "not what the contract says"),
+    (endless(b"x" * 65_536), "larger than"), (says(None, refusal="I give no advice"), "refuses to answer"), (gives(b"", 401), "HTTP 401")],
+    ids=["slow", "429", "reset", "half a reply", "wrong JSON", "huge", "refusal", "401"])
+def test_whatever_an_endpoint_does_the_instance_trades_on_and_health_says_what_is_wrong(script: Script, text: str, instance: Running) -> None:
+    with serving(eager, script) as server:
+        start(instance, server, speed="30")
+        until(lambda: instance.status()["conditions"] >= 1, 60, "conditions")
+        assert advice_of(instance)[0].startswith("TRADE: ")
+        instance.ctl("replan")
+        (failed, *_) = until(lambda: events(instance, "llm_failed"), 30, "a failure that is told")
+        assert text in failed.text
+        # a moment later it may have failed so often that it is left alone
+        said, healthy, strategist = until(lambda: advice if not (advice := advice_of(instance))[1] else None, 10, "health that says so")
+        assert (said.startswith("scripted: "), text in said or "left alone" in said, healthy) == (True, True, False), said
+        assert "advice llm: scripted: " in strategist["problem"]
+        (model,) = (one for one in strategist["activities"] if one["name"] == "llm 1 scripted")
+        assert model["failures"] >= 1
+        assert model["breaker"] in {"429": ("open", "half_open"), "401": ("stopped",)}.get(text.rpartition(" ")[2], ("closed", "open", "half_open"))
+        rows = instance.ctl("errors")[1]["rows"]
+        assert any(row["activity"] == "advice llm" and row["decision"] == "pause" for row in rows), "trader-ctl errors has it"
+        ticks = instance.status()["ticks"]
+        until(lambda: instance.status()["ticks"] > ticks, 10, "the market goes on")
+        until(lambda: instance.status()["trades_closed"] >= 1, 60, "a trade of what was armed")
+        assert instance.row("strategist")["restarts"] == 0
+        if "401" not in text:
+            server.scripts[:] = [eager]
+            until(lambda: instance.ctl("replan") and advice_of(instance)[1], 60, "advice again")
+            until(lambda: any(event.data.get("activity") == "advice llm" for event in events(instance, "recovered")), 10, "that it works again")
+        assert instance.stop() == 0
+    assert instance.summary()["reconciled"] is True
+    assert instance.faults() == []
+
+
+def test_a_kill_while_a_model_is_asked_makes_no_second_budget(instance: Running) -> None:
+    with serving(late(eager, 120)) as server:
+        start(instance, server, speed="20", more="tokens_per_day = 20000")
+        until(lambda: server.requests, 60, "a question")
+        instance.kill("strategist")
+        failed = until(lambda: events(instance, "llm_failed"), 60, "that the budget is spent")
+        (asked,) = events(instance, "llm_asked")
+        assert f"{asked.data['asking']['tokens']} of llm.tokens_per_day = 20000 are spent" in failed[0].text, "the journal knew of it"
+        assert len(server.requests) == 1
+        assert events(instance, "llm_exchange")[0].data["exchange"]["messages"] == []
+        assert instance.stop() == 0
+
+
+def advice_of(running: Running) -> tuple[str, bool, dict[str, Any]]:
+    """(what advice last said, whether the strategist is healthy, its row in health)."""
+    (row,) = (row for row in running.ctl("health")[1]["rows"] if row["role"] == "strategist")
+    return row["metrics"].get("advice llm", ""), row["healthy"], row
+
+
 def test_without_a_model_it_does_not_start_and_says_what_to_add(instance: Running) -> None:
     instance.config.write_text("")
     instance.start("--strategy", "llm", wait=False)
@@ -140,26 +199,113 @@ def test_without_a_model_it_does_not_start_and_says_what_to_add(instance: Runnin
 
 
 # ── recorded ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_a_recorded_run_is_replayed_without_network_to_the_same_fills(instance: Running, tmp_path: Path) -> None:
-    prices = tmp_path / "prices.csv"
-    rows, price = ["time,price,amount,side"], 60_000.0
-    for second in range(0, 8 * 3600, 2):  # a day would be nicer, and slower
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """Eight hours of one coin: a day would be nicer, and slower."""
+    path, rows, price = tmp_path / "prices.csv", ["time,price,amount,side"], 60_000.0
+    for second in range(0, 8 * 3600, 2):
         price *= 1 + 2e-4 * (((second * 7919) % 101) / 50 - 1) + 1.5e-5
         rows.append(f"{1_700_000_000 + second},{price:.2f},0.5,{'buy' if second % 4 else 'sell'}")
-    prices.write_text("\n".join(rows) + "\n")
-    news = tmp_path / "news.txt"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def replay(running: Running, server: Server | None, prices: Path, more: str = "") -> Path:
+    """A lockstep run over the prices, to its end; gives its folder."""
+    folder = running.folder / "runs"
+    before = set(folder.iterdir()) if folder.exists() else set()
+    start(running, server, f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False, more=more)
+    assert running.process is not None
+    assert running.process.wait(200) == 0, running.text()
+    (made,) = set(folder.iterdir()) - before
+    assert json.loads((made / "summary.json").read_text())["reconciled"] is True
+    return made
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("point", ["strategist.told:3", pytest.param("strategist.stored:3", marks=pytest.mark.slow)])
+def test_a_recorded_run_is_replayed_without_network_to_the_same_fills_also_when_its_strategist_was_killed_in_between(
+        point: str, instance: Running, prices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    news = prices.with_name("news.txt")
     news.write_text("Bitcoin rises\n")
+    more = f'headlines = "{news}"\n'
     with serving(eager) as server:
-        start(instance, server, f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False, more=f'headlines = "{news}"')
-        assert instance.process is not None
-        assert instance.process.wait(200) == 0, instance.text()
-        assert server.requests
-    (first,) = (instance.folder / "runs").iterdir()
+        whole = replay(instance, server, prices, more)
+        asked = [request["messages"] for request in server.requests]
+        monkeypatch.setenv("TRADER_CRASH_AT", point)
+        first = replay(instance, server, prices, more)
+        monkeypatch.delenv("TRADER_CRASH_AT")
+        assert json.loads((first / "summary.json").read_text())["restarts"]["strategist"] == 1, f"{point} was never reached"
+        assert [request["messages"] for request in server.requests[len(asked):]] == asked, "the successor asks what was to be asked, and no more"
+    assert len(asked) >= 4
+    assert "results prove nothing" in json.loads((first / "summary.json").read_text())["foreknowledge"][0]
     news.write_text("Bitcoin falls\n")  # what was told then is told again
-    start(instance, None, f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False,
-          more=f'replay_from = "{first}"\nheadlines = "{news}"')
-    assert instance.process.wait(200) == 0, instance.text()
-    (second,) = (path for path in (instance.folder / "runs").iterdir() if path != first)
-    fills = (first / "fills.bin").read_bytes()
+    second = replay(instance, None, prices, more=f'{more}replay_from = "{first}"')
+    assert "foreknowledge" not in json.loads((second / "summary.json").read_text())
+    fills = (whole / "fills.bin").read_bytes()
     assert len(fills) > 0
+    assert (first / "fills.bin").read_bytes() == fills
     assert (second / "fills.bin").read_bytes() == fills
+
+
+def test_a_replay_asks_no_model_unless_it_is_told_to(instance: Running, prices: Path) -> None:
+    with serving(eager) as server:
+        instance.config.write_text(CONFIG.format(url=server.base_url, more="").replace("ask_in_replay = true", ""))
+        instance.start("--strategy", "llm", f"{prices}=BTC/USDT", "--lockstep", mode="replay", speed="max", wait=False)
+        assert instance.process is not None
+        assert instance.process.wait(60) != 0
+        assert server.requests == []
+    said = instance.text() + "".join(path.read_text() for path in instance.folder.rglob("strategist.log"))
+    assert "a replay goes over the past, which a model may know" in said
+    assert "set llm.replay_from" in said
+    assert "llm.ask_in_replay = true" in said
+
+
+# ── a real model ─────────────────────────────────────────────────────────────────────────────────────────────────────
+REAL = """
+[limits]
+max_entries_per_day = 100000
+min_confidence = 0.1
+[analysis]
+least_reward_risk = 0.0  # its advice is noise, and is to reach the sniper all the same
+[llm]
+deadline_s = 200
+most_conditions = 1
+prompt_bytes = 5000
+[[llm.models]]
+base_url = "{url}"
+model = "SmolLM2-135M"
+max_tokens = 500
+timeout_s = 180
+temperature = 0.8
+"""
+
+
+@pytest.mark.timeout(900)
+def test_what_a_real_model_says_reaches_the_sniper_or_is_refused_with_reasons(instance: Running) -> None:
+    """Its conditions are armed in a running instance, not only compiled; it is asked until one was, ten times at most."""
+    if reason := real_model.missing():
+        (pytest.fail if real_model.REQUIRED else pytest.skip)(reason)
+    with real_model.serving() as served:
+        instance.config.write_text(REAL.format(url=served.base_url))
+        instance.start("--strategy", "llm", "--symbols", "BTC/USDT,ETH/USDT", speed="1")
+        for attempt in range(1, 11):
+            ended = until(lambda: len(found) >= attempt and found if (found := events(instance, "llm_exchange")) else None, 200, "an answer")  # noqa: B023
+            if armed := [record for record in swapped(instance) if record]:
+                break
+            instance.ctl("replan")
+        assert armed, [event.text for event in ended]
+        assert all(event.text.partition(": ")[2] for event in events(instance, "llm_refused"))
+        assert instance.stop() == 0
+    assert instance.summary()["reconciled"] is True
+    assert instance.faults() == []
+
+
+def swapped(running: Running) -> list[int]:
+    """How many conditions of a model each plan had that the sniper has taken over."""
+    journal = running.journal()
+    try:
+        taken = {int(record.row["plan_seq"]) for record in journal.orders() if int(record.row["kind"]) == l.SWAPPED}
+        return [len(plan.conditions) for _, plan in journal.plans() if plan.plan_seq in taken and plan.exchange]
+    finally:
+        journal.close()

@@ -149,7 +149,7 @@ def test_a_shut_coin_is_not_traded_though_a_model_proposes_it(instance: Running,
 
     def wants_it(handler: Handler) -> None:
         handler.send(completion(reply(*[proposal(symbol=symbol, side="buy", direction=direction, level_bps=level_bps, size_bps=100,
-                                                 confidence_bps=9000, stop_bps=25, target_bps=60, valid_minutes=60, clauses=[], why="I like it")
+                                                 confidence_bps=9000, stop_bps=25, target_bps=120, valid_minutes=60, clauses=[], why="I like it")
                                         for symbol, direction, level_bps in (("BTC/USDT", "up", 4), ("ETH/USDT", "up", 4), ("SOL/USDT", "up", 4),
                                                                              ("SOL/USDT", "down", -4))])))
 

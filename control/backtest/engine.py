@@ -27,7 +27,7 @@ from control.record.summary import RunFacts, write_summary
 from control.record.writer import JournalWriter
 from control.supervise import instance
 from control.supervise.session import Plan
-from control.think.advisers import engage
+from control.think.advisers import Past, engage
 from control.think.analysis.config import Analysis
 from control.think.config import Strategy as Settings
 from control.think.planning import Outcome, Planning, changes_of, decision_of
@@ -71,8 +71,8 @@ class Backtest:
             settings: Settings = self.boot.section("strategy", Settings)
             self.planning = Planning(self.memory, plan.strategies, settings, plan.config.hotpath.session_gap_s, log, lambda: None,
                                      plan.config.recovery, analysis=self.boot.section("analysis", Analysis), limits=plan.config.limits,
-                                     sources=plan.sources)
-            engage(self.planning, plan.config.llm, plan.config.limits, lambda: (), may_ask=False)
+                                     sources=plan.sources, plan_of=lambda number: self.journal.plan(number))
+            engage(self.planning, plan.config.llm, plan.config.limits, Past, MODE)
             self.journal = JournalWriter(state_dir / "journal", sync=False)
             self._closers.append(self.journal.close)
             self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(run_id, run_facts(self.boot, self.memory))
@@ -134,7 +134,7 @@ class Backtest:
             for part in parts:
                 self.machine.arm(part)
         except NotArmed as error:
-            outcome.planner.error, outcome.planner.given_ns = str(error), 0
+            outcome.planner.refused(str(error))
             self._tell(f"plan {parts[-1].plan_seq} of {outcome.planner.name} is not armed: {error}")
 
     def _tell(self, text: str) -> None:

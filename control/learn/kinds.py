@@ -8,7 +8,7 @@
 | regime   | its strategy in its regime   | regime rule: no entries (× 0)                                | not asked         |
 | hour     | hour of its opening, UTC     | hour rule: no entries (× 0)                                  | not asked         |
 | day      | day of the week, UTC         | day rule: no entries (× 0)                                   | not asked         |
-| exits    | of a pair (control/learn/exits.py): strategy and variant | not asked        | stop or target at another distance, size as it is |
+| exits    | strategy and variant of a pair (control/learn/exits.py) | not asked         | tighten or widen stop or target (× 1) |
 
 A regime, an hour and a day are compared: where a strategy's trades lose in general, trades of this kind have to lose more than those did so far (a
 reference that is known when a trade opens, so that the evidence stays what it is). Else a bad strategy would lose its hours one by one. A pattern can

@@ -97,8 +97,9 @@ class Summary(Struct, kw_only=True, omit_defaults=False):
 def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
     """Write summary.json and fills.bin into the run's folder; gives the summary as it was written, as built-in types.
 
-    Five keys are there only when they have something to say: `notice` (simulated market), `differences` (not reconciled), `uncompared` (what
-    `reconciled` does not cover), `data_unread` (recordings that could not be read to their end), `data_fault` (what was wrong inside of others).
+    Six keys are there only when they have something to say: `notice` (simulated market), `differences` (not reconciled), `uncompared` (what
+    `reconciled` does not cover), `data_unread` (recordings that could not be read to their end), `data_fault` (what was wrong inside of others),
+    `foreknowledge` (a model was asked about the past).
     """
     journal = Journal(Path(facts.state_dir) / "journal")
     try:
@@ -106,7 +107,7 @@ def write_summary(facts: RunFacts, memory: Memory) -> dict[str, Any]:
         outcome = _reconcile(journal, Path(facts.state_dir) / "paper")
         summary = _summary(facts, memory, journal, incarnation, outcome.reconciled)
         data = {kind: [event.text for of, event in journal.events() if of == incarnation and event.kind == kind]
-                for kind in ("data_unread", "data_fault")}
+                for kind in ("data_unread", "data_fault", "foreknowledge")}
         fills = fills_of(journal, incarnation, facts.instance_number or int(memory.board.run[0]["instance_number"]))
     finally:
         journal.close()

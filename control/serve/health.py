@@ -150,8 +150,10 @@ def _reflection(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_
 
 def _strategist(process: dict[str, Any], seen: dict[str, Any], memory: Any, now_ns: int) -> dict[str, Any]:
     counted = process["metrics"]
+    rows = memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES: (l.STRATEGIST + 1) * l.MAX_ACTIVITIES]
+    advice = {row["name"].decode(errors="replace"): row["text"].decode(errors="replace") for row in rows if row["name"].startswith(b"advice ")}
     return {"last_plan_ns": counted["last_plan_ns"], "plans": counted["plans"], "plan_latency_ms": counted["last_plan_ms"],
-            "plan_failures": counted["strategy_errors"], "conditions": counted["conditions"], "ticks_lost": counted["ticks_lost"]}
+            "plan_failures": counted["strategy_errors"], "conditions": counted["conditions"], "ticks_lost": counted["ticks_lost"], **advice}
 
 
 _METRICS = {"recorder": _recorder, "gateway": _gateway, "sniper": _sniper, "feed": _feed, "reflection": _reflection, "strategist": _strategist}

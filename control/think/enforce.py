@@ -23,6 +23,8 @@ from control.think.strategy import Facts, Market
 from ipc.messages import Condition, Size
 
 _SECOND_NS = 1_000_000_000
+#: decimals of a size
+_SMALLEST = Decimal("1e-18")
 
 
 class Known(Protocol):
@@ -65,17 +67,24 @@ class Enforced(NamedTuple):
 
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
-    found, touched = [], dict[int, tuple[Adaptation, set[str]]]()
-    adaptation = known.exits(strategy)
-    variant = None if adaptation is None else parts(adaptation.value)[1]
+    found, touched, ended = [], dict[int, tuple[Adaptation, set[str]]](), dict[int, tuple[Adaptation, set[str]]]()
+    of_exits = known.exits(strategy)
+    variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
         fields, concerning = _one(one, strategy, known, market, due_ns, caps)
         moved, twin = _exits(one, fields, variant if known.applies else None, variant, market, due_ns, place, caps)
-        found.append(msgspec.structs.replace(one, **fields | moved | twin))
-        concerning += [adaptation] if moved and adaptation is not None else []
+        found.append(changed := msgspec.structs.replace(one, **fields | moved | twin))
+        concerning += [of_exits] if moved and of_exits is not None else []
         for adaptation in concerning:
             touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
-    return Enforced(found, {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
+        if changed.valid_for_s < one.valid_for_s:
+            shut_ns = due_ns + (one.valid_after_s + changed.valid_for_s) * _SECOND_NS
+            for adaptation in known.concerning(Kind(one.symbol, strategy, one.side), shut_ns):
+                if adaptation.family in ("hour", "day"):
+                    ended.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
+    told = {number: f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that {adaptation.family} for {_names(symbols)}"
+            for number, (adaptation, symbols) in ended.items()}
+    return Enforced(found, told | {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
 
 
 def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
@@ -89,7 +98,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     fields: dict[str, Any] = {"paper": one.paper or scale == 0.0, "mark": facts.price_text(last) if facts and last else None,
                               "funding_bps": market.funding_bps.get(one.symbol)}
     if 0.0 < scale != 1.0:
-        size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity)
+        size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity,
+                      facts.lot_size if facts else _SMALLEST)
         if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):
             fields["paper"] = True
         else:
@@ -127,9 +137,9 @@ def _is_too_small(size: Size, facts: Facts, last: float, equity: float) -> bool:
     return value < max(float(facts.min_notional), float(facts.lot_size) * last)
 
 
-def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | None:
-    """A size times a factor, rounded down; None where nothing is left. It is not enlarged beyond `most_bps` of equity, and what is given in the base
-    currency not at all, as its value is not known before it fires."""
+def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decimal = _SMALLEST) -> Size | None:
+    """A size times a factor, rounded down, an amount of the base currency to whole lots; None where nothing is left. It is not enlarged beyond
+    `most_bps` of equity, and what is given in the base currency not at all, as its value is not known before it fires."""
     if scale > 1:
         if size.kind == "base":
             return size
@@ -139,7 +149,10 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float) -> Size | N
         value = Decimal(size.value) * Decimal(repr(scale))
     if size.kind == "equity_bps":
         return Size(kind=size.kind, value=str(int(value))) if value >= 1 else None
-    return Size(kind=size.kind, value=format(value.quantize(Decimal("1e-18"), ROUND_DOWN).normalize(), "f"))
+    if size.kind == "base":
+        value = (value / lot).to_integral_value(ROUND_DOWN) * lot
+    value = value.quantize(_SMALLEST, ROUND_DOWN)
+    return Size(kind=size.kind, value=format(value.normalize(), "f")) if value else None
 
 
 def _words(adaptation: Adaptation, symbols: set[str]) -> str:
@@ -147,4 +160,8 @@ def _words(adaptation: Adaptation, symbols: set[str]) -> str:
     if adaptation.family == "exits":
         variant = parts(adaptation.value)[1]
         what = f"{variant.level} × {variant.percent / 100:g}" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
-    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {', '.join(sorted(symbols))}"
+    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {_names(symbols)}"
+
+
+def _names(symbols: set[str]) -> str:
+    return ", ".join(sorted(symbols))

@@ -19,6 +19,8 @@ import msgspec
 from control.learn.knowledge import KnowledgeError
 from control.learn.snapshot import Reader, Snapshot
 from control.think.analysis.config import Analysis
+from control.think.armed import Armed
+from control.think.carried import Carried, Carries
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.enforce import Caps, enforced
@@ -61,6 +63,12 @@ class Planner:
         #: adaptations that its last plan was changed by, in words by number
         self.changed: dict[int, str] = {}
 
+    def refused(self, text: str) -> None:
+        """Its last plan was not armed; one that wants to hear of its list does."""
+        if self.given_ns and hasattr(self.strategy, "refused"):
+            self.strategy.refused()
+        self.error, self.given_ns = text, 0
+
 
 class Outcome(NamedTuple):
     """What became of one strategy at one instant: a plan to be journaled and armed, or one with `keep` where nothing changes.
@@ -95,13 +103,16 @@ class Planning:
 
     `while_working` is called during the work on what a strategy gave, never while the strategy itself is at work; `before_asking` before that.
     `may_wait` says whether time stands still meanwhile, as in lockstep: then one that waits for an answer from elsewhere is asked again with it.
+    `plan_of` gives a plan of the journal by its number: the words of what is armed. `carries`: the candles are kept for a successor.
     """
 
     def __init__(self, memory: Memory, strategies: Sequence[str], settings: Settings, session_gap_s: int, log: logging.Logger,
                  while_working: Callable[[], None], recovery: Recovery | None = None,
                  before_asking: Callable[[Planner], None] = lambda planner: None, analysis: Analysis | None = None,
-                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None, sources: Sequence[Source] = ()) -> None:
-        self._limits = limits or Limits()
+                 may_wait: Callable[[], bool] = lambda: False, limits: Limits | None = None, sources: Sequence[Source] = (),
+                 plan_of: Callable[[int], messages.Plan | None] = lambda number: None,
+                 carries: Carries = Carries.NOT) -> None:
+        self._limits, self._armed = limits or Limits(), Armed(memory, plan_of)
         self._log, self._before_asking, self._may_wait, self._while_working = log, before_asking, may_wait, while_working
         names = [row["name"].decode() for row in memory.instruments.strategies]
         self.planners = [Planner(number, names[number] or name_of(spec), load(spec, settings, analysis), settings.interval_s,
@@ -112,6 +123,8 @@ class Planning:
         self.interval_ns = min(_LONGEST_NS, *(planner.interval_ns for planner in self.planners), settings.interval_s * 1_000_000_000)
         capacity = max(2, -(-settings.history_minutes * 60 // settings.candle_s))
         self.fold = candles.new_fold(memory, int(memory.board.run[0]["instruments"]), settings.candle_s, capacity, session_gap_s)
+        self.carried = Carried(memory, self.fold, carries)
+        self.fold = self.carried.fold
         self.view = View(memory, self.fold, settings.candle_s, Rates(sources, while_working))
         self._checker = Checker(self.view.facts, facts_by_symbol(self.view.instruments), len(memory.conditions.thresholds) // 2, while_working)
         #: quanta → units of the account currency
@@ -153,6 +166,7 @@ class Planning:
                     if given is None:
                         planner.error, why = "", "nothing new"
             told = planner.strategy.take_events() if wanted and hasattr(planner.strategy, "take_events") else ()
+            said = str(getattr(planner.strategy, "said", ""))[:_ERROR_CHARACTERS]
             why = f"error: {error}" if error else why
             if given is not None or stale:
                 assert known is not None
@@ -163,7 +177,8 @@ class Planning:
                 fresh = {number: text for number, text in changed.items() if number not in planner.changed}
                 planner.changed = changed
                 plan = messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
-                                     why=why or f"{len(given.conditions)} conditions", knowledge_version=known.version,
+                                     why=why or f"{len(given.conditions)} conditions" + (f"; {said}" if said else ""),
+                                     knowledge_version=known.version,
                                      exchange=str(getattr(planner.strategy, "exchange", ""))[:64], conditions=given.conditions)
                 yield Outcome(planner, plan, given.rows, error, left, decision, fresh, told)
             else:
@@ -192,7 +207,8 @@ class Planning:
 
         Raises StrategyError for whatever it raises or gives amiss.
         """
-        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns)
+        portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns,
+                                        armed=lambda: self._armed.of(planner.number, due_ns))
         limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity, portfolio.exposure)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)

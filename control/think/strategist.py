@@ -7,7 +7,7 @@ process. A strategy that raises or gives nonsense is counted, journaled, and kee
 
 In lockstep a plan due at t is made when the sniper has done every tick before the first one at or behind t, the journal holds what that led
 to, and every trade that closed is in the knowledge store; the sniper waits at that tick for the plan of the last strategy. A successor
-reads what is left in the ring to have candles again, and plans for nothing that its predecessor has armed.
+has its predecessor's candles and reads the ring on, and plans for nothing that its predecessor has armed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import msgspec
 
 from control.learn.config import Learning
 from control.learn.snapshot import Reader
-from control.think.advisers import asked_since, engage
+from control.think.advisers import Past, engage, past_of, warnings
 from control.think.analysis.config import Analysis
+from control.think.armed import Words
+from control.think.carried import Carries
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Exchange
 from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
 from control.think.strategy import StrategyError
 from hotpath.activities import Activities
@@ -46,7 +47,6 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
-_DAY_NS = 86_400_000_000_000
 
 
 class Strategist:
@@ -58,10 +58,11 @@ class Strategist:
         self.settings: Settings = boot.section("strategy", Settings)
         hotpath: Hotpath = boot.section("hotpath", Hotpath)
         self.lockstep = bool(memory.board.run[0]["lockstep"])
+        self._words = Words(Path(boot.state_dir) / "journal")
         self.planning = Planning(memory, boot.strategies, self.settings, hotpath.session_gap_s, child.log, self.breathe,
                                  boot.section("recovery", Recovery), lambda planner: self.activities.show(planner.errors),
                                  boot.section("analysis", Analysis), lambda: self.lockstep and not child.stopping(), boot.section("limits", Limits),
-                                 boot.sources)
+                                 boot.sources, self._words.plan, Carries.ON if boot.restarts else Carries.ANEW)
         self.planners, self.fold, self.view = self.planning.planners, self.planning.fold, self.planning.view
         self.interval_ns = self.planning.interval_ns
         self._knowledge = Reader(Path(boot.state_dir) / "knowledge", self.planning.quantum, apply=boot.section("learning", Learning).apply)
@@ -73,19 +74,21 @@ class Strategist:
         self.activities = Activities(child, self._events.append)
         for planner in self.planners:
             self.activities.adopt(planner.errors, resume=True)
-        limits: Limits = boot.section("limits", Limits)
-        models = engage(self.planning, boot.section("llm", Llm), limits, self._asked_today, may_ask=True)
-        for errors in models[: l.MAX_ACTIVITIES - len(self.planners)]:
-            self.activities.adopt(errors)
+        llm: Llm = boot.section("llm", Llm)
+        advice = engage(self.planning, llm, boot.section("limits", Limits), self._past, boot.mode, self._tell_now)
+        self._advice = [self.activities.adopt(errors, resume=True) for errors in advice[: l.MAX_ACTIVITIES - len(self.planners)]]
+        self._events += [] if boot.restarts else warnings(self.planning, llm, boot.mode)
         self.next_due_ns = self._lost = 0
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def recover(self) -> None:
-        """Warm up: generated history where there is one, then what is left in the ring, without planning for it."""
-        state, readers = self.fold.state[0], self._memory.ticks.readers
-        cursor = int(ring.cursor(readers, l.STRATEGIST))
-        state["next"] = int(ring.oldest(self._memory.ticks.ring)) if cursor else 1
-        if self._boot.market == "simulated":
+        """Warm up: what a predecessor saw, else generated history where there is one; then what is left in the ring, without planning for it."""
+        state, cursor = self.fold.state[0], int(ring.cursor(self._memory.ticks.readers, l.STRATEGIST))
+        if self.planning.carried.go_on():
+            self._lost = int(state["lost"])
+        elif cursor:
+            state["next"] = int(ring.oldest(self._memory.ticks.ring))
+        if self._boot.market == "simulated" and not int(state["ticks"]):
             self._generate(self._first_event_ns(int(state["next"])) if cursor else self._boot.start_event_ns)
         while cursor >= int(state["next"]) and not self._child.stopping():
             if candles.run(self.fold, 1 << 62, min(_BATCH, cursor + 1 - int(state["next"])), 0) == candles.IDLE:
@@ -104,14 +107,22 @@ class Strategist:
         if self._boot.restarts:
             self._blame()
 
-    def _asked_today(self) -> list[Exchange]:
-        """What models were asked in this UTC day, by the journal: it is of the day's budget. Waits until there is one."""
+    def _past(self) -> Past:
+        """What models were asked, by the journal: it is of the day's budget, and what a predecessor did last."""
+        return past_of(Path(self._boot.state_dir) / "journal", time.time_ns(), self._boot.restarts > 0) if self._is_journal_there() else Past()
+
+    def _is_journal_there(self) -> bool:
+        """Waits until the recorder has begun one; False when told to stop."""
         while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
             if self._child.stopping():
-                return []
+                return False
             self.breathe()
             time.sleep(0.005)
-        return asked_since(Path(self._boot.state_dir) / "journal", time.time_ns() // _DAY_NS * _DAY_NS)
+        return True
+
+    def _tell_now(self, event: messages.Event) -> bool:
+        """Into the journal at once; whether that has it. The heart beats meanwhile, though it is a strategy that waits for it: it is the recorder."""
+        return isinstance(self._put(self._recorder, event, lambda: False), messages.Done)
 
     def _blame(self) -> None:
         """The strategy in whose plan a predecessor hung or crashed has failed there."""
@@ -127,11 +138,8 @@ class Strategist:
 
         Without the recorder nothing can be planned, so its answer is waited for.
         """
-        while not int(barriers.word(self._memory.board.cursors, 0, l.offset(l.CURSORS, "incarnation"))):
-            if self._child.stopping():
-                return
-            self.breathe()
-            time.sleep(0.005)
+        if not self._is_journal_there():
+            return
         while not isinstance(answer := self._put(self._recorder, messages.Query(what="in_force"), lambda: False), messages.Answer):
             if self._child.stopping():
                 return
@@ -154,9 +162,11 @@ class Strategist:
     def _remember(self) -> None:
         """When a predecessor planned last, by strategy: whose turn it is depends on that. What is due next counts as not planned."""
         for planner in self.planners:
-            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=1), lambda: False)
-            for row in answer.rows if isinstance(answer, messages.Answer) else ():
-                planner.planned_ns = planner.given_ns = row["time_ns"] if row["time_ns"] < self.next_due_ns else 0
+            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=200), lambda: False)
+            # a plan for what is due next was not armed
+            row = next((row for row in getattr(answer, "rows", ()) if row["time_ns"] < self.next_due_ns), None)
+            if row is not None:
+                planner.planned_ns = planner.given_ns = row["time_ns"]
                 planner.version, planner.stamp = row["knowledge_version"], -1
             if planner.planned_ns < planner.errors.breaker.failed_ns < self.next_due_ns:
                 planner.planned_ns = planner.errors.breaker.failed_ns  # it was asked then, though no plan tells
@@ -198,6 +208,7 @@ class Strategist:
             state = self.fold.state[0]
             due_ns = self.planning.due_ns(int(state["due_event_ns"]))
             if self._barrier(int(state["next"])):
+                self.planning.carried.set_mark()
                 if not self._late(due_ns):
                     self.plan(due_ns)
                 self.next_due_ns = due_ns + self.interval_ns
@@ -240,6 +251,9 @@ class Strategist:
             if outcome.warmup_left_s is not None:
                 left.append(outcome.warmup_left_s)
             self.activities.show(outcome.planner.errors)
+            for errors in self._advice:  # before the journal has it: a successor finds no less there than on the board
+                errors.now_ns = max(errors.now_ns, time.monotonic_ns() if errors.pauses else due_ns)
+                self.activities.show(errors)
             self._events += outcome.events
             self._journal_events()
             if outcome.decision:
@@ -311,7 +325,7 @@ class Strategist:
 
     def _refused(self, planner: Planner, by: str, reply: Any) -> None:
         text = f"{by}: {getattr(reply, 'text', '') or 'no answer'}"
-        planner.error, planner.given_ns = text, 0
+        planner.refused(text)
         if isinstance(reply, messages.Refused):
             self._child.metric("strategy_errors")
         self._child.log.warning("plan of %s not armed: %s", planner.name, text)
@@ -341,7 +355,7 @@ class Strategist:
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
     def handle(self, request: messages.ChildRequest) -> messages.Reply:
-        """Ping, and Query "strategies": each with its last plan and its last error."""
+        """Ping, and an operator's word that strategies plan now."""
         match request:
             case messages.Ping():
                 return messages.Pong(role="strategist", pid=int(self._child.processes[l.STRATEGIST]["pid"]))
@@ -349,21 +363,17 @@ class Strategist:
                 asked = [planner for planner in self.planners if hasattr(planner.strategy, "ask_now")]
                 for planner in asked:
                     planner.strategy.ask_now()
-                names = ", ".join(planner.name for planner in asked)
-                return messages.Done(text=f"{names} will plan at the next call" if asked else "every strategy plans at its interval anyway")
-            case messages.Query(what="strategies"):
-                return messages.Answer(data={"next_due_ns": self.next_due_ns}, rows=[
-                    {"strategy": planner.name, "planned_ns": planner.planned_ns, "conditions": len(planner.conditions),
-                     "confidence_most": max((one.confidence for one in planner.conditions), default=0.0), "error": planner.error}
-                    for planner in self.planners])
+                return messages.Done(text=f"{', '.join(planner.name for planner in asked)} will plan at the next call" if asked else
+                                     "every strategy plans at its interval anyway")
             case _:
-                return messages.Refused(code="unknown_query", text="the strategist answers strategies", remedy='ask what = "strategies"')
+                return messages.Refused(code="unknown_query", text="the strategist plans; it is asked nothing", remedy="ask the recorder for plans")
 
     def close(self) -> None:
         """Leave the bus, and whoever is being asked."""
         for planner in self.planners:
             if hasattr(planner.strategy, "close"):
                 planner.strategy.close()
+        self._words.close()
         self._server.close()
         self._recorder.close()
         self._sniper.close()

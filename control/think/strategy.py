@@ -162,7 +162,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Portfolio:
-    """The account in its currency, and this strategy's positions by symbol. `planned_ns`: event time of its last list of conditions, 0 without."""
+    """The account in its currency, and this strategy's positions by symbol. `planned_ns`: event time of its last list of conditions, 0 without.
+
+    `armed()` gives what of that may still fire, as it was armed, each with the event time of its plan."""
 
     cash: float = 0.0
     equity: float = 0.0
@@ -176,6 +178,7 @@ class Portfolio:
     open_risk: float = 0.0
     #: equity at 00:00 UTC of event time, or when the run began; 0 where it is not known yet
     day_start_equity: float = 0.0
+    armed: Callable[[], list[tuple[int, Condition]]] = list
 
 
 @dataclass(frozen=True)
@@ -207,11 +210,9 @@ class KnowledgeView(Protocol):
 
 
 class Strategy:
-    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy], `self.analysis` is [analysis]. `trades_as` is
-    the name under which it trades, once it is loaded."""
+    """Base of strategies. interval_s 0 is the configured one; `self.config` is the section [strategy], `self.analysis` is [analysis]."""
 
     interval_s: int = 0
-    trades_as: str = ""
 
     def __init__(self, settings: config.Strategy | None = None, analysis: Analysis | None = None) -> None:
         self.config = settings or config.Strategy()
@@ -270,7 +271,6 @@ def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None)
     if spec in BUILT_IN:
         module, name = BUILT_IN[spec]
         built: Strategy = getattr(importlib.import_module(module), name)(settings, analysis)
-        built.trades_as = spec
         return built
     path = Path(spec.rpartition(":")[0]).expanduser()
     if not path.is_file():
@@ -287,10 +287,8 @@ def load(spec: str, settings: config.Strategy, analysis: Analysis | None = None)
     except Exception as error:
         raise StrategyError(f"strategy {spec!r}: making it raised {type(error).__name__}: {error}",
                             "its __init__ takes nothing or the section [strategy], plan takes (market, portfolio, knowledge)") from error
-    if isinstance(made, Strategy):
-        made.trades_as = name
-        if analysis is not None:
-            made.analysis = analysis
+    if isinstance(made, Strategy) and analysis is not None:
+        made.analysis = analysis
     if isinstance(interval, bool) or not isinstance(interval, int) or not 0 <= interval <= 86_400:
         raise StrategyError(f"strategy {spec!r}: interval_s is {interval!r}", "give whole seconds, or 0 for the configured interval")
     return made

@@ -1,7 +1,7 @@
 """The LLM as a decision maker: a briefing goes in, and some plans later comes advice: conditions, NO_TRADE with its reason, or a failure.
 
 ```python
-advisor = Advisor(settings, Client(settings, os.environ))                       # or, in a replay: Advisor(settings, recording)
+advisor = Advisor(settings, Client(settings, os.environ), journal)              # or, in a replay: Advisor(settings, recording)
 ...                                                                             # at each plan, none of which waits:
 if (advice := advisor.poll(now_ns, newest_prices)) is None and not advisor.busy and it_is_time:
     advisor.start(briefing, grounds)
@@ -9,6 +9,8 @@ if (advice := advisor.poll(now_ns, newest_prices)) is None and not advisor.busy 
 
 A failure arms nothing, and what is armed keeps its expiry; `advice.rules` says that the rule strategies are to take over (`llm.on_failure`). The
 exchange comes with its advice, whole. A replay asks nobody and gives each answer at the event time at which it was taken.
+
+Before anybody is asked the journal has what that may cost at most. Where it does not take that, or no model may be asked now, nobody is.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from control.think.llm import headlines
 from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
 from control.think.llm.contract import BadReply, decode, schema
-from control.think.llm.exchange import Exchange, Recording
-from control.think.llm.judgement import Grounds, Verdict, judge, rooms
+from control.think.llm.exchange import Asking, Exchange, Recording
+from control.think.llm.judgement import STRATEGY, Grounds, Verdict, judge, rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
 from hotpath.activities import event_of
@@ -40,7 +42,8 @@ _GRACE_S = 5
 
 
 class Advice(NamedTuple):
-    """What came of one exchange. `reason` is the model's, or why there is none; `decisions` are about models that failed or work again."""
+    """What came of one exchange. `reason` is the model's, or why there is none; `decisions` are about models that failed or work again. `known`: the
+    journal has the exchange already."""
 
     decision: Literal["TRADE", "NO_TRADE", "FAILED"]
     reason: str
@@ -48,18 +51,21 @@ class Advice(NamedTuple):
     exchange: Exchange
     rules: bool = False
     decisions: tuple[Decision, ...] = ()
+    known: bool = False
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """On each proposal."""
         return self.exchange.verdicts
 
-    def journaled(self) -> list[Event]:
-        """For the journal: the exchange itself, whole; what was decided; what failed of the models; proposals that were clamped or refused."""
+    def journaled(self, told: bool = True, decision: Decision | None = None) -> list[Event]:
+        """For the journal: the exchange itself, whole; what was decided, and proposals that were clamped or refused (not unless `told`); what failed
+        of the models. `decision` is what follows for whoever asked."""
         wall_ns, exchange = time.time_ns(), self.exchange
         text = (f"{exchange.model or 'no model'}: {self.decision}, {exchange.latency_ms / 1000:.1f} s, {exchange.tokens_in} + {exchange.tokens_out} "
                 f"tokens, {exchange.cost:.4f} USD")
-        return [_event("llm_exchange", text, wall_ns, {"exchange": msgspec.to_builtins(exchange)}), *self.events(wall_ns),
+        return [*([] if self.known else [_event("llm_exchange", text, wall_ns, {"exchange": msgspec.to_builtins(exchange)})]),
+                *(self.events(wall_ns, decision) if told else []),
                 *(event_of("strategist", "llm_error" if one.action is not Action.RECOVERED else "recovered", one, wall_ns) for one in self.decisions)]
 
     def event(self, outcome: str, text: str, symbol: str) -> Event:
@@ -71,14 +77,14 @@ class Advice(NamedTuple):
         exchange = self.exchange
         return {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
 
-    def events(self, wall_ns: int) -> list[Event]:
+    def events(self, wall_ns: int, decision: Decision | None = None) -> list[Event]:
         """What was decided, and each proposal that was clamped or refused."""
         exchange, about = self.exchange, self._about
         kind = {"TRADE": "llm_trade", "NO_TRADE": "llm_no_trade", "FAILED": "llm_failed"}[self.decision]
         follows = " (the rules take over)" if self.rules else " (what is armed keeps its expiry)" if self.decision == "FAILED" else ""
         told = [_event(kind, f"{self.decision}: {self.reason}{follows}", wall_ns, about | {
             "host": exchange.host, "latency_ms": exchange.latency_ms, "tokens_in": exchange.tokens_in, "tokens_out": exchange.tokens_out,
-            "cost": exchange.cost, "attempts": len(exchange.attempts), "conditions": len(self.conditions)})]
+            "cost": exchange.cost, "attempts": len(exchange.attempts), "conditions": len(self.conditions)} | (decision.data() if decision else {}))]
         for number, verdict in enumerate(self.verdicts):
             if verdict.outcome != "accepted":
                 symbol = clean(verdict.proposal.symbol)
@@ -92,23 +98,28 @@ def _event(kind: str, text: str, wall_ns: int, data: dict[str, Any]) -> Event:
 
 
 class _Waiting(NamedTuple):
-    """What has been asked and not been answered yet."""
+    """What has been asked and not been answered yet. `answer` is what is known at once: of a recording, of the journal, or that nobody is asked."""
 
     prompt: Prompt
     grounds: Grounds
     briefing_ns: int
-    #: there is a symbol that something may be proposed about
-    possible: bool
-    #: in a replay, what will be answered
-    recorded: Exchange | None
-    headlines: tuple[str, ...]
+    answer: Exchange | None = None
+    known: bool = False
+    decisions: tuple[Decision, ...] = ()
+    asking: Asking | None = None
+    headlines: tuple[str, ...] = ()
 
 
 class Advisor:
-    """One adviser; one exchange at a time. `source` is a Client, or a Recording that is replayed."""
+    """One adviser; one exchange at a time. `source` is a Client, or a Recording that is replayed.
 
-    def __init__(self, settings: Llm, source: Client | Recording, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._settings, self._source = settings, source
+    `tell` writes an event into the journal and says whether that has it. `recalled`: the last exchange there, which a predecessor may have taken and
+    not planned by; the same question at the same instant is answered by it.
+    """
+
+    def __init__(self, settings: Llm, source: Client | Recording, tell: Callable[[Event], bool] = lambda event: True,
+                 clock_ns: Callable[[], int] = time.monotonic_ns, strategy: str = STRATEGY, recalled: Exchange | None = None) -> None:
+        self._settings, self._source, self._tell, self._strategy, self._recalled = settings, source, tell, strategy, recalled
         self._worker: Worker[Asked] = Worker(settings.deadline_s + _GRACE_S, clock_ns)
         self._waiting: _Waiting | None = None
 
@@ -120,10 +131,15 @@ class Advisor:
     @property
     def asking(self) -> bool:
         """A model is being asked, which takes as long as it takes; what a recording will answer is not asked for."""
-        return self._waiting is not None and self._waiting.recorded is None and self._waiting.possible
+        return self._waiting is not None and self._waiting.answer is None
 
     def headlines(self, now_ns: int) -> list[str]:
-        """Those of a question at that instant: what llm.headlines has now, in a replay what it had then. Raises HeadlinesError."""
+        """Those of a question at that instant: what llm.headlines has now; in a replay, and where a predecessor has asked it, what it had then.
+
+        Raises HeadlinesError.
+        """
+        if self._recalled is not None and self._recalled.briefing_ns == now_ns:
+            return list(self._recalled.headlines)
         return list(self._source.headlines(now_ns)) if isinstance(self._source, Recording) else headlines.read(self._settings.headlines)
 
     def start(self, briefing: Briefing, grounds: Grounds) -> bool:
@@ -133,29 +149,44 @@ class Advisor:
         least = round((grounds.limits.min_confidence or 0.0) * 10_000)
         prompt = prompt_of(briefing, self._settings, least)
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
-        grounds = replace(grounds, settings=self._settings, marks=told)
-        possible = rooms(prompt.symbols, grounds)
-        recorded = None
-        if isinstance(self._source, Recording):
-            recorded = self._source.answer(prompt)
-        elif possible:
-            client, form = self._source, schema(possible, self._settings, least)
-            self._worker.start(lambda: client.ask(prompt, form, briefing.now_ns))
-        self._waiting = _Waiting(prompt, grounds, briefing.now_ns, bool(possible), recorded, tuple(briefing.headlines))
+        waiting = _Waiting(prompt, replace(grounds, settings=self._settings, marks=told, strategy=self._strategy), briefing.now_ns,
+                           headlines=tuple(briefing.headlines))
+        possible, recalled = rooms(prompt.symbols, waiting.grounds), self._recalled
+        if not possible:
+            waiting = waiting._replace(answer=self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked"))
+        elif isinstance(self._source, Recording):
+            waiting = waiting._replace(answer=self._source.answer(prompt))
+        elif recalled is not None and (recalled.prompt_sha256, recalled.briefing_ns) == (prompt.sha256, briefing.now_ns):
+            waiting = waiting._replace(answer=recalled, known=True)
+        else:
+            waiting = self._put(waiting, self._source, schema(possible, self._settings, least))
+        self._recalled, self._waiting = None, waiting
         return True
 
-    def poll(self, now_ns: int, newest: Mapping[str, float] | None = None) -> Advice | None:
-        """The advice, once it is there; never waits. `newest` are the last prices now: a level that the price has passed meanwhile is refused."""
+    def _put(self, waiting: _Waiting, client: Client, form: dict[str, Any]) -> _Waiting:
+        """Ask, once the journal has what that may take."""
+        prompt, briefing_ns = waiting.prompt, waiting.briefing_ns
+        asking = client.asking(prompt, form, briefing_ns)
+        if not isinstance(asking, Asking):
+            return waiting._replace(answer=asking.exchange, decisions=tuple(asking.decisions))
+        asking = msgspec.structs.replace(asking, strategy=self._strategy)
+        text = f"a model is asked, which takes {asking.tokens} tokens and {asking.cost:.4f} USD at most"
+        if not self._tell(_event("llm_asked", text, time.time_ns(), {"asking": msgspec.to_builtins(asking)})):
+            return waiting._replace(answer=self._failed(waiting, "the journal does not take what would be asked; nothing was asked"))
+        self._worker.start(lambda: client.ask(prompt, form, briefing_ns, asking.asked_wall_ns))
+        return waiting._replace(asking=asking)
+
+    def poll(self, now_ns: int, newest: Mapping[str, float] | None = None, grounds: Callable[[], Grounds] | None = None) -> Advice | None:
+        """The advice, once it is there; never waits. `newest` are the last prices now: a level that the price has passed meanwhile is refused.
+        `grounds` gives what has changed since it was asked: equity, what is held, what is left alone."""
         if self._waiting is None:
             return None
         waiting = self._waiting
-        decisions: tuple[Decision, ...] = ()
-        if waiting.recorded is not None:
-            if now_ns < waiting.recorded.taken_ns:
+        decisions = waiting.decisions
+        if waiting.answer is not None:
+            if now_ns < waiting.answer.taken_ns:
                 return None
-            exchange = waiting.recorded
-        elif not waiting.possible:
-            exchange = self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked")
+            exchange = waiting.answer
         elif self._worker.overdue:
             self._worker.give_up()
             exchange = self._failed(waiting, f"no answer within {self._settings.deadline_s + _GRACE_S} s; it has been given up")
@@ -166,8 +197,12 @@ class Advisor:
         else:
             exchange, decisions = asked.exchange, tuple(asked.decisions)
         self._waiting = None
-        exchange = msgspec.structs.replace(exchange, headlines=waiting.headlines)
-        return self._advice(exchange, replace(waiting.grounds, newest=newest or {}), now_ns, decisions)
+        by = waiting.grounds
+        if grounds is not None:
+            now = grounds()
+            by = replace(by, equity=now.equity, held=now.held, exposure_bps=now.exposure_bps, blacklist=now.blacklist)
+        exchange = msgspec.structs.replace(exchange, strategy=self._strategy, headlines=waiting.headlines)
+        return self._advice(exchange, replace(by, newest=newest or {}), now_ns, decisions)._replace(known=waiting.known)
 
     def close(self) -> None:
         """End what is under way. The thread is not waited for: it is cut off, and could not keep the process from ending."""
@@ -175,7 +210,12 @@ class Advisor:
             self._source.cut()
 
     def _failed(self, waiting: _Waiting, why: str) -> Exchange:
-        return Exchange(prompt_sha256=waiting.prompt.sha256, messages=waiting.prompt.messages, briefing_ns=waiting.briefing_ns, failure=why)
+        """An exchange without an end. What it may have taken counts as taken."""
+        asking = waiting.asking
+        if asking is None:
+            return Exchange(prompt_sha256=waiting.prompt.sha256, messages=(), briefing_ns=waiting.briefing_ns, failure=why)
+        return Exchange(prompt_sha256=waiting.prompt.sha256, messages=waiting.prompt.messages, briefing_ns=waiting.briefing_ns, failure=why,
+                        asked_wall_ns=asking.asked_wall_ns, tokens_in=asking.tokens, cost=asking.cost)
 
     def _advice(self, exchange: Exchange, grounds: Grounds, now_ns: int, decisions: tuple[Decision, ...]) -> Advice:
         failure, reply = exchange.failure, None

@@ -1,17 +1,19 @@
 """What may be spent on an LLM in a day: tokens and USD. Pure; whoever asks brings the wall clock. A day is one of UTC.
 
-A request is made only where its worst case still fits: the prompt as it is estimated and the longest reply. So a day's budget is not exceeded, as
-far as the endpoint tells the truth about its tokens, or the estimate is not too low where it tells nothing.
+A request is made only where its worst case still fits: the prompt as it is estimated and the longest reply. That is held until the request has ended,
+so that two at once do not spend the same. So a day's budget is not exceeded, as far as the endpoint tells the truth about its tokens, or the estimate
+is not too low where it tells nothing. An exchange belongs to the day on which it began.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from msgspec import Struct
 
 from control.think.llm.config import Llm, Model
-from control.think.llm.exchange import Exchange
+from control.think.llm.exchange import Asking, Exchange
 
 _DAY_NS = 86_400_000_000_000
 #: bytes of a token, at least: English has four, numbers in JSON two
@@ -25,12 +27,27 @@ class Spent(Struct, frozen=True):
     tokens: int = 0
     cost: float = 0.0
 
+    def plus(self, tokens: int, cost: float) -> Spent:
+        """With so much more."""
+        return Spent(self.day, self.tokens + tokens, self.cost + cost)
 
-def spent_in(exchanges: Iterable[Exchange], wall_ns: int) -> Spent:
-    """What recorded exchanges spent today: how a strategist that was replaced knows its budget."""
-    today = wall_ns // _DAY_NS
-    same = [exchange for exchange in exchanges if exchange.asked_wall_ns // _DAY_NS == today]
-    return Spent(today, sum(one.tokens_in + one.tokens_out for one in same), sum(one.cost for one in same))
+
+def spent_in(exchanges: Iterable[Exchange], wall_ns: int, askings: Iterable[Asking] = ()) -> Spent:
+    """What recorded exchanges spent today: how a strategist that was replaced knows its budget. Of a question without an end it is the worst case."""
+    spent, ended = Spent(wall_ns // _DAY_NS), set()
+    for one in exchanges:
+        ended.add((one.prompt_sha256, one.asked_wall_ns))
+        if one.asked_wall_ns // _DAY_NS == spent.day:
+            spent = spent.plus(one.tokens_in + one.tokens_out, one.cost)
+    for asking in askings:
+        if asking.asked_wall_ns // _DAY_NS == spent.day and (asking.prompt_sha256, asking.asked_wall_ns) not in ended:
+            spent = spent.plus(asking.tokens, asking.cost)
+    return spent
+
+
+def seconds_left(wall_ns: int) -> float:
+    """Until the day is over."""
+    return (_DAY_NS - wall_ns % _DAY_NS) / 1e9
 
 
 def tokens_of(size_bytes: int) -> int:
@@ -44,29 +61,59 @@ def cost_of(model: Model, tokens_in: int, tokens_out: int) -> float:
 
 
 class Budget:
-    """What is left of a day."""
+    """What is left of a day, for every strategy of a run."""
 
     def __init__(self, settings: Llm, spent: Spent | None = None) -> None:
         self._settings, self.spent = settings, spent or Spent()
+        #: worst case of what is under way
+        self._held = Spent()
+        self._lock = threading.Lock()
 
     def refusal(self, model: Model, prompt_bytes: int, wall_ns: int) -> str:
         """Why this request is not made, or nothing."""
-        self._today(wall_ns)
-        tokens_in = tokens_of(prompt_bytes)
-        if self.spent.tokens + tokens_in + model.max_tokens > self._settings.tokens_per_day:
-            return (f"{self.spent.tokens} of llm.tokens_per_day = {self._settings.tokens_per_day} are spent, and a request may take "
-                    f"{tokens_in + model.max_tokens}; it goes on at 00:00 UTC")
-        worst = cost_of(model, tokens_in, model.max_tokens)
-        if worst and self.spent.cost + worst > self._settings.cost_per_day:
-            return (f"{self.spent.cost:.4f} USD of llm.cost_per_day = {self._settings.cost_per_day:g} are spent, and a request may cost "
-                    f"{worst:.4f}; it goes on at 00:00 UTC")
-        return ""
+        with self._lock:
+            return self._refusal(model, prompt_bytes, wall_ns)
 
-    def spend(self, tokens: int, cost: float, wall_ns: int) -> None:
-        """A request was made."""
+    def hold(self, model: Model, prompt_bytes: int, wall_ns: int) -> str:
+        """Why this request is not made, or nothing: then its worst case is held until it is settled."""
+        with self._lock:
+            if not (refusal := self._refusal(model, prompt_bytes, wall_ns)):
+                self._held = self._held.plus(*worst_of(model, prompt_bytes))
+            return refusal
+
+    def settle(self, model: Model, prompt_bytes: int, tokens: int, cost: float, wall_ns: int) -> None:
+        """A request that was held for has ended, and has taken so much."""
+        held_tokens, held_cost = worst_of(model, prompt_bytes)
+        with self._lock:
+            self._today(wall_ns)
+            self._held = self._held.plus(-held_tokens, -held_cost) if self._held.tokens > held_tokens else Spent()
+            self.spent = self.spent.plus(tokens, cost)
+
+    def within(self, tokens: int, cost: float, wall_ns: int) -> tuple[int, float]:
+        """So much of it as the day still permits."""
+        with self._lock:
+            self._today(wall_ns)
+            return (min(tokens, max(0, self._settings.tokens_per_day - self.spent.tokens)),
+                    min(cost, max(0.0, self._settings.cost_per_day - self.spent.cost)))
+
+    def _refusal(self, model: Model, prompt_bytes: int, wall_ns: int) -> str:
         self._today(wall_ns)
-        self.spent = Spent(self.spent.day, self.spent.tokens + tokens, self.spent.cost + cost)
+        tokens, worst = worst_of(model, prompt_bytes)
+        under_way = " or under way" if self._held.tokens else ""
+        if self.spent.tokens + self._held.tokens + tokens > self._settings.tokens_per_day:
+            return (f"{self.spent.tokens + self._held.tokens} of llm.tokens_per_day = {self._settings.tokens_per_day} are spent{under_way}, and a "
+                    f"request may take {tokens}; it goes on at 00:00 UTC")
+        if worst and self.spent.cost + self._held.cost + worst > self._settings.cost_per_day:
+            return (f"{self.spent.cost + self._held.cost:.4f} USD of llm.cost_per_day = {self._settings.cost_per_day:g} are spent{under_way}, and a "
+                    f"request may cost {worst:.4f}; it goes on at 00:00 UTC")
+        return ""
 
     def _today(self, wall_ns: int) -> None:
         if wall_ns // _DAY_NS > self.spent.day:  # a clock that is set back makes no second day's budget
             self.spent = Spent(wall_ns // _DAY_NS)
+
+
+def worst_of(model: Model, prompt_bytes: int) -> tuple[int, float]:
+    """(tokens, USD) that a request may take."""
+    tokens_in = tokens_of(prompt_bytes)
+    return tokens_in + model.max_tokens, cost_of(model, tokens_in, model.max_tokens)

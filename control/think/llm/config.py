@@ -64,6 +64,8 @@ class Llm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: Annotated[tuple[Model, ...], Meta(max_length=8, description="in the order in which they are asked; none: no LLM")] = ()
     replay_from: Annotated[str, _about("folder of an instance or a run whose recorded answers are given again; nobody is asked")] = ""
     headlines: Annotated[str, _about("file with a headline a line, best first, that a program of yours writes; it is read with each question")] = ""
+    ask_in_replay: Annotated[bool, _about("in a replay ask the models, though they may know what came of those prices; results prove nothing")
+                             ] = False
     on_failure: Annotated[Literal["keep", "rules"], _about("no answer: what is armed keeps its expiry; or the rule strategies take over")] = "keep"
     deadline_s: Annotated[int, Meta(ge=1, le=3600, description="a whole exchange: every model that is asked, and the repair of a reply")] = 120
     breaker_failures: Annotated[int, Meta(ge=1, le=1000, description="failures in a row after which a model is left alone for a while")] = 3

@@ -1,6 +1,7 @@
 """What was said to a model and what it said, whole: so that a person can read it, and a run can be replayed without any network.
 
-The journal has each exchange in an event; a replay answers from them by the prompt's hash, in the order in which they were recorded.
+The journal has each exchange in an event; a replay answers from them by the prompt's hash, in the order in which they were recorded. Before a model
+is asked the journal has what that may cost at most, so that an exchange of which no end is known is still of the day's budget.
 """
 
 from __future__ import annotations
@@ -38,14 +39,27 @@ class Attempt(Struct, frozen=True, kw_only=True):
     estimated: bool = False
 
 
+class Asking(Struct, frozen=True, kw_only=True):
+    """A question that is about to be put: what it may take at most, in tokens and USD. Its exchange has the same hash and the same wall clock."""
+
+    prompt_sha256: str
+    strategy: str = ""
+    briefing_ns: int = 0
+    asked_wall_ns: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
 class Exchange(Struct, frozen=True, kw_only=True):
     """One question with all its attempts. `failure` says why there is no `reply`; exactly one of the two is there.
 
     `briefing_ns` is the event time of the plan that asked, `taken_ns` of the plan that took the answer, `asked_wall_ns` the wall clock when it was
-    sent. `host` is all of the endpoint that is kept. Tokens and cost (USD) are of all attempts.
+    sent. `host` is all of the endpoint that is kept. Tokens and cost (USD) are of all attempts. Where nobody was asked, the prompt's hash is there
+    without its `messages`. After a failure no model can be asked for `wait_s`, and none is before the event time `again_ns` unless something happens.
     """
 
     schema: int = SCHEMA
+    strategy: str = ""
     prompt_sha256: str
     messages: tuple[Message, ...]
     briefing_ns: int = 0
@@ -64,6 +78,13 @@ class Exchange(Struct, frozen=True, kw_only=True):
     #: of the briefing, all of them: a replay asks with the same
     headlines: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    wait_s: float = 0.0
+    again_ns: int = 0
+
+    @property
+    def asked(self) -> bool:
+        """Whether a model was asked at all."""
+        return bool(self.messages)
 
 
 class ExchangeError(Exception):
@@ -86,7 +107,7 @@ def decode(value: Any) -> Exchange:
         raise ExchangeError(f"no exchange with an LLM: {error}") from None
     if exchange.schema != SCHEMA:
         raise ExchangeError(f"an exchange of layout {exchange.schema}, and this program reads {SCHEMA}; use the program that recorded it")
-    if sha256_of(exchange.messages) != exchange.prompt_sha256:
+    if (exchange.messages or not exchange.failure) and sha256_of(exchange.messages) != exchange.prompt_sha256:
         raise ExchangeError(f"the exchange {exchange.prompt_sha256[:12]} is damaged: its prompt has another hash")
     return exchange
 
@@ -121,6 +142,8 @@ class Recording:
 
 def _difference(ours: tuple[Message, ...], theirs: tuple[Message, ...]) -> str:
     """Where two prompts first differ, with what stands there."""
+    if not theirs:
+        return "its text was not kept, since nobody was asked"
     for ask, recorded in zip(ours, theirs, strict=False):
         if ask != recorded:
             pairs = zip(ask.content, recorded.content, strict=False)

@@ -59,6 +59,8 @@ def rooms(symbols: Iterable[str], grounds: Grounds) -> list[Room]:
         facts, mark = grounds.facts.get(symbol), grounds.marks.get(symbol)
         if facts is None or mark is None or not all(map(math.isfinite, (mark.price, mark.spread_bps, mark.costs_bps))) or not grounds.equity > 0:
             continue
+        if symbol in grounds.held:
+            continue
         least_value = max(float(facts.min_notional), float(facts.lot_size) * mark.price)
         room = Room(symbol, facts.short_allowed, max(1, math.ceil(least_value / grounds.equity * 10_000)), math.floor(mark.spread_bps) + 1,
                     math.floor(mark.costs_bps) + 1)
@@ -140,9 +142,8 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
         yield f"confidence_bps {proposal.confidence_bps} is below {round(limits.min_confidence * 10_000)}, limits.min_confidence"
     if proposal.side == "sell" and not facts.short_allowed:
         yield f"{symbol} is spot and cannot be sold short"
-    held = grounds.held.get(symbol)
-    if held is not None and held != proposal.side:
-        yield f"it contradicts the open position in {symbol}, which is a {held}"
+    if symbol in grounds.held:
+        yield f"a position in {symbol} is open"
     if proposal.level_bps * (1 if proposal.direction == "up" else -1) <= 0:
         yield f"level_bps {proposal.level_bps} lies on the wrong side of the mark for a price that goes {proposal.direction}"
     if abs(proposal.level_bps) > settings.most_level_bps:

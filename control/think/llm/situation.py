@@ -15,7 +15,7 @@ from control.think.analysis.config import Analysis as Settings
 from control.think.analysis.findings import Analysis
 from control.think.llm.briefing import ActiveRow, Briefing, CoinRow, HeldRow, Knowledge, MarketRow, ResultRow, RiskRow, RuleRow
 from control.think.llm.config import Llm
-from control.think.llm.judgement import STRATEGY, Grounds, Mark
+from control.think.llm.judgement import Grounds, Mark
 from control.think.strategy import Candles, Condition, Held, Market, Portfolio
 from hotpath.config import Limits
 
@@ -49,15 +49,15 @@ def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Seq
         headlines=list(headlines))
 
 
-def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], settings: Settings, llm: Llm, limits: Limits,
-            strategy: str = STRATEGY) -> Grounds:
-    """What proposals are judged by, `strategy` being who asks: limits.permissions may name it. What has been learned is also put upon the plan
-    afterwards, as upon any other (control/think/enforce.py)."""
+def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequence[Analysis], settings: Settings, llm: Llm,
+            limits: Limits) -> Grounds:
+    """What proposals are judged by, but for who asks. What has been learned is also put upon the plan afterwards, as upon any other
+    (control/think/enforce.py)."""
     marks = {one.symbol: Mark(mark_of(market, one), 0.0 if math.isnan(one.spread_bps) else one.spread_bps, costs_bps(one, settings))
              for one in analyses}
     held = {symbol: one.side for symbol, one in portfolio.positions.items()}
     exposure = {symbol: _of_equity_bps(value, portfolio.equity) for symbol, value in portfolio.exposure.items()}
-    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, strategy=strategy, held=held,
+    return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held,
                    exposure_bps=exposure, blacklist=frozenset(shut(market, knowledge)))
 
 
