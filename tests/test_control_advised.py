@@ -235,6 +235,15 @@ def test_rules_take_over_as_often_as_the_analyst_would_plan_and_no_more() -> Non
     assert {one.why.partition(":")[0] for _, made in scene.lists for one in made} != {"llm"}
 
 
+def test_what_the_rules_arm_meanwhile_lasts_until_they_plan_again() -> None:
+    scene = Scene("", llm=Llm(on_failure="rules"), settings=EAGER | {"interval_least_min": 20, "interval_most_min": 20, "regime_share": 1.0})
+    scene.minutes(NOON, 100)
+    assert len(scene.lists) >= 3
+    for (at_ns, made), (next_ns, _) in zip(scene.lists, scene.lists[1:], strict=False):
+        assert next_ns - at_ns <= 20 * MINUTE
+        assert all(at_ns + one.valid_for_s * 1_000_000_000 > next_ns for one in made)
+
+
 # ── nothing to ask about ─────────────────────────────────────────────────────────────────────────────────────────────
 def test_where_history_is_too_short_nobody_is_asked_and_the_journal_says_so_once() -> None:
     scene = Scene()

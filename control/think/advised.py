@@ -66,8 +66,6 @@ class Advised(Analyst):
         self._since_ns = 0
         #: the last question has brought nothing, and is put again then
         self._failed, self._again_ns = False, 0
-        #: close of the traded timeframe at which no plan was found to be due that needs no answer
-        self._seen_ns = 0
         #: something was learned that no question knows of
         self._anew = False
         #: instant and conditions of the last list; it was not armed
@@ -243,13 +241,9 @@ class Advised(Analyst):
         shut = situation.shut(market, knowledge)
         if not (rules or shut):
             return None
-        frame_ns = self.analysis.trade_timeframe_min * MINUTE_NS
-        closed_ns, wanted = market.now_ns // frame_ns * frame_ns, self._wanted or schedule.happened(portfolio, knowledge, market.facts)
-        if not wanted and closed_ns == self._seen_ns:
-            return None
         looks = self._looks(market, portfolio.planned_ns)
-        if not wanted and not schedule.due(self.analysis, looks, closed_ns, portfolio.planned_ns):
-            self._seen_ns = closed_ns
+        wanted = self._wanted or schedule.happened(portfolio, knowledge, market.facts)
+        if not wanted and not schedule.due(self.analysis, looks, market.now_ns, portfolio.planned_ns):
             return None
         left, self._wanted, valid_for_s = self._left(market, portfolio), False, schedule.valid_for_s(self.analysis, looks)
         if rules:
