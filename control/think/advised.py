@@ -284,4 +284,4 @@ class Advised(Analyst):
 
 def _mark_of(one: Condition) -> tuple[Any, ...]:
     """What a condition is known by, which nothing learned changes in it."""
-    return one.symbol, one.side, one.direction, one.level, one.rebound_bps, one.stop_bps, one.target_bps, one.why
+    return one.symbol, one.side, one.direction, one.level, one.rebound_bps, one.confidence, one.why
