@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.learn import reflection as module
+from control.learn.adoption import adopt
 from control.learn.evidence import Evidence
 from control.learn.follower import Changes
 from control.learn.gate import Adaptation, Step
-from control.learn.knowledge import SCHEMA, Applied, Knowledge, KnowledgeError, Learned, adopt
+from control.learn.knowledge import SCHEMA, Applied, Knowledge, KnowledgeError, Learned
 from control.learn.learner import Learner, universe
 from control.learn.quick_update import TREND_WEIGHT, Score, updated
 from control.learn.snapshot import Reader, Snapshot

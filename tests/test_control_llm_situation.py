@@ -58,7 +58,7 @@ def row(of: Market, symbol: str = PERPETUAL) -> MarketRow:
 
 
 def judged(of: Market, portfolio: Portfolio, strategy: str = "llm", limits: Limits = Limits(), **changes: Any) -> Any:  # noqa: B008
-    by = situation.grounds(of, portfolio, Known(), analyses(of), Settings(), Llm(), limits, strategy)
+    by = replace(situation.grounds(of, portfolio, Known(), analyses(of), Settings(), Llm(), limits), strategy=strategy)
     (verdict,) = judge(decode(reply(proposal(**({"symbol": PERPETUAL, "side": "buy", "size_bps": 400} | changes))), 5), by)
     return verdict
 

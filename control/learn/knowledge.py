@@ -20,7 +20,6 @@ sync each commit (hotpath/durable.py); what a loss of power may cost was not com
 from __future__ import annotations
 
 import itertools
-import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,27 +395,3 @@ def _key_of(*words: str) -> bytes:
 def _score_key(key: bytes) -> ScoreKey:
     family, _, value = key.decode().partition("\0")
     return family, value  # type: ignore[return-value]
-
-
-def adopt(source: Path | str, target: Path | str) -> None:
-    """Copy another run's knowledge for an instance whose journal begins anew: what was learned stays; what is open, and up to which record of the
-    old journal it was learned, goes. Raises KnowledgeError."""
-    target = Path(target)
-    origin = Knowledge(source)
-    try:
-        target.mkdir(mode=0o700, parents=True, exist_ok=False)
-    except OSError as error:
-        origin.close()
-        raise KnowledgeError(f"{target}: {error}") from error
-    try:
-        origin.env.copy(str(target), compact=True)
-        copy = Knowledge(target, writable=True)
-        try:
-            copy.begin_journal()
-        finally:
-            copy.close()
-    except (lmdb.Error, OSError, KnowledgeError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        raise KnowledgeError(f"{source} → {target}: {error}") from error
-    finally:
-        origin.close()

@@ -122,7 +122,8 @@ def archive(data_dir: Path, instance: str) -> Path | None:
 
 def copy_knowledge(source: Path, state_dir: Path) -> None:
     """Begin with the knowledge of an instance or a run (--knowledge FROM). Raises LaunchError where there is none."""
-    from control.learn.knowledge import KnowledgeError, adopt
+    from control.learn.adoption import adopt
+    from control.learn.knowledge import KnowledgeError
 
     for candidate in (source / "knowledge", source / "state" / "knowledge", source):
         if (candidate / "data.mdb").is_file():
