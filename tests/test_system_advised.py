@@ -147,9 +147,10 @@ def test_whatever_an_endpoint_does_the_instance_trades_on_and_health_says_what_i
         instance.ctl("replan")
         (failed, *_) = until(lambda: events(instance, "llm_failed"), 30, "a failure that is told")
         assert text in failed.text
-        # a moment later it may have failed so often that it is left alone
+        # a moment later it may have failed so often, or so badly, that it is left alone
         said, healthy, strategist = until(lambda: advice if not (advice := advice_of(instance))[1] else None, 10, "health that says so")
-        assert (said.startswith("scripted: "), text in said or "left alone" in said, healthy) == (True, True, False), said
+        assert any(one in said for one in (text, "left alone", "not asked again")), said
+        assert (said.startswith("scripted: "), healthy) == (True, False), said
         assert "advice llm: scripted: " in strategist["problem"]
         (model,) = (one for one in strategist["activities"] if one["name"] == "llm 1 scripted")
         assert model["failures"] >= 1
