@@ -83,8 +83,10 @@ def _candidate_row(name: str, one: Candidate, learner: Learner) -> dict[str, Any
     """A pattern that learning has made: its figures are of the trades since, beyond what its strategy wins in general."""
     claim = Claim("pattern", name, "wins")
     evidence, stood = learner.claims[claim].evidence, learner.standing.get(claim)
+    untold = dict.fromkeys(("wins", "average_win_bps", "average_loss_bps", "trend_bps", "streak", "pnl", "fees", "on_paper", "paper_bps"))
     return {"family": "pattern", "value": name, "status": f"{stood.action} ({stood.stage})" if stood else "candidate", "trades": evidence.trades,
-            "mean_bps": round(evidence.mean_bps, 2), "evidence": f"wins {_e(evidence.log_e)}", "confidence": _confidence(evidence.log_e),
+            "mean_bps": round(evidence.mean_bps, 2), **untold, "evidence": f"wins {_e(evidence.log_e)}", "confidence": _confidence(evidence.log_e),
+            "avoided": "",
             "rests_on": f"made of {one.trades} trades, {one.wins} won, {one.mean_bps:+.1f} bps each: {one.first}…{one.last}"}
 
 

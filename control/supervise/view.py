@@ -119,6 +119,8 @@ class View:
     def _state(role: Any, row: Any) -> str:
         if role.state.value in ("starting", "down", "given up", "gone"):
             return {"down": "restarting", "gone": "stopped", "given up": "failed"}.get(role.state.value, role.state.value)
+        if role.state.value == "ready" and role.handle.exit_code is not None:
+            return "restarting"  # it has ended, and the watchdog has not come to it yet
         return l.PROC_STATES[row["state"]]
 
     def positions(self) -> list[dict[str, Any]]:
