@@ -131,6 +131,29 @@ def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: C
     assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
 
 
+@pytest.mark.parametrize(("kind", "value"), [("base", "123456789012345678"), ("quote", "99999999999999999999")])
+def test_a_size_of_many_digits_can_be_scaled(kind: Any, value: str) -> None:
+    found = scaled(Size(kind=kind, value=value), 0.5, 0.0, 0.0)
+    assert found is not None
+    assert Decimal(found.value) == Decimal(value) / 2
+
+
+def test_only_what_changes_a_condition_is_told() -> None:
+    base = condition(size=Size(kind="base", value="1"))
+    assert put(base, active("coin", "BTC/USDT", "wins", 40)).changed == {}, "what is given in the base currency is not enlarged"
+    both = put(condition(), active("coin", "BTC/USDT", "wins", 40), active("hour", "13", number=2))
+    assert both.changed == {2: "hour rule 13 (adaptation 2): on paper only for BTC/USDT"}
+    small = put(condition(size=Size(kind="quote", value="9")), active("strategy", "momentum"))
+    assert small.changed == {1: "resize momentum (adaptation 1): on paper only for BTC/USDT"}
+
+
+def test_a_candidate_that_names_a_part_of_the_day_has_plans_looked_at_again_when_that_ends() -> None:
+    plain, timed = (Snapshot({}, [active("pattern", f"momentum: side buy + {trait}", "wins", 40)], NOW, 1e-8)
+                    for trait in ("regime trend", "12–16 h"))
+    assert plain.stamp(NOW) == plain.stamp(NOW + 3 * HOUR_NS)
+    assert timed.stamp(NOW) == timed.stamp(NOW + 2 * HOUR_NS) != timed.stamp(NOW + 3 * HOUR_NS)
+
+
 def test_an_amount_of_the_base_currency_is_reduced_to_whole_lots_and_one_of_no_lot_is_on_paper() -> None:
     for value, expected, paper in (("0.10003", "0.05001", False), ("0.00001", "0.00001", True), ("1.5", "0.75", False)):
         (found,) = put(condition(size=Size(kind="base", value=value)), active("coin", "BTC/USDT", mean_bps=-5)).conditions

@@ -143,6 +143,11 @@ def test_a_stop_is_not_widened_where_the_venue_would_take_no_order_so_small() ->
     assert (found.stop_bps, found.size.value, found.paper, found.twin_stop_pct) == (80, "7", False, 150)
 
 
+def test_a_stop_is_not_widened_beyond_what_its_strategy_permits() -> None:
+    found = enforced([condition()], "momentum", Snapshot({}, [active("widen stop")], NOW, 1e-8), market(), NOW, CAPS._replace(stop_bps=119))
+    assert (found.conditions[0].stop_bps, found.conditions[0].size.value, found.changed) == (80, "300", {})
+
+
 def test_a_favour_and_a_wider_stop_go_together() -> None:
     favour = msgspec.structs.replace(active(), family="coin", value="BTC/USDT", mean_bps=50.0, number=2)
     found = put(condition(), active("widen stop"), favour)
@@ -409,6 +414,21 @@ def test_a_runs_end_ends_its_pairs(world: Pairs, tmp_path: Path) -> None:
     reflection.step()
     assert (evidence_of(reflection).running, evidence_of(reflection).trades, reflection.store.opening(twin)) == ({}, 0, None)
     assert reflection.store.scores()["coin", "BTC/USDT"].trades == 1
+    reflection.store.close()
+
+
+def test_a_pair_of_which_the_twin_has_a_result_outlives_a_new_run(world: Pairs, tmp_path: Path) -> None:
+    base, twin = world.begin()
+    world.end(twin, 9_900, l.PAPER_CLOSED, l.EXIT_STOP)
+    reflection = world.reflection(tmp_path)
+    world.journal.begin_run("second", {"instruments": msgspec.to_builtins(list(world.journal.instruments()[1].values()))})
+    world.memory.board.cursors[0]["incarnation"] = world.incarnation = 2
+    world.seq = 0
+    world.exit(base, 10_200)
+    world.end(base, 10_200)
+    reflection.step()
+    assert evidence_of(reflection).trades == 1
+    assert reflection.store.opening(twin) is None
     reflection.store.close()
 
 

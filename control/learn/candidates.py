@@ -70,6 +70,16 @@ def names_of(kind: Kind, now_ns: int) -> set[str]:
     return {_name(kind.strategy, pair) for pair in combinations(traits_of(kind, now_ns), 2)}
 
 
+def part_of(now_ns: int) -> int:
+    """Number of the part of the week: another one where an entry gets other traits of time."""
+    return now_ns // (_PART * HOUR_NS) % (7 * 24 // _PART)
+
+
+def names_a_time(value: str) -> bool:
+    """A candidate of that name is about a part of the day, or of the week."""
+    return value.endswith((" h", "weekday", "weekend")) or any(f"{time} + " in value for time in (" h", "weekday", "weekend"))
+
+
 def concerns(claim: Claim, kind: Kind, now_ns: int) -> bool:
     """An entry of that kind that opens at that event time is one of those that the claim is about."""
     return kind.values(now_ns).get(claim.family) == claim.value or (

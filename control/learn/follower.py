@@ -125,6 +125,9 @@ class Follower:
     def _drop_papers(self, incarnation: int) -> None:
         """A run begins with no trades on paper: how those that were open would have ended nobody will tell. So it is with the pairs."""
         for position_id in [number for number, one in self.learner.open.items() if not one.trade.made and number >> 40 < incarnation]:
+            twin = self._open(position_id)
+            if twin is not None and twin.closed_ns:
+                continue  # it has a result, and its position goes on: to drop the pair now would depend on what it was
             self.learner.drop(position_id)
             self.changes.opening[position_id] = None
 

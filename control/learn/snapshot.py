@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from control.learn.candidates import concerns
+import lmdb
+
+from control.learn.candidates import concerns, names_a_time, part_of
 from control.learn.follower import ScoreKey
 from control.learn.gate import Adaptation
 from control.learn.kinds import Kind, combined, day_of, hour_of
-from control.learn.knowledge import Knowledge
+from control.learn.knowledge import Knowledge, KnowledgeError
 from control.learn.quick_update import FEW_TRADES, Score
 from control.learn.trade import Trade
 from control.think.strategy import CoinStatus
@@ -51,9 +53,10 @@ class Snapshot:
         """The variant of a strategy's exits that is active, applied or not."""
         return next((one for one in self.active if one.family == "exits" and one.claim.subject == strategy), None)
 
-    def stamp(self, now_ns: int) -> int:
-        """Differs where something else is active, or would be at that time: hours begin and end."""
-        return self.version << 1 | self.hour_is_shut(now_ns)
+    def stamp(self, now_ns: int, version: int | None = None) -> int:
+        """Differs where something else is active, or would be at that time: hours, and parts of the day that a candidate names, begin and end."""
+        part = part_of(now_ns) if self.applies and any(one.family == "pattern" and names_a_time(one.value) for one in self.active) else 0
+        return (self.version if version is None else version) << 8 | part << 1 | self.hour_is_shut(now_ns)
 
     def hour_is_shut(self, now_ns: int) -> bool:
         """No entries in the hour, or on the day, of that time, whatever they are."""
@@ -75,6 +78,9 @@ class Reader:
             self._store = Knowledge(self._path)
         if self._store is None:
             return Snapshot({}, [], now_ns, self._quantum, self._apply)
-        known = self._store.known()
+        try:
+            known = self._store.known()
+        except lmdb.Error as error:
+            raise KnowledgeError(f"{self._store.path}: {error}") from error
         return Snapshot(known.scores, known.active, now_ns, self._quantum, self._apply, known.version if self._apply else 0,
                         self._store.newest_trades)

@@ -150,7 +150,8 @@ def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> message
             f"effect: {effect}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
             f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each"]
     if one.avoided_trades:
-        text.append(f"avoided: {one.avoided_trades} trades, which would have lost {decimal_text(one.avoided, exponent)} after fees on paper")
+        text.append(f"kept from being made: {one.avoided_trades} trades, which would have {'lost' if one.avoided >= 0 else 'made'} "
+                    f"{decimal_text(abs(one.avoided), exponent)} after fees on paper")
     text += [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.adaptation == one.number]
     trades = [trade for trade in store.trades() if trade.closed_ns >= one.from_ns
               and (trade.pair == one.value or concerns(one.claim, trade.kind, trade.opened_ns))]
@@ -167,7 +168,7 @@ def _of_trade(trade: Trade) -> list[str]:
     text = [f"position {trade.position_id}: {trade.side} {trade.symbol} by {trade.strategy}" + ("" if trade.made else ", on paper only"),
             f"plan {trade.plan_seq}, condition {trade.condition_id}: {trade.why}"]
     if trade.exchange:
-        text.append(f"a model was asked: prompt {trade.exchange[:16]}")
+        text.append(f"its plan came with a model's answer to prompt {trade.exchange[:16]}")
     if trade.pattern or trade.regime:
         text.append(f"pattern {trade.pattern or 'none'}, regime {trade.regime or 'none'}")
     if trade.distance_bps is not None:

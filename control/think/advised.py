@@ -70,6 +70,8 @@ class Advised(Analyst):
         self._anew = False
         #: instant and conditions of the last list; it was not armed
         self._offered: tuple[int, list[Condition]] | None = None
+        #: coins of it that learning had shut: what the rules say of these is for paper alone
+        self._for_paper: frozenset[str] = frozenset()
         self._refused = False
         #: why nobody was asked, as it was journaled last
         self._told = ""
@@ -82,6 +84,11 @@ class Advised(Analyst):
         """Ask this one from now on. `past` are exchanges of a predecessor, newest first, whose last question may be `lost`."""
         self._advisor, self._llm, self._limits, self._past, self._failed = advisor, llm, limits, past, lost
         self.errors.activity = f"advice {name}"
+
+    @property
+    def most_stop_bps(self) -> int:
+        """Beyond it learning does not widen a stop."""
+        return min(super().most_stop_bps, self._llm.most_stop_bps)
 
     @property
     def waiting(self) -> bool:
@@ -101,7 +108,7 @@ class Advised(Analyst):
         """What a model has answered since; None while there is no answer (without a list that is armed: what there was, or nothing)."""
         assert self._advisor is not None, "advise comes before the first plan"
         self._go_on(market.now_ns, portfolio.planned_ns)
-        kept = self._kept(market, portfolio)
+        kept = self._kept(market, portfolio, knowledge)
         given = self._answer(market, portfolio, knowledge)
         if given is None and not self._advisor.busy:
             given = self._next(market, portfolio, knowledge)
@@ -119,23 +126,23 @@ class Advised(Analyst):
             self._since_ns = last.briefing_ns
             self._failed, self._again_ns = self._failed or bool(last.failure), 0 if self._failed else last.again_ns
 
-    def _kept(self, market: Market, portfolio: Portfolio) -> list[Condition] | None:
+    def _kept(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """None where what is armed stays by itself."""
         if portfolio.planned_ns:
             self._refused = False
             return None
         if not self._refused and self._offered is not None and self._since_ns != market.now_ns:
             self._anew = True
-        return self._left(market, portfolio) or []
+        return self._left(market, portfolio, knowledge) or []
 
-    def _left(self, market: Market, portfolio: Portfolio) -> list[Condition] | None:
+    def _left(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """What of the last list may still fire, with the time that is left to it; None where that list is not known: a predecessor gave it."""
         if self._offered is None:
             return None
         given_ns, conditions = self._offered
-        armed = {_mark_of(one) for _, one in portfolio.armed()}
+        armed, opened = {_mark_of(one) for _, one in portfolio.armed()}, self._for_paper.difference(situation.shut(market, knowledge))
         left = [msgspec.structs.replace(one, valid_for_s=one.valid_for_s - (market.now_ns - given_ns) // _SECOND_NS) for one in conditions
-                if self._refused or _mark_of(one) in armed]
+                if one.symbol not in opened and (self._refused or _mark_of(one) in armed)]
         return [one for one in left if one.valid_for_s > 0]
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +224,9 @@ class Advised(Analyst):
             self._events.append(event_of("strategist", "recovered", works))
         self.exchange = advice.exchange.prompt_sha256
         conditions = [sized for one in advice.conditions if (sized := self._sized(one, market, knowledge, advice)) is not None]
-        return conditions + self._decided(situation.shut(market, knowledge), market, portfolio, knowledge, self._valid_for_s)
+        shut = situation.shut(market, knowledge)
+        self._for_paper = frozenset(shut)
+        return conditions + self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
 
     def _failure(self, advice: Advice, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """A pause begins, longer with each failure, and no shorter than it takes until a model may be asked again."""
@@ -245,12 +254,13 @@ class Advised(Analyst):
         wanted = self._wanted or schedule.happened(portfolio, knowledge, market.facts)
         if not wanted and not schedule.due(self.analysis, looks, market.now_ns, portfolio.planned_ns):
             return None
-        left, self._wanted, valid_for_s = self._left(market, portfolio), False, schedule.valid_for_s(self.analysis, looks)
+        left, self._wanted, valid_for_s = self._left(market, portfolio, knowledge), False, schedule.valid_for_s(self.analysis, looks)
         if rules:
-            self.exchange = ""
+            self.exchange, self._for_paper = "", frozenset()
             return self._analysed(market, portfolio, knowledge, valid_for_s)
         if left is None and any(not one.paper for _, one in portfolio.armed()):
             return None  # they stand as they were armed, and what they were before is not known
+        self._for_paper = frozenset(shut)
         return [one for one in left or [] if one.symbol not in shut] + self._decided(shut, market, portfolio, knowledge, valid_for_s)
 
     def _sized(self, one: Condition, market: Market, knowledge: KnowledgeView, advice: Advice) -> Condition | None:
@@ -273,7 +283,8 @@ class Advised(Analyst):
         clauses = list(one.clauses)
         if not math.isnan(seen.spread_bps):  # a clause on what is not there never holds
             clauses.append(Clause(feature="spread_bps", op="<", value=c.max_spread_bps))
-        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name, most_equity_bps=size.most_bps,
+        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
+                                       most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
                                        clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
 
     def close(self) -> None:

@@ -102,6 +102,11 @@ class Analyst(Strategy):
             return f"no size: {size.words()}"
         return condition(signal, size, seen, market.facts[seen.symbol], self.analysis, valid_for_s)
 
+    @property
+    def most_stop_bps(self) -> int:
+        """Beyond it learning does not widen a stop."""
+        return self.analysis.stop_most_bps
+
     def size_of(self, seen: Analysis, stop_bps: float, cost_bps: float, confidence: float, knowledge: KnowledgeView) -> Sized:
         """How much is entered with such a stop."""
         return sized(self.analysis, stop_bps, cost_bps, seen.volatility_day_bps, confidence, record_of(knowledge, seen.symbol))

@@ -10,7 +10,7 @@ they were when it was planned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -44,12 +44,14 @@ class Known(Protocol):
 
 
 class Caps(NamedTuple):
-    """What a size is not enlarged beyond: limits of an entry (None: not set), the account's equity, and what it has open or working by symbol."""
+    """What a size is not enlarged beyond: limits of an entry (None: not set), the account's equity, and what it has open or working by symbol. A stop
+    is not widened beyond `stop_bps`."""
 
     exposure_bps: int | None
     order_value: float | None
     equity: float
     exposure: Mapping[str, float] = {}
+    stop_bps: int = 10_000
 
     def equity_bps(self, symbol: str) -> float:
         """As a share of equity; 0 where a limit is not set."""
@@ -67,7 +69,7 @@ class Enforced(NamedTuple):
 
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
-    found, touched, ended = [], dict[int, tuple[Adaptation, set[str]]](), dict[int, tuple[Adaptation, set[str]]]()
+    found, touched, ended = [], dict[int, tuple[Adaptation, set[str], bool]](), dict[int, tuple[Adaptation, set[str]]]()
     of_exits = known.exits(strategy)
     variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
@@ -76,7 +78,7 @@ def enforced(conditions: Sequence[Condition], strategy: str, known: Known, marke
         found.append(changed := msgspec.structs.replace(one, **fields | moved | twin))
         concerning += [of_exits] if moved and of_exits is not None else []
         for adaptation in concerning:
-            touched.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
+            touched.setdefault(adaptation.number, (adaptation, set(), changed.paper))[1].add(one.symbol)
         if changed.valid_for_s < one.valid_for_s:
             shut_ns = due_ns + (one.valid_after_s + changed.valid_for_s) * _SECOND_NS
             for adaptation in known.concerning(Kind(one.symbol, strategy, one.side), shut_ns):
@@ -84,11 +86,11 @@ def enforced(conditions: Sequence[Condition], strategy: str, known: Known, marke
                     ended.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
     told = {number: f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that {adaptation.family} for {_names(symbols)}"
             for number, (adaptation, symbols) in ended.items()}
-    return Enforced(found, told | {number: _words(adaptation, symbols) for number, (adaptation, symbols) in touched.items()})
+    return Enforced(found, told | {number: _words(adaptation, symbols, paper) for number, (adaptation, symbols, paper) in touched.items()})
 
 
 def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
-    """What changes of a condition, but for its exits, and because of what."""
+    """What changes of a condition, but for its exits, and which adaptations have changed it."""
     begins_ns = due_ns + one.valid_after_s * _SECOND_NS
     concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
     scale = combined(adaptation.scale for adaptation in concerning)
@@ -106,7 +108,8 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
             fields["size"] = size
     if not fields["paper"]:
         fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
-    return fields, concerning
+    changes = fields["paper"] != one.paper or fields.get("size", one.size) != one.size
+    return fields, [adaptation for adaptation in concerning if adaptation.scale == scale] if changes else []
 
 
 def _exits(one: Condition, fields: dict[str, Any], applied: Variant | None, variant: Variant | None, market: Market, due_ns: int, place: int,
@@ -118,6 +121,8 @@ def _exits(one: Condition, fields: dict[str, Any], applied: Variant | None, vari
     moved = exits.moved(one, applied, facts, quote) if applied is not None else None
     if moved and "size" in moved and facts and quote and quote.last > 0 and _is_too_small(moved["size"], facts, quote.last, caps.equity):
         moved = None  # an order that the venue refuses would compare nothing
+    if moved and moved.get("stop_bps", 0) > max(one.stop_bps, caps.stop_bps):
+        moved = None
     return moved or {}, exits.twin_of(one, variant, moved is not None, facts, quote, due_ns, place)
 
 
@@ -151,12 +156,13 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decima
         return Size(kind=size.kind, value=str(int(value))) if value >= 1 else None
     if size.kind == "base":
         value = (value / lot).to_integral_value(ROUND_DOWN) * lot
-    value = value.quantize(_SMALLEST, ROUND_DOWN)
+    with localcontext(prec=60):
+        value = value.quantize(_SMALLEST, ROUND_DOWN)
     return Size(kind=size.kind, value=format(value.normalize(), "f")) if value else None
 
 
-def _words(adaptation: Adaptation, symbols: set[str]) -> str:
-    what = "on paper only" if adaptation.scale == 0.0 else f"size × {adaptation.scale:g}"
+def _words(adaptation: Adaptation, symbols: set[str], paper: bool) -> str:
+    what = "on paper only" if paper else f"size × {adaptation.scale:g}"
     if adaptation.family == "exits":
         variant = parts(adaptation.value)[1]
         what = f"{variant.level} × {variant.percent / 100:g}" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")

@@ -195,7 +195,7 @@ class Planning:
     def _is_outdated(self, planner: Planner, known: Snapshot, due_ns: int) -> bool:
         """Whether something else is active by now than when it gave its last list."""
         if planner.stamp < 0:  # of a list that a predecessor gave
-            planner.stamp = planner.version << 1 | known.hour_is_shut(planner.given_ns)
+            planner.stamp = known.stamp(planner.given_ns, planner.version)
         return planner.given_ns > 0 and known.stamp(due_ns) != planner.stamp
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
@@ -209,7 +209,8 @@ class Planning:
         """
         portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns,
                                         armed=lambda: self._armed.of(planner.number, due_ns))
-        limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity, portfolio.exposure)
+        limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity, portfolio.exposure,
+                      most if isinstance(most := getattr(planner.strategy, "most_stop_bps", 0), int) and most > 0 else 10_000)
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
             while self._may_wait() and getattr(planner.strategy, "waiting", False):
@@ -226,7 +227,10 @@ class Planning:
         changed: dict[int, str] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
-            found = enforced(conditions, planner.name, knowledge, market, due_ns, limits)
+            try:
+                found = enforced(conditions, planner.name, knowledge, market, due_ns, limits)
+            except ArithmeticError as error:  # a size or a level of a magnitude that nothing could be counted with
+                raise StrategyError(f"a condition cannot be counted with: {error!r}", "give sizes and levels that a venue takes") from error
             changed.update(found.changed)
             return found.conditions
 

@@ -382,7 +382,7 @@ class Strategist:
 def _other_plan(changed: list[str], spec: str) -> list[str]:
     """Of what has changed in the configuration, that by which a strategy may plan something else: symbols and their facts, settings, its own file."""
     facts = ("run.symbols", "paper.spot_taker_fee_bps", "paper.perpetual_taker_fee_bps", f"the file {Path(spec.rpartition(':')[0]).name}")
-    return [key for key in changed if key in facts or key.startswith(("strategy.", "analysis.", "instruments."))]
+    return [key for key in changed if key in facts or key.startswith(("strategy.", "analysis.", "instruments.", "llm."))]
 
 
 def main(child: Child) -> int:

@@ -7,7 +7,7 @@ second time for it, beside the feed, by whoever plans; a line that has no such f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -79,6 +79,6 @@ def _bps(text: bytes, venue_symbol: str) -> float | None:
     try:
         frame = _mark_price(_envelope(text).data)
         bps = float(Decimal(frame.r) * 10_000) if frame.s == venue_symbol and frame.r else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidOperation):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError):
         return None
     return bps if bps is not None and abs(bps) <= MOST_BPS else None

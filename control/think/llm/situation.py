@@ -23,7 +23,7 @@ _MINUTE_NS = 60_000_000_000
 #: closed trades that are told
 RESULTS = 10
 #: what an active adaptation is told as, by family
-_SECTIONS = {"pattern": "patterns", "regime": "regimes", "hour": "hours"}
+_SECTIONS = {"pattern": "patterns", "regime": "regimes", "hour": "hours", "day": "hours"}
 
 
 def mark_of(market: Market, seen: Analysis) -> float:
