@@ -70,6 +70,7 @@ class State(Struct, kw_only=True):
     version: int = 0
     births: int = 0
     adaptations: int = 0
+    looks: int = 0
     since_look: int = 0
     last_look_ns: int = 0
     ended: dict[Family, int] = {}
@@ -217,6 +218,7 @@ class Learner:
     def look(self, now_ns: int) -> list[Step]:
         """Decide on everything; gives what has become of it."""
         self.state.since_look, self.state.last_look_ns = 0, now_ns
+        self.state.looks += 1
         there = Counter(claim.family for claim in self.claims)
         tested = {family: max(self._possible[family], there[family]) + self.state.ended.get(family, 0) for family in FAMILIES}
         wanted = self._look({claim: piece.evidence for claim, piece in self.claims.items()}, self.standing.values(), tested, now_ns)
@@ -234,14 +236,16 @@ class Learner:
                 self._forget_claim(claim)
 
     def _put_forward(self, now_ns: int) -> None:
-        """One candidate of each strategy at most."""
-        for strategy, window in self._window.items():
-            of_it = sum(name.startswith(f"{strategy}: ") for name in self.state.candidates)
-            if len(self.state.candidates) >= candidates.MOST_CANDIDATES or of_it >= candidates.MOST_OF_ONE:
-                continue
-            if (found := candidates.found_in(strategy, window, self.state.candidates, now_ns)) is not None:
-                self.state.candidates[found[0]] = found[1]
-                self._piece(Claim("pattern", found[0], "wins"))
+        """A candidate of the strategy whose turn it is: a look at them all would take longer than a trade has."""
+        if not self._window:
+            return
+        strategy = sorted(self._window)[self.state.looks % len(self._window)]
+        of_it = sum(name.startswith(f"{strategy}: ") for name in self.state.candidates)
+        if len(self.state.candidates) >= candidates.MOST_CANDIDATES or of_it >= candidates.MOST_OF_ONE:
+            return
+        if (found := candidates.found_in(strategy, self._window[strategy], self.state.candidates, now_ns)) is not None:
+            self.state.candidates[found[0]] = found[1]
+            self._piece(Claim("pattern", found[0], "wins"))
 
     def _take(self, step: Step) -> list[Step]:
         one = step.adaptation
