@@ -12,6 +12,7 @@ It checks itself: every trade is in the store, once, and its coin's score has ri
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from pathlib import Path
@@ -80,6 +81,8 @@ class _Trading:
         self._learner = Learner(universe(COINS, len(STRATEGIES), MOST_PATTERNS, MOST_REGIMES))
         self._store.restore(self._learner)
         self._begin()
+        gc.collect()
+        gc.freeze()  # as reflection does
 
     def trade(self, keep: bool = True) -> tuple[float, float]:
         """One trade; gives ms from its CLOSED record to the end of its transaction, and how many of these the processor was at work."""

@@ -8,6 +8,7 @@ recorder has acknowledged, so that a kill in between tells one twice rather than
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,8 @@ def main(child: Child) -> int:
     """Follow the journal until told to stop."""
     processes, cursors = child.processes, child.memory.board.cursors
     reflection = Reflection(child)
+    gc.collect()
+    gc.freeze()  # what is known stays: to look through it for garbage takes longer than a trade has
     server = bus.Server(child.boot.socket_dir, "reflection", messages.decode_child_request)
     child.log.info("knowledge of version %d up to record %d/%d", reflection.learner.state.version, reflection.applied.incarnation,
                    reflection.applied.seq)
