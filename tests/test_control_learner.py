@@ -385,6 +385,7 @@ def test_the_same_seed_is_the_same_market_whatever_its_edges_are() -> None:
     assert sum(edges.play(3, 50_000, (edges.WINS,) * 8).net_bps > 0) > sum(edges.play(3, 50_000, (edges.LOSES,) * 8).net_bps > 0)
 
 
+@pytest.mark.timeout(900)
 def test_twenty_seeds_of_the_learning_proof() -> None:
     found = bench_learning.run(quick=True)
     rows = {(row.metric, row.params.get("gate", "")): row for row in found}
