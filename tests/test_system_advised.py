@@ -135,10 +135,13 @@ def test_a_model_that_fails_arms_nothing_and_what_is_armed_stays(instance: Runni
 
 @pytest.mark.parametrize(("script", "text"), [
     (late(eager, 60), "no whole reply within"), (gives(b"slow down", 429, retry_after="30"), "HTTP 429"),
-    (resets(b"HTTP/1.1 200 OK\r\nContent-Ty"), "scripted: "), (gives(b'{"choices": [', 200, 4_000), "scripted: "),
-    (says('{"decision": "BUY EVERYTHING"}'), "not what the contract says"),
-    (endless(b"x" * 65_536), "larger than"), (says(None, refusal="I give no advice"), "refuses to answer"), (gives(b"", 401), "HTTP 401")],
-    ids=["slow", "429", "reset", "half a reply", "wrong JSON", "huge", "refusal", "401"])
+    (resets(b"HTTP/1.1 200 OK\r\nContent-Ty"), "scripted: "), (gives(b"", 401), "HTTP 401"),
+    # these differ in the reply alone, which tests/test_control_llm_client.py judges
+    pytest.param(gives(b'{"choices": [', 200, 4_000), "scripted: ", marks=pytest.mark.slow),
+    pytest.param(says('{"decision": "BUY EVERYTHING"}'), "not what the contract says", marks=pytest.mark.slow),
+    pytest.param(endless(b"x" * 65_536), "larger than", marks=pytest.mark.slow),
+    pytest.param(says(None, refusal="I give no advice"), "refuses to answer", marks=pytest.mark.slow)],
+    ids=["slow", "429", "reset", "401", "half a reply", "wrong JSON", "huge", "refusal"])
 def test_whatever_an_endpoint_does_the_instance_trades_on_and_health_says_what_is_wrong(script: Script, text: str, instance: Running) -> None:
     with serving(eager, script) as server:
         start(instance, server, speed="30")
@@ -282,6 +285,7 @@ temperature = 0.8
 """
 
 
+@pytest.mark.slow  # tests/test_system_llm.py drives an instance by a real model in every run
 @pytest.mark.timeout(900)
 def test_what_a_real_model_says_reaches_the_sniper_or_is_refused_with_reasons(instance: Running) -> None:
     """Its conditions are armed in a running instance, not only compiled; it is asked until one was, ten times at most."""
