@@ -71,10 +71,9 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 
 @kernel
-def _walk(noise: Any, own: Any, waits: Any, edges: Any, constants: Any, prices: Any, signals: Any) -> None:
+def _walk(noise: Any, own: Any, waits: Any, edges: Any, prices: Any, signals: Any) -> None:
     """Logs of prices in bps by minute and symbol, and at which hours a symbol has a signal; the edge holds until a barrier is reached from there."""
     minutes, symbols = own.shape
-    sigma0, rho, persistence, step, stop, target, most_minutes = constants
     since = np.full(symbols, -1, np.int64)
     next_at = np.zeros(symbols, np.int64)
     made = np.zeros(symbols, np.int64)
@@ -84,15 +83,14 @@ def _walk(noise: Any, own: Any, waits: Any, edges: Any, constants: Any, prices: 
     for s in range(symbols):
         next_at[s] = np.int64(waits[s, 0])
     for t in range(minutes):
-        log_sigma = persistence * log_sigma + step * noise[t, 1]
-        sigma = sigma0 * np.exp(log_sigma)
+        log_sigma = market.volatility(log_sigma, noise[t, 1])
         for s in range(symbols):
-            move = sigma * (np.sqrt(rho) * noise[t, 0] + np.sqrt(1.0 - rho) * own[t, s] + (edges[s] if since[s] >= 0 else 0.0))
+            move = market.move(log_sigma, noise[t, 0], own[t, s], edges[s] if since[s] >= 0 else 0.0)
             level[s] += move
             prices[t, s] = level[s]
             if since[s] >= 0:
                 gained[s] += move
-                if gained[s] <= -stop or gained[s] >= target or t - since[s] >= most_minutes:
+                if market.is_over(gained[s], t - since[s]):
                     since[s] = -1
                     made[s] += 1
                     next_at[s] = t + 1 + np.int64(waits[s, min(made[s], waits.shape[1] - 1)])
@@ -104,11 +102,8 @@ def _walk(noise: Any, own: Any, waits: Any, edges: Any, constants: Any, prices: 
 
 def paths(seed: int, minutes: int) -> tuple[Any, Any]:
     """(logs of prices in bps [minutes, symbols], signals [symbols, hours])."""
-    chance, symbols = np.random.default_rng(seed), len(SYMBOLS)
-    prices, signals = np.zeros((minutes, symbols), np.float32), np.zeros((symbols, -(-minutes // _HOUR)), np.bool_)
-    constants = np.array([market.SIGMA_BPS, market.FACTOR, market.PERSISTENCE, market.STEP, market.STOP_BPS, market.TARGET_BPS, market.MOST_MINUTES])
-    _walk(chance.standard_normal((minutes, 2)), chance.standard_normal((minutes, symbols), dtype=np.float32),
-          chance.exponential(market.WAIT_MINUTES, (symbols, minutes // 30)), np.array(market.EDGES), constants, prices, signals)
+    prices, signals = np.zeros((minutes, len(SYMBOLS)), np.float32), np.zeros((len(SYMBOLS), -(-minutes // _HOUR)), np.bool_)
+    _walk(*market.draw(seed, minutes, len(SYMBOLS)), np.array(market.EDGES), prices, signals)
     return prices, signals
 
 

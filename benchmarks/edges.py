@@ -41,10 +41,34 @@ class Trades(NamedTuple):
 
 
 @kernel
-def _play(noise: Any, own: Any, waits: Any, edges: Any, after: Any, turn: int, constants: Any, out: Any) -> int:
+def volatility(log_sigma: float, shock: float) -> float:
+    """log σ/σ₀ of the next minute."""
+    return PERSISTENCE * log_sigma + STEP * shock
+
+
+@kernel
+def move(log_sigma: float, factor: float, own: float, edge: float) -> float:
+    """Return of a minute in bps."""
+    return SIGMA_BPS * np.exp(log_sigma) * (np.sqrt(FACTOR) * factor + np.sqrt(1.0 - FACTOR) * own + edge)
+
+
+@kernel
+def is_over(gained: float, minutes: int) -> bool:
+    """It has come to the stop or the target, or lasted as long as any."""
+    return gained <= -STOP_BPS or gained >= TARGET_BPS or minutes >= MOST_MINUTES
+
+
+def draw(seed: int, minutes: int, symbols: int) -> tuple[Any, Any, Any]:
+    """(shocks of the factor and of the volatility [minutes, 2], of each symbol [minutes, symbols], minutes between signals [symbols, many])."""
+    chance = np.random.default_rng(seed)
+    return (chance.standard_normal((minutes, 2)), chance.standard_normal((minutes, symbols), dtype=np.float32),
+            chance.exponential(WAIT_MINUTES, (symbols, minutes // 30)))
+
+
+@kernel
+def _play(noise: Any, own: Any, waits: Any, edges: Any, after: Any, turn: int, out: Any) -> int:
     """Walk through the minutes; `out` rows (symbol, opened, closed) and result; `after` are the edges from minute `turn` on. Gives the count."""
     minutes, symbols = own.shape
-    sigma0, rho, persistence, step, stop, target, cost, most_minutes = constants
     open_at = np.full(symbols, -1, np.int64)
     next_at = np.zeros(symbols, np.int64)
     made = np.zeros(symbols, np.int64)
@@ -53,17 +77,16 @@ def _play(noise: Any, own: Any, waits: Any, edges: Any, after: Any, turn: int, c
     for s in range(symbols):
         next_at[s] = np.int64(waits[s, 0])
     for t in range(minutes):
-        log_sigma = persistence * log_sigma + step * noise[t, 1]
-        sigma = sigma0 * np.exp(log_sigma)
+        log_sigma = volatility(log_sigma, noise[t, 1])
         for s in range(symbols):
             edge = edges[s] if t < turn else after[s]
             if open_at[s] >= 0:
-                gained[s] += sigma * (np.sqrt(rho) * noise[t, 0] + np.sqrt(1.0 - rho) * own[t, s] + edge)
-                if gained[s] <= -stop or gained[s] >= target or t - open_at[s] >= most_minutes:
+                gained[s] += move(log_sigma, noise[t, 0], own[t, s], edge)
+                if is_over(gained[s], t - open_at[s]):
                     if count >= len(out):
                         return count
-                    result = -stop if gained[s] <= -stop else target if gained[s] >= target else gained[s]
-                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = s, open_at[s], t, result - cost
+                    result = min(TARGET_BPS, max(-STOP_BPS, gained[s]))
+                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = s, open_at[s], t, result - COST_BPS
                     count += 1
                     made[s] += 1
                     open_at[s] = -1
@@ -79,12 +102,8 @@ def _play(noise: Any, own: Any, waits: Any, edges: Any, after: Any, turn: int, c
 
 def play(seed: int, minutes: int, edges: tuple[float, ...] = EDGES, after: tuple[float, ...] | None = None, turn: int = 1 << 60) -> Trades:
     """All trades that close within so many minutes; from minute `turn` on the edges are those of `after`."""
-    chance, symbols = np.random.default_rng(seed), len(edges)
-    noise, own = chance.standard_normal((minutes, 2)), chance.standard_normal((minutes, symbols), dtype=np.float32)
-    most = minutes // 30
-    waits = chance.exponential(WAIT_MINUTES, (symbols, most))
-    out = np.zeros((most * symbols, 4))
-    constants = np.array([SIGMA_BPS, FACTOR, PERSISTENCE, STEP, STOP_BPS, TARGET_BPS, COST_BPS, MOST_MINUTES])
-    count = _play(noise, own, waits, np.array(edges), np.array(after or edges), turn, constants, out)
+    noise, own, waits = draw(seed, minutes, len(edges))
+    out = np.zeros((waits.size, 4))
+    count = _play(noise, own, waits, np.array(edges), np.array(after or edges), turn, out)
     rows = out[:count]
     return Trades(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2].astype(np.int64), rows[:, 3])

@@ -32,6 +32,7 @@ MOST_TRIED, LONGEST_NS = 150, 90 * 24 * HOUR_NS
 #: hours in a part of the day
 _PART: Final = 4
 _WEEKEND: Final = DAYS[5:]
+_DAYS: Final = ("weekday", "weekend")
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ class Seen(NamedTuple):
 def traits_of(kind: Kind, now_ns: int) -> tuple[str, ...]:
     """What is known of an entry that opens at that event time."""
     hour = int(hour_of(now_ns)) // _PART * _PART
-    found = [f"side {kind.side}", f"coin {kind.symbol}", f"{hour:02}–{hour + _PART:02} h", "weekend" if day_of(now_ns) in _WEEKEND else "weekday"]
+    found = [f"side {kind.side}", f"coin {kind.symbol}", f"{hour:02}–{hour + _PART:02} h", _DAYS[day_of(now_ns) in _WEEKEND]]
     if kind.pattern:
         found.append(f"pattern {kind.pattern}")
     if kind.regime:
@@ -77,7 +78,7 @@ def part_of(now_ns: int) -> int:
 
 def names_a_time(value: str) -> bool:
     """A candidate of that name is about a part of the day, or of the week."""
-    return value.endswith((" h", "weekday", "weekend")) or any(f"{time} + " in value for time in (" h", "weekday", "weekend"))
+    return any(trait in _DAYS or trait.endswith(" h") for trait in value.partition(": ")[2].split(" + "))
 
 
 def concerns(claim: Claim, kind: Kind, now_ns: int) -> bool:

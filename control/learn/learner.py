@@ -23,7 +23,7 @@ from control.learn import candidates, gate
 from control.learn.candidates import Candidate, Seen
 from control.learn.evidence import Direction, Evidence
 from control.learn.exits import VARIANTS, parts
-from control.learn.gate import STANDING, Adaptation, Step
+from control.learn.gate import STANDING, Adaptation, Stage, Step
 from control.learn.kinds import COMPARED, DAYS, DIRECTIONS, FAMILIES, HOUR_NS, HOURS, MARGINS, Claim, Family, Kind, combined
 
 #: trades that are open at once and remembered; the oldest goes first
@@ -266,19 +266,20 @@ class Learner:
         else:
             self._forget_claim(one.claim)
             if one.stage == "rolled_back":
-                ended = self._end_twin(one)
+                ended = self._end_opposite(one)
         self._changes.adaptations[one.number] = one
         return [step._replace(version=version), *ended]
 
-    def _end_twin(self, ended: Adaptation) -> list[Step]:
+    def _end_opposite(self, ended: Adaptation) -> list[Step]:
         """What was known of a kind that has changed is forgotten in the other direction, too, and with it what stands on it."""
         steps = []
         for direction in DIRECTIONS[ended.family]:
             claim = Claim(ended.family, ended.value, direction)
-            if (twin := self.standing.get(claim)) is not None and claim != ended.claim:
-                self.state.version += twin.stage == "active"
+            if (opposite := self.standing.get(claim)) is not None and claim != ended.claim:
+                self.state.version += opposite.stage == "active"
                 why = f"adaptation {ended.number} of the same {ended.family} was rolled back"
-                over = msgspec.structs.replace(twin, stage="rolled_back" if twin.stage == "active" else "rejected", since_ns=ended.since_ns, why=why)
+                stage: Stage = "rolled_back" if opposite.stage == "active" else "rejected"
+                over = msgspec.structs.replace(opposite, stage=stage, since_ns=ended.since_ns, why=why)
                 self._changes.adaptations[over.number] = over
                 steps.append(Step(over, why, self.state.version))
             self._forget_claim(claim)

@@ -56,9 +56,9 @@ class Snapshot:
     def stamp(self, now_ns: int, version: int | None = None) -> int:
         """Differs where something else is active, or would be at that time: hours, and parts of the day that a candidate names, begin and end."""
         part = part_of(now_ns) if self.applies and any(one.family == "pattern" and names_a_time(one.value) for one in self.active) else 0
-        return (self.version if version is None else version) << 8 | part << 1 | self.hour_is_shut(now_ns)
+        return (self.version if version is None else version) << 8 | part << 1 | self.time_is_shut(now_ns)
 
-    def hour_is_shut(self, now_ns: int) -> bool:
+    def time_is_shut(self, now_ns: int) -> bool:
         """No entries in the hour, or on the day, of that time, whatever they are."""
         return self.applies and any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0
                                     for one in self.active)

@@ -36,7 +36,7 @@ class Known(Protocol):
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry."""
 
-    def hour_is_shut(self, now_ns: int) -> bool:
+    def time_is_shut(self, now_ns: int) -> bool:
         """No entries in that hour."""
 
     def exits(self, strategy: str) -> Adaptation | None:
@@ -130,7 +130,7 @@ def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
     """Seconds until an hour begins in which there are no entries, at most those asked for."""
     at_ns = begins_ns
     while (at_ns := hour_ends_ns(at_ns)) < begins_ns + min(valid_for_s, 86_400) * _SECOND_NS:
-        if known.hour_is_shut(at_ns):
+        if known.time_is_shut(at_ns):
             return max(1, (at_ns - begins_ns) // _SECOND_NS)
     return valid_for_s
 
