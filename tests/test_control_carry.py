@@ -19,7 +19,7 @@ from control.supervise.launch import make_plan
 from control.supervise.session import Session
 from ipc import layout as l
 from tests.journal_scene import PERPETUAL, SPOT, Scene, position_fact
-from tests.test_control_learn import closed, stored
+from tests.learn_scene import closed, stored
 
 
 def plan_of(symbols: str, strategies: str) -> Any:

@@ -2,265 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from control.learn import reflection as module
-from control.learn.adoption import adopt
-from control.learn.evidence import Evidence
-from control.learn.follower import Changes
-from control.learn.gate import Adaptation, Step
-from control.learn.knowledge import SCHEMA, Applied, Knowledge, KnowledgeError, Learned
-from control.learn.learner import Learner, universe
-from control.learn.quick_update import TREND_WEIGHT, Score, updated
-from control.learn.snapshot import Reader, Snapshot
-from control.learn.trade import Trade
-from control.record import records
-from control.record.writer import JournalWriter
-from hotpath.kernel import barriers
-from hotpath.venues.catalogue import resolve
+from control.learn.gate import Step
+from control.learn.knowledge import Applied, Knowledge
 from ipc import board, bus, messages, segment, wait
 from ipc import layout as l
-from ipc.process import Boot, Child
+from tests.learn_scene import SYMBOLS, USDT, World, adaptation, child_of, learner, reflecting, until, worlds
 
-SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT")
-#: quanta of one USDT
-USDT = 100_000_000
-HOUR_NS = 3_600_000_000_000
-
-
-def closed(symbol: str = "A", pnl: int = 1, number: int = 1, made: bool = True, net_bps: float = 0.0) -> Trade:
-    return Trade(position_id=number, symbol=symbol, strategy="momentum", side="buy", made=made, pnl_quanta=pnl, fees_quanta=3, closed_ns=number,
-                 net_bps=net_bps)
-
-
-# ── the update ───────────────────────────────────────────────────────────────────────────────────────────────────────
-@given(st.lists(st.integers(-1000, 1000), max_size=50))
-def test_a_score_equals_what_all_its_trades_say(results: list[int]) -> None:
-    score, trend = Score(), None
-    for number, pnl in enumerate(results, 1):
-        score = updated(score, closed(pnl=pnl, number=number, net_bps=pnl / 10))
-        score = updated(score, closed(pnl=pnl, number=number, made=False, net_bps=1.0))
-        trend = pnl / 10 if trend is None else (1 - TREND_WEIGHT) * trend + TREND_WEIGHT * pnl / 10
-    streak = 0
-    for pnl in reversed(results):
-        if streak and (pnl > 0) != (streak > 0):
-            break
-        streak += 1 if pnl > 0 else -1
-    won, lost = [pnl / 10 for pnl in results if pnl > 0], [pnl / 10 for pnl in results if pnl <= 0]
-    count = len(results)
-    assert (score.trades, score.wins, score.pnl, score.fees, score.streak) == (count, len(won), sum(results), 3 * count, streak)
-    assert (score.best, score.worst, score.last_ns, score.last) == (max([0, *results]), min([0, *results]), count, count)
-    assert (score.first, score.paper_trades) == (min(1, count), count)
-    assert [score.mean_bps, score.average_win_bps, score.average_loss_bps, score.trend_bps, score.paper_bps] == pytest.approx(
-        [sum(results) / 10 / count if count else 0, sum(won) / len(won) if won else 0, sum(lost) / len(lost) if lost else 0, trend or 0, count])
-
-
-# ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def learner() -> Learner:
-    return Learner(universe(8, 2, 24, 4))
-
-
-def stored(store: Knowledge, applied: Applied, *trades: Trade) -> None:
-    scores = {}
-    for trade in trades:
-        key = ("coin", trade.symbol)
-        scores[key] = updated(scores.get(key) or store.score(key) or Score(), trade)  # type: ignore[arg-type, call-overload]
-    one = learner()
-    store.restore(one)
-    store.store(applied, Changes(scores, {}, {trade.position_id: trade for trade in trades}, [], len(trades),  # type: ignore[arg-type]
-                                 max((trade.closed_ns for trade in trades), default=0)), one, one.take_changes())
-
-
-def test_what_was_learned_is_counted_with_the_scores_and_survives_the_writer(tmp_path: Path) -> None:
-    store = Knowledge(tmp_path / "k", writable=True)
-    assert (store.learned(), store.applied()) == (Learned(), Applied())
-    stored(store, Applied(1, 9), closed(number=70), closed(number=60, pnl=-4))
-    stored(store, Applied(2, 3))
-    store.close()
-    store = Knowledge(tmp_path / "k", writable=True)
-    assert (store.learned(), store.applied()) == (Learned(trades=2, updates=1, last_trade_ns=70), Applied(2, 3))
-    assert store.scores()["coin", "A"].pnl == -3
-    assert [trade.position_id for trade in store.trades()] == [60, 70], "in the order of their ends"
-    store.close()
-
-
-def test_a_store_of_an_older_schema_begins_anew_and_one_of_a_newer_is_refused(tmp_path: Path) -> None:
-    store = Knowledge(tmp_path / "k", writable=True)
-    stored(store, Applied(1, 9), closed())
-    with store.env.begin(write=True) as transaction:
-        transaction.delete(b"schema", db=store._db["meta"])
-    store.close()
-    with pytest.raises(KnowledgeError, match="schema 1"):
-        Knowledge(tmp_path / "k")
-    store = Knowledge(tmp_path / "k", writable=True)
-    assert (store.applied(), store.scores()) == (Applied(), {})
-    with store.env.begin(write=True) as transaction:
-        transaction.put(b"schema", str(SCHEMA + 1).encode(), db=store._db["meta"])
-    store.close()
-    for writable in (True, False):
-        with pytest.raises(KnowledgeError, match=rf"update trader|reads {SCHEMA}"):
-            Knowledge(tmp_path / "k", writable=writable)
-
-
-@pytest.mark.parametrize("database", ["claims", "adaptations", "open", "meta"])
-def test_a_damaged_store_names_the_place_and_the_remedy(tmp_path: Path, database: str) -> None:
-    store = Knowledge(tmp_path / "k", writable=True)
-    key = {"claims": b"coin\0A\0loses", "meta": b"state"}.get(database, (7).to_bytes(8, "big"))
-    with store.env.begin(write=True) as transaction:
-        transaction.put(key, b"{oh no", db=store._db[database])
-    with pytest.raises(KnowledgeError, match=f"{database}.*learned anew"):
-        store.restore(learner())
-    store.close()
-
-
-def test_a_reader_sees_an_absent_store_as_empty_and_a_grown_one_whole(tmp_path: Path) -> None:
-    reader = Reader(tmp_path / "k", 1e-8)
-    assert reader.snapshot(0).coin("A").status == "unknown"
-    store = Knowledge(tmp_path / "k", writable=True, sync=False)
-    stored(store, Applied(1, 1), closed(pnl=2 * USDT))
-    assert reader._store is None
-    # readers live in other processes: a second environment on one path in this one is not allowed by LMDB
-    process = multiprocessing.get_context("spawn").Process(target=read_while_it_grows, args=(str(tmp_path),))
-    process.start()
-    until((tmp_path / "seen").exists)
-    store.env.set_mapsize(1 << 17)
-    stored(store, Applied(1, 2), *(closed(f"COIN{n}", number=n + 2) for n in range(3000)))  # grows the map
-    assert store.env.info()["map_size"] > 1 << 17
-    (tmp_path / "grown").touch()
-    process.join(20)
-    assert process.exitcode == 0
-
-
-def read_while_it_grows(folder: str) -> None:
-    reader = Reader(Path(folder) / "k", 1e-8)
-    coin = reader.snapshot(0).coin("A")
-    assert (coin.trades, coin.pnl, coin.scale) == (1, 2.0, 1.0)
-    (Path(folder) / "seen").touch()
-    until((Path(folder) / "grown").exists)
-    assert reader.snapshot(0).coin("COIN2999").trades == 1
-
-
-def test_knowledge_adopted_from_another_run_keeps_what_was_learned_and_begins_a_new_journal(tmp_path: Path) -> None:
-    store = Knowledge(tmp_path / "old", writable=True)
-    stored(store, Applied(3, 70), closed(pnl=5, number=7))
-    one = learner()
-    store.restore(one)
-    one.opened(8, module_opened("A"))
-    store.store(Applied(3, 71), Changes({}, {8: closed(number=8)}, {}, []), one, one.take_changes())
-    store.close()
-    adopt(tmp_path / "old", tmp_path / "new")
-    copy = Knowledge(tmp_path / "new", writable=True)
-    assert (copy.applied(), copy.learned(), copy.opening(8), copy.trade(7)) == (Applied(), Learned(), None, None)
-    again = learner()
-    copy.restore(again)
-    assert again.open == {}
-    assert [piece.evidence.running for piece in again.claims.values()] == [{}] * len(again.claims), "nobody will tell how those end"
-    assert copy.scores()["coin", "A"].trades == 1
-    stored(copy, Applied(1, 1), closed(pnl=5, number=7))
-    assert (copy.scores()["coin", "A"].trades, len(copy.trades())) == (2, 2), "a position of the new journal may bear an old number"
-    copy.close()
-    with pytest.raises(KnowledgeError):
-        adopt(tmp_path / "nowhere", tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
-def module_opened(symbol: str) -> Any:
-    from control.learn.kinds import Kind
-    from control.learn.learner import Opened
-
-    return Opened(kind=Kind(symbol, "momentum", "buy"), opened_ns=5, span_bps=100.0)
-
-
-# ── what a plan sees ─────────────────────────────────────────────────────────────────────────────────────────────────
-def adaptation(mean_bps: float = -50.0, direction: str = "loses") -> Adaptation:
-    return Adaptation(number=1, family="coin", value="A", direction=direction, stage="active", made_ns=0, since_ns=0,  # type: ignore[arg-type]
-                      trades=50, mean_bps=mean_bps, log_e=9, needed=8, since=Evidence(direction="wins"))
-
-
-@pytest.mark.parametrize(("trades", "active", "status", "scale"), [
-    (4, [], "unknown", 1.0), (5, [], "normal", 1.0), (50, [adaptation()], "blacklisted", 0.0), (50, [adaptation(-5)], "reduced", 0.5),
-    (50, [adaptation(40, "wins")], "favoured", 1.5)])
-def test_a_coins_status_is_what_is_active_for_it(trades: int, active: list[Adaptation], status: str, scale: float) -> None:
-    coin = Snapshot({("coin", "A"): Score(trades=trades)}, active, 0, 1e-8).coin("A")
-    assert (coin.status, coin.scale) == (status, scale)
-    assert Snapshot({("coin", "A"): Score(trades=trades)}, active, 0, 1e-8, apply=False).coin("A").scale == 1.0
-
-
-# ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
-class World:
-    """An instance whose recorder is this test: it writes order-ring records and moves the durable cursor."""
-
-    def __init__(self, folder: Path) -> None:
-        segment.create_all("learn", 1024, 8, 64)
-        self.folder, self.memory = folder, segment.Memory("learn")
-        rows = resolve(SYMBOLS)
-        self.memory.instruments.instruments[: len(rows)] = rows
-        self.memory.board.run[0]["instruments"] = len(rows)
-        self.journal = JournalWriter(folder / "journal", sync=False)
-        self.memory.board.cursors[0]["incarnation"] = self.journal.begin_run(
-            "first", {"instruments": msgspec.to_builtins(records.instrument_facts(rows, len(rows)))})
-        self.seq = 0
-        self.incarnation = 1
-
-    def record(self, **fields: int) -> int:
-        """An order-ring record, some behind the last one, and durable; gives its sequence."""
-        self.seq += 3
-        row = np.zeros(1, l.TRADE if fields["kind"] in (l.CLOSED, l.PAPER_CLOSED) else l.INTENT)
-        row["seq"], row["event_ns"] = self.seq, self.seq
-        for name, value in fields.items():
-            row[name] = value
-        ((key, value),) = records.encode_rows(records.ORDER, row, self.incarnation, 0, 0)
-        with self.journal.env.begin(write=True) as transaction:
-            transaction.put(key, value, db=self.journal.databases["orders"])
-        self.memory.board.cursors[0]["durable_orders"] = self.seq
-        wait.ring_bells(self.memory.board.processes, 1 << l.REFLECTION)
-        return self.seq
-
-    def trade(self, instrument: int, pnl: int, decided: tuple[int, ...] = (), exit_reference: int = 10_001) -> int:
-        """A position of 100 lots opens and closes; gives its id. `decided` are the lots of its exit orders."""
-        place = {"instrument": instrument, "side": l.BUY}
-        position = self.incarnation << 40 | self.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_000, **place)
-        self.record(kind=l.LIFECYCLE, leg=l.POS_OPENING, code=l.POS_OPEN, position_id=position, limit_price=9_900, reference_price=10_200, **place)
-        for lots in decided:
-            self.record(kind=l.NEW, purpose=l.EXIT, position_id=position, lots=lots, reference_price=exit_reference, **place)
-        self.record(kind=l.CLOSED, position_id=position, pnl=pnl, fees=7, lots=100, entry_price=10_000, exit_price=10_001, opened_ns=self.seq,
-                    exit_reason=l.EXIT_STOP, **place)
-        return position
-
-    def learned(self) -> int:
-        return int(barriers.word(self.memory.board.cursors, 0, barriers.LEARNED_ORDERS))
-
-    def close(self) -> None:
-        self.journal.close()
-        segment.remove("learn")
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("TRADER_SHM", str(tmp_path))
-    made = World(tmp_path)
-    yield made
-    made.close()
-
-
-def child_of(folder: str, memory: Any) -> Child:
-    boot = Boot(role="reflection", instance="learn", mode="paper", market="replay", run_id="r", run_dir=folder, state_dir=folder,
-                socket_dir=folder)
-    return Child(boot, l.REFLECTION, memory, logging.getLogger("reflection"))
+world = pytest.fixture(worlds)
 
 
 def run_main(folder: str, safe_after_s: float | None) -> None:
@@ -505,13 +265,6 @@ def test_a_trade_on_paper_pays_what_trades_of_its_coin_have_slipped(world: World
     reflection.store.close()
 
 
-def reflecting(world: World, folder: Path) -> module.Reflection:
-    """The process's object in this one, over this test's own journal."""
-    reflection = module.Reflection(child_of(str(folder), world.memory))
-    reflection._journal = world.journal
-    return reflection
-
-
 def test_candidates_are_put_forward_again_where_a_predecessor_was(world: World, tmp_path: Path) -> None:
     reflection = reflecting(world, tmp_path)
     for number in range(30):
@@ -560,10 +313,3 @@ def test_steps_become_events_once_the_recorder_has_them(world: World, tmp_path: 
     server.close()
     teller.close()
     reflection.store.close()
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)

@@ -29,8 +29,8 @@ from ipc import layout as l
 from ipc import messages
 from tests import power
 from tests.journal_scene import DEPOSIT, NOON_NS, RUN_FACTS, SPOT, market_day, plan, position_fact
+from tests.learn_scene import closed, stored
 from tests.relearn import contents
-from tests.test_control_learn import closed, stored
 
 COMMITS = 9
 
