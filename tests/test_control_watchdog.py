@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from control.supervise.chronicle import Chronicle
 from control.supervise.policy import PERMANENT_FAILURE, Deaths, RestartPolicy
 from control.supervise.role import STALL_S, State, Supervised
+from control.supervise.view import View
 from control.supervise.watchdog import TURN_S, Phase, Watchdog
 from hotpath.courier import AGAIN_S, PATIENCE_S
 from ipc import layout as l
@@ -595,3 +597,17 @@ def test_an_unanswered_event_is_sent_again_on_a_fresh_socket(running: World) -> 
     running.line.answers = True
     running.for_s(PATIENCE_S * 1.5)
     assert running.chronicle.waiting == 0
+
+
+def test_a_process_that_has_ended_is_shown_as_restarting_before_the_watchdog_has_come_to_it_until_its_successor_is_ready(running: World) -> None:
+    def shown() -> dict[str, Any]:
+        memory = SimpleNamespace(board=SimpleNamespace(processes=running.rows), ticks=SimpleNamespace(readers={l.SNIPER: {"cursor": 0}}))
+        return View(SimpleNamespace(memory=memory, watchdog=running.dog)).processes()[l.SNIPER]
+    assert (shown()["state"], shown()["pid"]) == ("healthy", running.children["sniper"].pid)
+    running.children["sniper"].die(-9)  # its row still says so, and nobody has looked
+    assert running.state("sniper") is State.READY
+    assert (shown()["state"], shown()["pid"]) == ("restarting", None)
+    running.for_s(0.2)
+    assert (shown()["state"], shown()["pid"]) == ("starting", running.children["sniper"].pid)
+    running.ready("sniper")
+    assert (shown()["state"], shown()["restarts"]) == ("healthy", 1)
