@@ -42,7 +42,8 @@ _SETTINGS: dict[str, Any] = {
     "limits.max_open_positions": 1000, "limits.max_symbol_exposure_bps": 10_000, "limits.daily_loss_bps": 10_000,
     "limits.max_entries_per_day": 1_000_000, "limits.min_confidence": 0.0,
     "limits.price_collar_bps": 10_000, "limits.window_collar_bps": 10_000, "limits.duplicate_window_ms": 0,
-    "limits.max_messages_per_s": 1e6, "limits.max_repeats": 100_000, "limits.repeat_window_s": 1, "paper.initial_balance": 1e6}
+    "limits.max_messages_per_s": 1e6, "limits.max_repeats": 100_000, "limits.repeat_window_s": 1, "paper.initial_balance": 1e6,
+    "learning.apply": False}  # all four lose here, and would be shut
 _STRATEGIES = """
 from control.think.strategy import Condition, Strategy, equity_bps
 from ipc.messages import Rung
