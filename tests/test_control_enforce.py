@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -93,8 +94,16 @@ def test_a_condition_ends_before_an_hour_that_is_shut() -> None:
     assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "14")).conditions[0].paper, "it begins in it"
 
 
-def test_a_condition_ends_before_a_day_that_is_shut() -> None:
-    assert put(condition(valid_for_s=86_400), active("day", "Friday")).conditions[0].valid_for_s == (10 * 3600 + 600)
+@pytest.mark.parametrize(("day", "days"), [("Friday", 0), ("Saturday", 1), ("Tuesday", 4), ("Wednesday", 5)])
+def test_a_condition_ends_before_a_day_that_is_shut_however_far_it_is(day: str, days: int) -> None:
+    assert put(condition(valid_for_s=7 * 86_400), active("day", day)).conditions[0].valid_for_s == (days * 24 + 10) * 3600 + 600
+
+
+def test_shut_hours_of_a_large_plan_are_looked_for_once_for_each_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, asked = Snapshot({}, [active("day", "Wednesday")], NOW, 1e-8), list[int]()
+    monkeypatch.setattr(known, "time_is_shut", lambda at_ns: bool(asked.append(at_ns)))
+    enforced([condition(valid_for_s=7 * 86_400)] * 500, "momentum", known, market(), NOW, CAPS)
+    assert len(asked) == 7 * 24
 
 
 def test_an_entry_that_belongs_to_a_candidate_that_wins_is_larger() -> None:
@@ -117,16 +126,16 @@ def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
 
 
 @pytest.mark.parametrize(("size", "caps", "most", "expected"), [
-    (("equity_bps", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("equity_bps", "500"), Caps(2000, 520.0, 10_000.0), 0, "520"),
+    (("equity_bps", "500"), Caps(600, 1e6, 10_000.0), 0, "594"), (("equity_bps", "500"), Caps(2000, 520.0, 10_000.0), 0, "514"),
     (("equity_bps", "500"), CAPS, 550, "550"), (("equity_bps", "500"), CAPS, 400, "500"),
-    (("equity_bps", "500"), Caps(None, 1e6, 10_000.0), 0, "500"), (("equity_bps", "500"), Caps(2000, 1e6, 10_000.0, {"BTC/USDT": 1400.0}), 0, "600"),
+    (("equity_bps", "500"), Caps(None, 1e6, 10_000.0), 0, "500"), (("equity_bps", "500"), Caps(2000, 1e6, 10_000.0, {"BTC/USDT": 1400.0}), 0, "594"),
     (("equity_bps", "500"), Caps(2000, 1e6, 10_000.0, {"BTC/USDT": 1900.0}), 0, "500"),
-    (("quote", "500"), Caps(600, 1e6, 10_000.0), 0, "600"), (("quote", "500"), CAPS, 0, "750"), (("base", "2"), CAPS, 0, "2"),
+    (("quote", "500"), Caps(600, 1e6, 10_000.0), 0, "594"), (("quote", "500"), CAPS, 0, "750"), (("base", "2"), CAPS, 0, "2"),
     (("quote", "900"), Caps(600, 1e6, 10_000.0), 0, "900")],
     ids=["exposure", "order value", "the strategy's own", "never smaller", "no limit set", "beside what is held", "no room beside it",
          "quote to the limit", "quote", "base", "above the limit"])
 def test_a_favour_goes_no_further_than_the_limits(size: tuple[str, str], caps: Caps, most: int, expected: str) -> None:
-    """Else the gate would refuse what it has made too large, and a favoured coin would not be traded at all."""
+    """Else the gate would refuse what it has made too large, and a favoured coin would not be traded at all. Equity and price may move a little."""
     one = condition(size=Size(kind=size[0], value=size[1]), most_equity_bps=most)  # type: ignore[arg-type]
     assert put(one, active("coin", "BTC/USDT", "wins", 40), caps=caps).conditions[0].size.value == expected
 
@@ -155,7 +164,7 @@ def test_a_candidate_that_names_a_part_of_the_day_has_plans_looked_at_again_when
 
 
 def test_an_amount_of_the_base_currency_is_reduced_to_whole_lots_and_one_of_no_lot_is_on_paper() -> None:
-    for value, expected, paper in (("0.10003", "0.05001", False), ("0.00001", "0.00001", True), ("1.5", "0.75", False)):
+    for value, expected, paper in (("0.12003", "0.06001", False), ("0.00001", "0.00001", True), ("1.5", "0.75", False)):
         (found,) = put(condition(size=Size(kind="base", value=value)), active("coin", "BTC/USDT", mean_bps=-5)).conditions
         assert (found.size.value, found.paper) == (expected, paper)
 
@@ -179,7 +188,8 @@ def test_a_scaled_share_of_equity_is_never_more_than_the_factor(bps: int, scale:
 
 
 @pytest.mark.parametrize(("size", "equity", "paper"), [
-    (("equity_bps", "100"), 500.0, True), (("equity_bps", "100"), 2000.0, False), (("quote", "9"), 1e4, True), (("quote", "10"), 1e4, False),
+    (("equity_bps", "100"), 500.0, True), (("equity_bps", "100"), 2000.0, False), (("quote", "9"), 1e4, True), (("quote", "10"), 1e4, True),
+    (("quote", "10.4"), 1e4, False),
     (("base", "0.05"), 1e4, True), (("base", "0.2"), 1e4, False), (("equity_bps", "1"), 1e9, True)])
 def test_what_would_become_too_small_for_the_venue_is_followed_on_paper(size: tuple[str, str], equity: float, paper: bool) -> None:
     """Else nothing would be traded, nothing followed, and the restriction could never be found wrong."""
@@ -187,3 +197,20 @@ def test_what_would_become_too_small_for_the_venue_is_followed_on_paper(size: tu
     (found,) = put(one, active("strategy", "momentum"), caps=Caps(2000, 1e6, equity)).conditions
     assert found.paper is paper
     assert (found.size == one.size) is paper, "on paper it keeps its whole size"
+
+
+PERPETUAL = Facts("BTC/USDT", True, Decimal("0.1"), Decimal("0.001"), Decimal(100), 10.0)
+
+
+@pytest.mark.parametrize(("last", "bps", "paper"), [(95_000.0, 300, True), (60_000.0, 220, True), (40_000.0, 300, False), (95_000.0, 450, False),
+                                                    (50_200.0, 210, True)],
+                         ids=["one lot of two", "not two lots", "three of seven", "two of four", "enough only if the price stays"])
+def test_what_would_be_too_small_in_whole_lots_is_followed_on_paper(last: float, bps: int, paper: bool) -> None:
+    """The sniper rounds down to lots, and the venue refuses less than its least order: there would be neither an order nor a trade on paper."""
+    there = Market(NOW, 10, {"BTC/USDT": PERPETUAL}, {"BTC/USDT": Quote(last, last - 0.1, last + 0.1)},  # type: ignore[arg-type]
+                   lambda symbol, count: None)  # type: ignore[arg-type, return-value]
+    one = condition(size=Size(kind="equity_bps", value=str(bps)), level=str(last))
+    (found,) = enforced([one], "momentum", Snapshot({}, [active("strategy", "momentum")], NOW, 1e-8), there, NOW, CAPS).conditions
+    assert found.paper is paper
+    lots = math.floor(10_000.0 * int(found.size.value) / 1e4 / (last * 0.001))
+    assert paper or lots * 0.001 * last >= 100

@@ -50,8 +50,8 @@ def active(variant: str = "widen target", strategy: str = "momentum", stage: str
                       made_ns=0, since_ns=0, trades=50, mean_bps=mean_bps, log_e=9, needed=8, since=Evidence(direction="loses"))
 
 
-def put(one: Condition, *adaptations: Adaptation, apply: bool = True, due_ns: int = NOW, spread: float = 0.02) -> Enforced:
-    return enforced([one], "momentum", Snapshot({}, adaptations, NOW, 1e-8, apply), market(spread), due_ns, CAPS)
+def put(one: Condition, *adaptations: Adaptation, apply: bool = True, due_ns: int = NOW, spread: float = 0.02, caps: Caps = CAPS) -> Enforced:
+    return enforced([one], "momentum", Snapshot({}, adaptations, NOW, 1e-8, apply), market(spread), due_ns, caps)
 
 
 # ── what is applied ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -76,6 +76,35 @@ def test_levels_that_are_prices_move_from_where_the_entry_is_expected(variant: s
     anchored = condition(level=None, anchor="100", move_bps=100, stop_bps=0, stop_price="100.00")
     (one,) = put(anchored, active("widen stop")).conditions
     assert one.stop_price == "99.5", "from 101, where it fires"
+
+
+def test_a_stop_at_a_price_is_measured_from_the_limit_at_which_the_entry_comes() -> None:
+    """From the level that only triggers it, the loss at the stop would grow by a third."""
+    own = condition(direction="down", order="limit", limit_price="99.5", stop_bps=0, target_bps=0, stop_price="99",
+                    size=Size(kind="quote", value="1000"))
+    (one,) = put(own, active("widen stop")).conditions
+    losses = [float(found.size.value) * (99.5 - float(found.stop_price or 0)) for found in (own, one)]
+    assert one.stop_price == "98.75"
+    assert losses[1] <= losses[0] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("trigger", [{"level": None, "feature": "volume_burst", "value": 3.0}, {"rebound_bps": 20}], ids=["feature", "rebound"])
+def test_a_stop_at_a_price_stays_where_nobody_knows_at_which_price_the_entry_comes(trigger: dict[str, Any]) -> None:
+    own = condition(stop_bps=0, target_bps=0, stop_price="99", **trigger)
+    (one,) = put(own, active("widen stop")).conditions
+    assert (one.stop_price, one.size, one.twin_stop_pct) == ("99", own.size, 0)
+
+
+@pytest.mark.parametrize(("variant", "own", "caps"), [
+    ("widen stop", {}, CAPS._replace(stop_bps=110)), ("widen stop", {"stop_bps": 0, "stop_price": "99.2"}, CAPS._replace(stop_bps=110)),
+    ("widen target", {}, CAPS._replace(target_bps=230)), ("widen target", {"target_bps": 0, "target_price": "101.6"}, CAPS._replace(target_bps=230))],
+    ids=["stop", "stop at a price", "target", "target at a price"])
+def test_a_level_is_not_moved_beyond_what_its_strategy_permits(variant: str, own: dict[str, Any], caps: Caps) -> None:
+    (one,) = put(condition(**own), active(variant), caps=caps).conditions
+    assert {name: getattr(one, name) for name in ("stop_bps", "stop_price", "target_bps", "target_price")} == {
+        "stop_bps": 80, "stop_price": None, "target_bps": 160, "target_price": None} | own
+    (one,) = put(condition(**own), active(variant), caps=caps._replace(stop_bps=120, target_bps=240)).conditions
+    assert (one.twin_stop_pct, one.twin_target_pct) != (0, 0)
 
 
 def test_what_is_of_another_strategy_or_in_the_shadow_changes_nothing() -> None:

@@ -91,6 +91,11 @@ class Advised(Analyst):
         return min(super().most_stop_bps, self._llm.most_stop_bps)
 
     @property
+    def most_target_bps(self) -> int:
+        """Beyond it learning does not move a target."""
+        return self._llm.most_target_bps
+
+    @property
     def waiting(self) -> bool:
         """A model is being asked: one whose turn it is in a lockstep waits for it."""
         return self._advisor is not None and self._advisor.asking

@@ -2,14 +2,15 @@
 
 Sizes are multiplied and rounded down, and enlarged no further than to the limits and to what the strategy itself permits (`most_equity_bps`). What a
 restriction shuts, or makes smaller than the venue's least order, is armed on paper, so that the restriction can be found wrong, and is never an
-order. A condition ends before an hour that is shut begins. Stop or target go where a variant of the strategy's exits has them that is active, and
-each position gets a twin that compares (control/think/exits.py). Each condition also gets the last price, and the funding rate of a perpetual, as
-they were when it was planned.
+order. A condition ends before an hour or a day that is shut begins. Stop or target go where a variant of the strategy's exits has them that is
+active, and each position gets a twin that compares (control/think/exits.py). Each condition also gets the last price, and the funding rate of a
+perpetual, as they were when it was planned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ import msgspec
 
 from control.learn.exits import Variant, parts
 from control.learn.gate import Adaptation
-from control.learn.kinds import Kind, combined, hour_ends_ns
+from control.learn.kinds import HOUR_NS, Kind, combined, hour_ends_ns
 from control.think import exits
 from control.think.strategy import Facts, Market
 from ipc.messages import Condition, Size
@@ -25,6 +26,10 @@ from ipc.messages import Condition, Size
 _SECOND_NS = 1_000_000_000
 #: decimals of a size
 _SMALLEST = Decimal("1e-18")
+#: hours in which what is shut is looked for: as long as a condition may be valid
+_HOURS = 7 * 24
+#: by how much price and equity may have moved when a condition fires, so that neither a limit nor the venue's least order stands in the way
+_MOVED = 0.01
 
 
 class Known(Protocol):
@@ -45,19 +50,21 @@ class Known(Protocol):
 
 class Caps(NamedTuple):
     """What a size is not enlarged beyond: limits of an entry (None: not set), the account's equity, and what it has open or working by symbol. A stop
-    is not widened beyond `stop_bps`."""
+    is not widened beyond `stop_bps`, nor a target beyond `target_bps`."""
 
     exposure_bps: int | None
     order_value: float | None
     equity: float
     exposure: Mapping[str, float] = {}
     stop_bps: int = 10_000
+    target_bps: int = 10_000
 
     def equity_bps(self, symbol: str) -> float:
-        """As a share of equity; 0 where a limit is not set."""
+        """As a share of equity, a little below the limits; 0 where one is not set."""
         if self.exposure_bps is None or self.order_value is None or not self.equity > 0:
             return 0.0
-        return max(0.0, min(self.exposure_bps - 1e4 * self.exposure.get(symbol, 0.0) / self.equity, 1e4 * self.order_value / self.equity))
+        least = min(self.exposure_bps - 1e4 * self.exposure.get(symbol, 0.0) / self.equity, 1e4 * self.order_value / self.equity)
+        return max(0.0, least * (1.0 - _MOVED))
 
 
 class Enforced(NamedTuple):
@@ -70,10 +77,10 @@ class Enforced(NamedTuple):
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
     found, touched, ended = [], dict[int, tuple[Adaptation, set[str], bool]](), dict[int, tuple[Adaptation, set[str]]]()
-    of_exits = known.exits(strategy)
+    of_exits, shut = known.exits(strategy), _hours_that_are_shut(known)
     variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
-        fields, concerning = _one(one, strategy, known, market, due_ns, caps)
+        fields, concerning = _one(one, strategy, known, market, due_ns, caps, shut)
         moved, twin = _exits(one, fields, variant if known.applies else None, variant, market, due_ns, place, caps)
         found.append(changed := msgspec.structs.replace(one, **fields | moved | twin))
         concerning += [of_exits] if moved and of_exits is not None else []
@@ -89,7 +96,8 @@ def enforced(conditions: Sequence[Condition], strategy: str, known: Known, marke
     return Enforced(found, told | {number: _words(adaptation, symbols, paper) for number, (adaptation, symbols, paper) in touched.items()})
 
 
-def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> tuple[dict[str, Any], list[Adaptation]]:
+def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps,
+         shut: Callable[[int], int | None]) -> tuple[dict[str, Any], list[Adaptation]]:
     """What changes of a condition, but for its exits, and which adaptations have changed it."""
     begins_ns = due_ns + one.valid_after_s * _SECOND_NS
     concerning = known.concerning(Kind(one.symbol, strategy, one.side, one.pattern, one.regime), begins_ns)
@@ -102,12 +110,12 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     if 0.0 < scale != 1.0:
         size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity,
                       facts.lot_size if facts else _SMALLEST)
-        if size is None or (scale < 1.0 and facts and last and _is_too_small(size, facts, last, caps.equity)):
+        if size is None or (scale < 1.0 and facts and last and _is_too_small(one, size, facts, last, caps.equity)):
             fields["paper"] = True
         else:
             fields["size"] = size
-    if not fields["paper"]:
-        fields["valid_for_s"] = _until_shut(one.valid_for_s, begins_ns, known)
+    if not fields["paper"] and (shut_ns := shut(begins_ns)) is not None:
+        fields["valid_for_s"] = min(one.valid_for_s, max(1, (shut_ns - begins_ns) // _SECOND_NS))
     changes = fields["paper"] != one.paper or fields.get("size", one.size) != one.size
     return fields, [adaptation for adaptation in concerning if adaptation.scale == scale] if changes else []
 
@@ -118,28 +126,36 @@ def _exits(one: Condition, fields: dict[str, Any], applied: Variant | None, vari
     facts, quote = market.facts.get(one.symbol), market.quotes.get(one.symbol)
     if "size" in fields or fields["paper"] != one.paper:
         one = msgspec.structs.replace(one, size=fields.get("size", one.size), paper=fields["paper"])
-    moved = exits.moved(one, applied, facts, quote) if applied is not None else None
-    if moved and "size" in moved and facts and quote and quote.last > 0 and _is_too_small(moved["size"], facts, quote.last, caps.equity):
+    most_bps = None if applied is None else caps.stop_bps if applied.level == "stop" else caps.target_bps
+    moved = exits.moved(one, applied, facts, quote, most_bps) if applied is not None else None
+    if moved and "size" in moved and facts and quote and quote.last > 0 and _is_too_small(one, moved["size"], facts, quote.last, caps.equity):
         moved = None  # an order that the venue refuses would compare nothing
-    if moved and moved.get("stop_bps", 0) > max(one.stop_bps, caps.stop_bps):
-        moved = None
     return moved or {}, exits.twin_of(one, variant, moved is not None, facts, quote, due_ns, place)
 
 
-def _until_shut(valid_for_s: int, begins_ns: int, known: Known) -> int:
-    """Seconds until an hour begins in which there are no entries, at most those asked for."""
-    at_ns = begins_ns
-    while (at_ns := hour_ends_ns(at_ns)) < begins_ns + min(valid_for_s, 86_400) * _SECOND_NS:
-        if known.time_is_shut(at_ns):
-            return max(1, (at_ns - begins_ns) // _SECOND_NS)
-    return valid_for_s
+def _hours_that_are_shut(known: Known) -> Callable[[int], int | None]:
+    """When the next hour begins, behind that of a time, in which there are no entries; None where there is none for as long as a condition may be
+    valid. Looked for once for each hour, as plans have many conditions."""
+    found: dict[int, int | None] = {}
+
+    def next_shut_ns(begins_ns: int) -> int | None:
+        first_ns = hour_ends_ns(begins_ns)
+        if first_ns not in found:
+            hours = (first_ns + number * HOUR_NS for number in range(_HOURS))
+            found[first_ns] = next((at_ns for at_ns in hours if known.time_is_shut(at_ns)), None)
+        return found[first_ns]
+
+    return next_shut_ns
 
 
-def _is_too_small(size: Size, facts: Facts, last: float, equity: float) -> bool:
-    """The venue takes no order of that size."""
+def _is_too_small(one: Condition, size: Size, facts: Facts, last: float, equity: float) -> bool:
+    """The venue would take no order of that size, in whole lots, at the last price or where the condition waits, or a little beside it."""
+    prices = [last, *(float(text) for text in (one.level, one.limit_price) if text is not None)]
+    high, low, lot = max(prices) * (1.0 + _MOVED), min(prices) * (1.0 - _MOVED), float(facts.lot_size)
     amount = float(size.value)
-    value = amount * last if size.kind == "base" else amount * equity / 1e4 if size.kind == "equity_bps" else amount
-    return value < max(float(facts.min_notional), float(facts.lot_size) * last)
+    lots = amount / lot if size.kind == "base" else (amount * equity / 1e4 if size.kind == "equity_bps" else amount) / (high * lot)
+    whole = math.floor(lots + 1e-9)
+    return whole < 1 or whole * lot * low < float(facts.min_notional)
 
 
 def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decimal = _SMALLEST) -> Size | None:

@@ -2,7 +2,7 @@
 
 A stop is not moved to where the spread alone would reach it, a target not to the last rung of a ladder or nearer. Where a stop is widened the size is
 divided by as much, so that the loss at the stop does not grow. Where no such size is left, or a level cannot be moved, the condition keeps what it
-has. The distance of a level that is given as a price is that from where the entry is expected.
+has. The distance of a level that is given as a price is that from where the entry is expected; where no price says that, it is not moved.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ _MOST_BPS, _MOST_STOP_BPS = 10_000, 9_999
 _SMALLEST: Final = Decimal("1e-18")
 
 
-def moved(one: Condition, variant: Variant, facts: Facts | None, quote: Quote | None) -> dict[str, Any] | None:
-    """The fields of a condition with a variant's exits; None where it has no such level, or it cannot be moved."""
+def moved(one: Condition, variant: Variant, facts: Facts | None, quote: Quote | None, most_bps: int | None = None) -> dict[str, Any] | None:
+    """The fields of a condition with a variant's exits; None where it has no such level, or it cannot be moved. It is not moved away beyond
+    `most_bps` (None: as far as levels go)."""
     bps, text = (one.stop_bps, one.stop_price) if variant.level == "stop" else (one.target_bps, one.target_price)
     fields: dict[str, Any]
     if bps:
         own, new = Decimal(bps), Decimal((bps * variant.percent + 50) // 100)
         new_bps = float(new)
         fields = {f"{variant.level}_bps": int(new)}
-    elif text is not None and facts is not None and (entry := _entry(one, quote)) > 0:
+    elif text is not None and facts is not None and (entry := _entry(one)) > 0:
         level, tick = Decimal(text), facts.tick_size
         price = ((entry + (level - entry) * variant.percent / 100) / tick).to_integral_value(ROUND_HALF_EVEN) * tick
         own, new = abs(level - entry), abs(price - entry)
@@ -42,6 +43,8 @@ def moved(one: Condition, variant: Variant, facts: Facts | None, quote: Quote | 
         return None
     most = _MOST_STOP_BPS if variant.level == "stop" and one.side == "buy" else _MOST_BPS
     if not own > 0 or not 1.0 <= new_bps <= most or new == own or (new > own) != (variant.percent > 100):
+        return None
+    if most_bps is not None and new > own and new_bps > most_bps:
         return None
     if variant.level == "target" and one.ladder and new_bps <= one.ladder[-1].bps:
         return None
@@ -55,13 +58,17 @@ def moved(one: Condition, variant: Variant, facts: Facts | None, quote: Quote | 
     return fields
 
 
-def _entry(one: Condition, quote: Quote | None) -> Decimal:
-    """Price at which an entry is expected, as far as its condition tells: else the last one; 0 where there is none."""
+def _entry(one: Condition) -> Decimal:
+    """Price at which an entry is expected, as its condition tells; 0 where it does not: what triggers it may come at any price."""
+    if one.rebound_bps:
+        return Decimal(0)
+    if one.limit_price is not None:
+        return Decimal(one.limit_price)
     if one.level is not None:
         return Decimal(one.level)
     if one.anchor is not None:
         return Decimal(one.anchor) * (10_000 + (one.move_bps if one.direction == "up" else -one.move_bps)) / 10_000
-    return Decimal(repr(quote.last)) if quote is not None and quote.last > 0 else Decimal(0)
+    return Decimal(0)
 
 
 def _smaller(size: Size, own: Decimal, new: Decimal, facts: Facts | None) -> Size | None:

@@ -210,7 +210,7 @@ class Planning:
         portfolio = dataclasses.replace(self.view.portfolio(planner.number), planned_ns=planned_ns,
                                         armed=lambda: self._armed.of(planner.number, due_ns))
         limits = Caps(self._limits.max_symbol_exposure_bps, self._limits.max_order_value, portfolio.equity, portfolio.exposure,
-                      most if isinstance(most := getattr(planner.strategy, "most_stop_bps", 0), int) and most > 0 else 10_000)
+                      _most(planner.strategy, "most_stop_bps"), _most(planner.strategy, "most_target_bps"))
         try:
             output = planner.strategy.plan(market, portfolio, knowledge)
             while self._may_wait() and getattr(planner.strategy, "waiting", False):
@@ -266,6 +266,12 @@ def _kind_of(failure: KnowledgeError | StrategyError) -> Kind:
     if isinstance(failure, KnowledgeError):
         return Kind.GENERAL
     return classify(failure.__cause__) if failure.__cause__ is not None else Kind.DATA
+
+
+def _most(strategy: Any, name: str) -> int:
+    """How far a strategy lets learning move a level, in bps, if it says so."""
+    most = getattr(strategy, name, 0)
+    return most if isinstance(most, int) and most > 0 else 10_000
 
 
 def _place(error: BaseException) -> str:
