@@ -98,7 +98,8 @@ class Run:
                 if sizes[number] > 0.0:
                     self.learner.remember(Kind(symbol, STRATEGY, "buy"), int(trades.opened[number]) * market.MINUTE_NS, now_ns, number, result)
                 closed[symbol] += 1
-                for step in self.learner.closed(number, result, now_ns):
+                self.learner.closed(number, result, now_ns)
+                for step in self.learner.look_if_due():
                     self.steps.append((minute, step))
                     if (one := step.adaptation).claim == Claim("coin", one.value, "loses") and one.stage == "active":
                         self.needed.setdefault(one.value, closed[one.value])

@@ -29,6 +29,7 @@ def relearned(journal: Journal, folder: Path, strategies: int, until: Applied | 
             break
         follower.take(incarnation, row)
         applied = at
+        follower.look_if_due()
         store.store(applied, follower.take_changes(), learner, learner.take_changes())
     try:
         return contents(store)

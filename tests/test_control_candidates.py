@@ -70,7 +70,8 @@ class Bench:
         result = 150.0 if chance.random() < (mean_bps + 90) / 240 else -90.0
         self.learner.opened(self.number, Opened(kind=kind, opened_ns=opened_ns, span_bps=200.0))
         self.learner.remember(kind, opened_ns, opened_ns + HOUR_NS // 2, self.number, result)
-        for step in self.learner.closed(self.number, result, opened_ns + HOUR_NS // 2):
+        self.learner.closed(self.number, result, opened_ns + HOUR_NS // 2)
+        for step in self.learner.look_if_due():
             self.steps.append((self.number, step.adaptation.family, step.adaptation.value, step.adaptation.stage))
 
 

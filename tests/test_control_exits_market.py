@@ -58,8 +58,9 @@ class Play:
             self.learner.opened(2 * number + 1, Opened(kind=kind, opened_ns=now_ns, span_bps=span, made=False,
                                                        exits=value_of("momentum", what.variant.name)))
             ended_ns = now_ns + max(minutes, later) * MINUTE_NS
-            self.steps += self.learner.closed(2 * number, gained - cost_bps, now_ns + minutes * MINUTE_NS)
-            self.steps += self.learner.closed(2 * number + 1, (gained - beside) * (1 if what.adapted else -1), ended_ns)
+            self.learner.closed(2 * number, gained - cost_bps, now_ns + minutes * MINUTE_NS)
+            self.steps += self.learner.look_if_due()
+            self.learner.closed(2 * number + 1, (gained - beside) * (1 if what.adapted else -1), ended_ns)
             self.results.append((gained - cost_bps) * int(one.size.value) / 300)
             self.own.append(result(every[number], 80, 160)[0] - cost_bps)
             now_ns = ended_ns + MINUTE_NS

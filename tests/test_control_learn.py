@@ -278,6 +278,44 @@ def test_candidates_are_put_forward_again_where_a_predecessor_was(world: World, 
     again.store.close()
 
 
+def test_trades_are_known_before_what_comes_of_them_is_decided_and_a_successor_decides_as_of_then(world: World, tmp_path: Path,
+                                                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    one = reflecting(world, tmp_path)
+    for number in range(10):
+        world.trade(number % 2, -100 * USDT)
+
+    def dies(now_ns: int) -> list[Step]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one.learner, "look", dies)
+        with pytest.raises(KeyboardInterrupt):
+            one.step()
+    due_ns = one.learner.state.due_ns
+    assert due_ns > 0
+    assert (one.store.learned().trades, one.store.state().due_ns, one.store.state().looks) == (10, due_ns, 0)
+    one.store.close()
+    world.trade(0, -100 * USDT)
+    again = reflecting(world, tmp_path)
+    again.step()
+    assert (again.store.learned().trades, again.store.state().looks, again.store.state().since_look) == (11, 1, 1)
+    assert again.store.state().last_look_ns == due_ns
+    again.store.close()
+
+
+def test_a_look_comes_after_its_hours_with_the_next_plan_where_no_trade_closes(world: World, tmp_path: Path) -> None:
+    one = reflecting(world, tmp_path)
+    world.trade(0, -100 * USDT)
+    closed_ns = world.seq
+    world.record(kind=l.SWAPPED, event_ns=closed_ns + 3_599_999_999_999)
+    one.step()
+    assert one.store.state().looks == 0
+    world.record(kind=l.SWAPPED, event_ns=closed_ns + 3_600_000_000_000)
+    one.step()
+    assert (one.store.state().looks, one.store.state().since_look) == (1, 0)
+    one.store.close()
+
+
 def test_a_look_at_a_persons_word_decides_at_once_and_is_stored(world: World, tmp_path: Path) -> None:
     for _ in range(3):
         world.trade(0, 4)

@@ -107,6 +107,7 @@ def test_an_hour_has_to_be_worse_than_what_its_strategy_does_in_general() -> Non
         opened = trade(hour=hour + 24 * (number // 24))
         one.opened(number, opened)
         one.closed(number, (-150.0 if worse else -40.0) + chance.uniform(-20, 20), opened.opened_ns + HOUR_NS // 2)
+        one.look_if_due()
     log_e = {claim.value: piece.evidence.log_e for claim, piece in one.claims.items() if claim.family == "hour"}
     assert log_e["14"] == max(log_e.values())
     assert all(value < 1.0 for hour, value in log_e.items() if hour != "14")
@@ -129,6 +130,7 @@ def test_an_hour_that_is_no_worse_than_the_others_any_more_is_opened_again() -> 
             one.opened(number, msgspec.structs.replace(opened, made=not shut))
             mean_bps = worse_bps if hour == 14 else -40.0
             one.closed(number, mean_bps + chance.uniform(-30, 30), opened.opened_ns + HOUR_NS // 2)
+            one.look_if_due()
 
     claim = Claim("hour", "14", "loses")
     for _ in range(120):
@@ -149,6 +151,35 @@ def test_what_a_restriction_has_avoided_is_counted_once_and_for_the_strongest() 
     assert one.take_changes().adaptations[mine.number].avoided == 300
 
 
+def test_a_trade_that_the_strongest_restriction_keeps_from_being_made_speaks_to_that_alone() -> None:
+    """Else a strategy would stay at half its size for losses of coins that it does not trade any more."""
+    one = learner_with(coin := adaptation(), resized := adaptation("strategy", "momentum"), hour := adaptation("hour", "14"))
+    one.opened(1, trade(made=False))
+    one.closed(1, -90.0, 15 * HOUR_NS)
+    assert [found.since.trades for found in (coin, hour, resized)] == [1, 1, 0]
+    assert {claim.family for claim in one.claims} == {"coin", "hour"}
+
+
+def test_a_resize_is_lifted_by_what_is_made_while_what_it_was_for_is_shut() -> None:
+    steps = [Step(adaptation(value=value, mean_bps=-50.0), "") for value in "AB"]
+    resized = adaptation("strategy", "momentum", mean_bps=-30.0)
+    resized.since = gate.watch_of("loses", -30.0)
+    steps.append(Step(resized, ""))
+    one = Learner(universe(4, 1, 0, 0), 10, 1e6, lambda *given: [steps.pop(0) for _ in range(len(steps))] or gate.look(*given))
+    one.look(1)
+    chance, now_ns = random.Random(4), HOUR_NS
+    for number in range(1, 1200):
+        kind, now_ns = Kind("ABCD"[number % 4], "momentum", "buy"), now_ns + HOUR_NS
+        won = chance.random() < ((-50.0 if kind.symbol in "AB" else 20.0) + 90.0) / 240.0
+        one.opened(number, Opened(kind=kind, opened_ns=now_ns, span_bps=200.0, made=one.scale(kind, now_ns) > 0))
+        one.closed(number, 150.0 if won else -90.0, now_ns + HOUR_NS // 4)
+        one.look_if_due()
+        if resized.claim not in one.standing:
+            break
+    assert resized.claim not in one.standing
+    assert {claim.value for claim in one.standing} >= {"A", "B"}
+
+
 def test_a_trade_that_has_become_too_small_to_be_made_speaks_to_what_made_it_so() -> None:
     """Else a strategy that is halved below the venue's least order would never be found to win again."""
     one = learner_with(mine := adaptation("strategy", "momentum"))
@@ -166,30 +197,60 @@ def test_an_opening_that_is_told_twice_counts_once() -> None:
 
 def test_an_end_that_nobody_saw_begin_is_passed_over() -> None:
     one = learner()
-    assert one.closed(7, -90.0, HOUR_NS) == []
-    assert one.claims == {}
+    one.closed(7, -90.0, HOUR_NS)
+    assert (one.claims, one.state.since_look) == ({}, 0)
 
 
-def test_a_look_comes_after_so_many_trades_after_so_many_hours_and_at_a_word() -> None:
+def looked(hours: float = 1.0) -> tuple[Learner, list[int]]:
+    """One that looks whenever it is due, as reflection does, and the times at which it has."""
     looks: list[int] = []
 
     def look(claims: Any, standing: Any, tested: Any, now_ns: int) -> list[Step]:
         looks.append(now_ns)
         return []
 
-    one = learner(look, hours=1)
-    for number in range(25):
+    return learner(look, hours=hours), looks
+
+
+def test_a_look_comes_after_so_many_trades_after_so_many_hours_and_at_a_word() -> None:
+    one, looks = looked()
+
+    def closes(number: int, now_ns: int) -> None:
         one.opened(number, trade())
-        one.closed(number, -90.0, number + 1)
+        one.closed(number, -90.0, now_ns)
+        one.look_if_due()
+
+    for number in range(25):
+        closes(number, number + 1)
     assert looks == [10, 20]
     one.look(99)
     for number in range(25, 35):
-        one.opened(number, trade())
-        one.closed(number, -90.0, number + 100)
+        closes(number, number + 100)
     assert looks == [10, 20, 99, 134]
-    one.opened(99, trade())
-    one.closed(99, -90.0, 134 + HOUR_NS)
+    closes(99, 134 + HOUR_NS)
     assert looks[-1] == 134 + HOUR_NS
+
+
+def test_a_look_comes_after_so_many_hours_though_no_other_trade_closes() -> None:
+    one, looks = looked()
+    one.opened(1, trade())
+    one.closed(1, -90.0, 5)
+    for now_ns in (6, 4 + HOUR_NS, 5 + HOUR_NS, 9 + HOUR_NS):
+        one.passes(now_ns)
+        one.look_if_due()
+    assert looks == [5 + HOUR_NS], "an hour after the first trade, and not again before another one has closed"
+
+
+def test_what_is_due_is_looked_at_as_of_then_whenever_that_is_done() -> None:
+    one, looks = looked()
+    for number in range(12):
+        one.opened(number, trade())
+        one.closed(number, -90.0, number + 1)
+    assert (looks, one.state.due_ns) == ([], 10)
+    another, later = looked()
+    another.restore(one.state, one.claims, one.open, [])
+    another.look_if_due()
+    assert (later, another.state.due_ns, another.look_if_due()) == ([10], 0, [])
 
 
 # ── what an adaptation does ──────────────────────────────────────────────────────────────────────────────────────────
@@ -325,7 +386,9 @@ def test_one_that_is_stored_and_restored_all_the_time_learns_the_same() -> None:
         is_open.append((number, result))
         while len(is_open) > chance.randrange(4):
             position, gain = is_open.pop(0)
-            made.append((told(straight.closed(position, gain, now)), told(stored.closed(position, gain, now))))
+            for one in (straight, stored):
+                one.closed(position, gain, now)
+            made.append((told(straight.look_if_due()), told(stored.look_if_due())))
         if number % 7 == 0:
             kept.take(stored)
             stored = kept.restored()

@@ -12,4 +12,4 @@ class Learning(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     apply: Annotated[bool, Meta(description="what was learned changes plans; false: it is learned and told, and changes nothing")] = True
     trades_between_looks: Annotated[int, Meta(ge=1, le=10_000, description="reflection after so many closed trades")] = 10
-    hours_between_looks: Annotated[float, Meta(gt=0, le=8760, description="or at the first trade that closes after so many hours")] = 1.0
+    hours_between_looks: Annotated[float, Meta(gt=0, le=8760, description="or after so many hours, if a trade has closed since")] = 1.0

@@ -32,8 +32,8 @@ from control.record.records import InstrumentFact
 from ipc import layout as l
 from ipc.messages import Condition
 
-#: kinds of records that say something of a trade
-KINDS: Final = (l.NEW, l.LIFECYCLE, l.CONTEXT, l.CLOSED, l.AFTERWARDS, l.PAPER_OPENED, l.PAPER_CLOSED)
+#: kinds of records that say something of a trade, and plans, which come also where no trade does: a look is due after some time, too
+KINDS: Final = (l.NEW, l.LIFECYCLE, l.CONTEXT, l.CLOSED, l.AFTERWARDS, l.PAPER_OPENED, l.PAPER_CLOSED, l.SWAPPED)
 _SIDES: Final = {l.BUY: "buy", l.SELL: "sell"}
 
 ScoreKey = tuple[Family, str]
@@ -115,6 +115,13 @@ class Follower:
                 self._closed(incarnation, np.array(row).view(l.TRADE)[()])
             case l.AFTERWARDS:
                 self._afterwards(row)
+        self.learner.passes(int(row["event_ns"]))
+
+    def look_if_due(self) -> list[Step]:
+        """Decide on everything, if that is due."""
+        steps = self.learner.look_if_due()
+        self.changes.steps += steps
+        return steps
 
     def look(self, now_ns: int) -> list[Step]:
         """Decide on everything now."""
@@ -204,7 +211,7 @@ class Follower:
         self.changes.last_ns = max(self.changes.last_ns, trade.closed_ns)
         if made:
             self.learner.remember(trade.kind, trade.opened_ns, trade.closed_ns, position_id, trade.net_bps)
-        self.changes.steps += self.learner.closed(position_id, trade.net_bps, trade.closed_ns, trade.pnl_quanta)
+        self.learner.closed(position_id, trade.net_bps, trade.closed_ns, trade.pnl_quanta)
         if trade.twin:
             self._one_of_pair_closed(position_id, trade.twin)
 
@@ -255,7 +262,7 @@ class Follower:
         self._count(("exits", base.pair), msgspec.structs.replace(
             base, pnl_quanta=round(base.variant_bps * quanta), fees_quanta=0, net_bps=base.variant_bps, closed_ns=now_ns))
         self.changes.trades[base_id], self.changes.opening[twin_id] = base, None
-        self.changes.steps += self.learner.closed(twin_id, base.variant_bps, now_ns)
+        self.learner.closed(twin_id, base.variant_bps, now_ns)
 
     def _afterwards(self, row: Any) -> None:
         position_id = int(row["position_id"])

@@ -1,10 +1,11 @@
 """What is learned of trades, as one state that only trades change: evidence for every claim, and the adaptations that came of it. Pure.
 
 A trade speaks for or against claims about each of its kinds (control/learn/kinds.py). One that is only followed on paper, since a restriction
-keeps it from being made (or makes it too small to be one), speaks to what restricts it alone: else a restriction could never be found wrong, and a
-strategy would be blamed for losses that nobody makes. It speaks to what there was when it opened: each piece of evidence has a `birth`, and an open
-trade remembers the births that it speaks to. A look at everything comes after every `trades_between_looks` trades that have closed, after
-`hours_between_looks`, and at a word; it also puts candidates forward.
+keeps it from being made (or makes it too small to be one), speaks to that alone, the strongest that restricts it: else a restriction could never be
+found wrong, and a strategy would be blamed for losses that nobody makes. It speaks to what there was when it opened: each piece of evidence has a
+`birth`, and an open trade remembers the births that it speaks to. A look at everything is due after every `trades_between_looks` trades that have
+closed, `hours_between_looks` after the last one if any has closed since, and at a word; it also puts candidates forward. What is due waits until
+whoever keeps the state has kept the trade.
 
 The state is the Struct `State` and pieces by their key, so that whoever keeps it stores what has changed (`take_changes`) and nothing else.
 """
@@ -65,7 +66,8 @@ class Piece(Struct, kw_only=True):
 
 class State(Struct, kw_only=True):
     """What is not in a piece. `version` rises with every change of what is active; `births`, `adaptations`: how many there ever were; `ended`: claims
-    of a family that were tested and have begun anew; `candidates` by name: patterns that were put forward and not given up."""
+    of a family that were tested and have begun anew; `candidates` by name: patterns that were put forward and not given up; `due_ns`: event time at
+    which a look came to be due, 0: none is."""
 
     version: int = 0
     births: int = 0
@@ -73,6 +75,7 @@ class State(Struct, kw_only=True):
     looks: int = 0
     since_look: int = 0
     last_look_ns: int = 0
+    due_ns: int = 0
     ended: dict[Family, int] = {}
     candidates: dict[str, Candidate] = {}
 
@@ -116,24 +119,23 @@ class Learner:
         """A trade opens, made or only followed; twice is once."""
         if position_id in self.open:
             return
-        restricting = [] if trade.made or trade.exits else [one for one in self._active(trade.kind, trade.opened_ns) if one.scale < 1.0]
+        restricting = [] if trade.made or trade.exits else self._restricting(trade)
         births = self._speaks_to(trade, restricting)
         for birth in births:
             self._by_birth[birth][1].opened(position_id, trade.span_bps, trade.opened_ns)
         self.open[position_id] = self._changes.opened[position_id] = Open(
             trade=trade, births=births, losing_bps=max(0.0, -self._general_bps(trade, "loses")),
             winning_bps=max(0.0, self._general_bps(trade, "wins")),
-            kept_by=min(((one.scale, one.number) for one in restricting), default=(0.0, 0))[1])
+            kept_by=min((one.number for one in restricting), default=0))
         self._touch(births)
         if len(self.open) > MOST_OPEN:
             self._forget(next(iter(self.open)))
 
-    def closed(self, position_id: int, net_bps: float, now_ns: int, pnl: int = 0) -> list[Step]:
-        """It closes, with that result after all costs (`pnl` in quanta); gives what changes by a look, if one is due. What nobody saw open says
-        nothing."""
+    def closed(self, position_id: int, net_bps: float, now_ns: int, pnl: int = 0) -> None:
+        """It closes, with that result after all costs (`pnl` in quanta). What nobody saw open says nothing."""
         found = self.open.get(position_id)
         if found is None:
-            return []
+            return
         births = [birth for birth in found.births if birth in self._by_birth]
         for birth in births:
             claim, evidence = self._by_birth[birth]
@@ -142,10 +144,16 @@ class Learner:
         self._avoided(found.kept_by, pnl)
         self._forget(position_id)
         if found.trade.exits:
-            return []  # no trade more: its position counts
+            return  # no trade more: its position counts
         self.state.since_look += 1
-        due = self.state.since_look >= self._every or (self.state.last_look_ns and now_ns - self.state.last_look_ns >= self._every_ns)
-        return self.look(now_ns) if due else []
+        self.state.last_look_ns = self.state.last_look_ns or now_ns  # the hours before the first look count from the first trade
+        self.passes(now_ns)
+
+    def passes(self, now_ns: int) -> None:
+        """It is that event time: a look may have come to be due."""
+        state = self.state
+        if state.since_look and not state.due_ns and (state.since_look >= self._every or now_ns - state.last_look_ns >= self._every_ns):
+            state.due_ns = now_ns
 
     def remember(self, kind: Kind, opened_ns: int, closed_ns: int, position_id: int, net_bps: float) -> None:
         """A closed trade that candidates may be found in, whatever the order in which they come."""
@@ -215,9 +223,13 @@ class Learner:
         return self.state.births
 
     # ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def look_if_due(self) -> list[Step]:
+        """Decide, if a look is due, as of the time at which it came to be."""
+        return self.look(self.state.due_ns) if self.state.due_ns else []
+
     def look(self, now_ns: int) -> list[Step]:
         """Decide on everything; gives what has become of it."""
-        self.state.since_look, self.state.last_look_ns = 0, now_ns
+        self.state.since_look, self.state.last_look_ns, self.state.due_ns = 0, now_ns, 0
         self.state.looks += 1
         there = Counter(claim.family for claim in self.claims)
         tested = {family: max(self._possible[family], there[family]) + self.state.ended.get(family, 0) for family in FAMILIES}
@@ -299,6 +311,12 @@ class Learner:
     # ── what is asked of it ──────────────────────────────────────────────────────────────────────────────────────────
     def _active(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         return [one for claim, one in self.standing.items() if one.stage == "active" and candidates.concerns(claim, kind, now_ns)]
+
+    def _restricting(self, trade: Opened) -> list[Adaptation]:
+        """What keeps a trade from being made: the strongest restrictions, as with them alone it would not be made either."""
+        found = [one for one in self._active(trade.kind, trade.opened_ns) if one.scale < 1.0]
+        least = min((one.scale for one in found), default=0.0)
+        return [one for one in found if one.scale == least]
 
     def scale(self, kind: Kind, now_ns: int) -> float:
         """By how much the size of such an entry is multiplied; 0: none is made."""

@@ -113,6 +113,7 @@ class Reflection:
             return 0
         assert self._journal is not None
         count = 0
+        self._look_if_due(follower)  # of trades that a predecessor has stored
         while True:
             table = self._journal.table("orders", (self.read.incarnation, self.read.seq), most=_READ)
             if not len(table.rows):
@@ -127,18 +128,28 @@ class Reflection:
         return count
 
     def _apply(self, follower: Follower, batch: list[tuple[int, Any]]) -> int:
-        """Take some records and store what they have changed; gives the trades that closed."""
-        began = time.perf_counter_ns()
-        for incarnation, row in batch:
+        """Take some records and store what they have changed; gives the trades that closed. A look has a transaction of its own, behind the one of
+        the trades that it comes of: they are known first."""
+        began, closed = time.perf_counter_ns(), 0
+        for number, (incarnation, row) in enumerate(batch):
             follower.take(incarnation, row)
-        for text in follower.passed_over:
-            self._child.log.warning("%s; passed over", text)
-        follower.passed_over.clear()
-        closed = self._store(follower, Applied(batch[-1][0], int(batch[-1][1]["seq"])))
-        if closed:
-            self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
+            if not self.learner.state.due_ns and number < len(batch) - 1:
+                continue
+            for text in follower.passed_over:
+                self._child.log.warning("%s; passed over", text)
+            follower.passed_over.clear()
+            if count := self._store(follower, Applied(incarnation, int(row["seq"]))):
+                self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
+            closed += count
+            self._look_if_due(follower)
+            began = time.perf_counter_ns()
         self._alive(len(batch))
         return closed
+
+    def _look_if_due(self, follower: Follower) -> None:
+        if self.learner.state.due_ns:
+            follower.look_if_due()
+            self._store(follower, self.applied)
 
     def _alive(self, progress: int = 0) -> None:
         """Trades of months may be learned at once: that is no hang."""

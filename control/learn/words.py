@@ -44,8 +44,8 @@ def answer(query: messages.Query, store: Knowledge, learner: Learner, exponent: 
 def _knowledge(query: messages.Query, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
     """Without an argument what is known of every kind, and how the versions did; with a dimension (side, exit, …) figures by it."""
     learned, applied, state = store.learned(), store.applied(), learner.state
-    data = {"version": state.version, "trades": learned.trades, "trades_since_look": state.since_look, "last_look_ns": state.last_look_ns,
-            "applied": [applied.incarnation, applied.seq]}
+    data = {"version": state.version, "trades": learned.trades, "trades_since_look": state.since_look,
+            "last_look_ns": state.last_look_ns if state.looks else 0, "applied": [applied.incarnation, applied.seq]}
     if query.argument and query.argument not in FAMILIES:
         if query.argument in statistics.DIMENSIONS:
             return messages.Answer(data=data, rows=statistics.by(query.argument, store.trades(), exponent)[: query.limit])
