@@ -136,7 +136,7 @@ def look(claims: Mapping[Claim, Evidence], standing: Iterable[Adaptation], teste
 
 def _promoted(claim: Claim, evidence: Evidence, needed: float, tested: int, now_ns: int) -> Step:
     why = (f"e-value {_e(evidence.log_e)} of {_e(needed)} needed among {tested} claims, {evidence.best.trades} trades, "
-           f"mean {evidence.mean_bps:+.1f} bps")
+           f"mean {evidence.mean_bps:+.1f} bps {claim.measure}")
     made = Adaptation(family=claim.family, value=claim.value, direction=claim.direction, stage="shadow", made_ns=now_ns, since_ns=now_ns,
                       trades=evidence.best.trades, mean_bps=evidence.mean_bps, log_e=evidence.log_e, needed=needed,
                       from_ns=evidence.best.began_ns, why=why,
@@ -149,12 +149,12 @@ def _decide(one: Adaptation, evidence: Evidence | None, now_ns: int) -> Step | N
     if one.stage == "active":
         if since.log_e < math.log(FALSE_ALARM_EPISODES):
             return None
-        return _to(one, "rolled_back", now_ns, f"forecast {one.mean_bps:+.1f} bps a trade, since then {since.mean_bps:+.1f} in "
-                                               f"{since.trades} trades: evidence of a change {_e(since.log_e)}")
+        return _to(one, "rolled_back", now_ns, f"forecast {one.mean_bps:+.1f} bps a trade {one.claim.measure}, since then "
+                                               f"{since.mean_bps:+.1f} in {since.trades} trades: evidence of a change {_e(since.log_e)}")
     if since.trades < SHADOW_TRADES or evidence is None:
         return None
     sign = -1 if one.direction == "loses" else 1
-    why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each, {one.mean_bps:+.1f} before"
+    why = f"in the shadow {since.trades} trades made {since.mean_bps:+.1f} bps each {one.claim.measure}, {one.mean_bps:+.1f} before"
     if evidence.log_e >= one.needed and evidence.agrees and sign * since.mean_bps > max(since.margin_bps, sign * one.mean_bps / 3):
         active = msgspec.structs.replace(one, stage="active", since_ns=now_ns, trades=evidence.best.trades, mean_bps=evidence.mean_bps,
                                          log_e=evidence.log_e, from_ns=evidence.best.began_ns,

@@ -64,6 +64,37 @@ class Claim(NamedTuple):
         return subject_of(self.family, self.value)
 
     @property
+    def measure(self) -> str:
+        """What its figures are of a trade, in words that follow "bps"."""
+        if self.family == "exits":
+            return "more than with its own exits"
+        return f"beyond what {self.strategy or 'its strategy'}'s trades make in general" if self.is_compared else "after costs"
+
+    @property
+    def is_compared(self) -> bool:
+        """It is about what its trades make beyond those of their strategy in general."""
+        return self.family in COMPARED or self.is_candidate
+
+    @property
+    def is_candidate(self) -> bool:
+        """A pattern that learning has made, of a strategy (control/learn/candidates.py)."""
+        return self.family == "pattern" and ": " in self.value
+
+    @property
+    def strategy(self) -> str:
+        """Whose trades it is about, where it is about those of one; else empty."""
+        match self.family:
+            case "strategy":
+                return self.value
+            case "regime":
+                return self.value.rpartition(" in ")[0]
+            case "pattern":
+                return self.value.partition(": ")[0] if self.is_candidate else ""
+            case "exits":
+                return exits.parts(self.value)[0]
+        return ""
+
+    @property
     def alone(self) -> str:
         """Of the claims with the same word here one is active at a time; "" for one that goes with any other."""
         return self.subject if self.family == "exits" else ""

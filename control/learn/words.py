@@ -117,6 +117,16 @@ def _row(number: int, stood: Stood, exponent: int) -> dict[str, Any]:
 
 
 # ── why ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _won(row: dict[str, Any]) -> str:
+    return "" if row["wins"] is None else f", {row['wins']} won"
+
+
+def _measure(row: dict[str, Any]) -> str:
+    """What the figures of a row of `knowledge` are: plain results, but for exits and candidates."""
+    claim = Claim(row["family"], row["value"], "wins")
+    return claim.measure if claim.family == "exits" or claim.is_candidate else "after costs"
+
+
 def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
     """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind."""
     number = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 20 else -1
@@ -129,8 +139,7 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
         return messages.Refused(code="unknown", text=f"nothing is known of {argument[:60]!r}",
                                 remedy="name an adaptation (trader-ctl adaptations), a position (trader-ctl trades --json), or a kind "
                                        "(trader-ctl knowledge)")
-    text = [f"{row['family']} {row['value']}: {row['trades']} trades, {row['wins']} won, {row['mean_bps']:+.1f} bps each "
-            f"{'more than with its own exits' if row['family'] == 'exits' else 'after costs'}; "
+    text = [f"{row['family']} {row['value']}: {row['trades']} trades{_won(row)}, {row['mean_bps']:+.1f} bps each {_measure(row)}; "
             f"evidence that it {row['evidence'] or 'does anything: none'} (1 is none at all); {row['status']}" for row in kinds]
     steps = [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.value == argument]
     return messages.Answer(data={"text": text + steps}, rows=[])
@@ -139,6 +148,8 @@ def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> me
 def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> messages.Reply:
     sense = {"loses": "lose", "wins": "win"}[one.direction]
     effect, claim = f"size × {one.scale:g}", f"trades of {one.family} {one.value} {sense}, after all costs"
+    if one.claim.is_compared:
+        claim = f"trades of {one.family} {one.value} make {'less' if one.direction == 'loses' else 'more'} than their strategy's in general"
     if one.family == "exits":
         variant = parts(one.value)[1]
         effect = f"{variant.level} at {variant.percent} % of its distance" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
@@ -146,9 +157,9 @@ def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> message
     text = [f"adaptation {one.number}: {one.action} {one.claim.subject}, {one.stage.replace('_', ' ')}",
             f"claim: {claim}",
             f"evidence when it was promoted last: e-value {_e(one.log_e)}, {_e(one.needed)} were needed; {one.trades} trades, "
-            f"{one.mean_bps:+.1f} bps each",
+            f"{one.mean_bps:+.1f} bps each {one.claim.measure}",
             f"effect: {effect}" + (" (such entries are followed on paper only)" if one.scale == 0 else ""),
-            f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each"]
+            f"since then: {one.since.trades} trades, {one.since.mean_bps:+.1f} bps each {one.claim.measure}"]
     if one.avoided_trades:
         text.append(f"kept from being made: {one.avoided_trades} trades, which would have {'lost' if one.avoided >= 0 else 'made'} "
                     f"{decimal_text(abs(one.avoided), exponent)} after fees on paper")
