@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from control.learn import reflection as module
+from control.learn.candidates import WINDOW
 from control.learn.gate import Step
+from control.learn.kinds import Kind
 from control.learn.knowledge import Applied, Knowledge
 from ipc import board, bus, messages, segment, wait
 from ipc import layout as l
@@ -272,6 +274,25 @@ def test_candidates_are_put_forward_again_where_a_predecessor_was(world: World, 
     reflection.step()
     window = reflection.learner._window
     assert [len(found) for found in window.values()] == [30]
+    reflection.store.close()
+    again = reflecting(world, tmp_path)
+    assert again.learner._window == window
+    again.store.close()
+
+
+def test_what_candidates_are_found_in_is_the_same_after_a_restart_however_many_trades_others_have_made(world: World, tmp_path: Path) -> None:
+    """A slow strategy's trades are not forgotten for a quick one's, and of each as many are kept as a process that lives on keeps."""
+    reflection = reflecting(world, tmp_path)
+    kind = Kind("BTC/USDT", "slow", "buy")
+    for number in range(1, 31):
+        reflection.learner.remember(kind, number, number + 1, number, 1.0)
+    for number in range(100, 400):
+        reflection.learner.remember(kind._replace(strategy="quick"), number, 1000 - number, number, -1.0)
+        if number % 50 == 0:
+            reflection._store(reflection._following(), Applied(1, number))
+    reflection._store(reflection._following(), Applied(1, 400))
+    window = reflection.learner._window
+    assert {strategy: len(found) for strategy, found in window.items()} == {"slow": 30, "quick": WINDOW}
     reflection.store.close()
     again = reflecting(world, tmp_path)
     assert again.learner._window == window

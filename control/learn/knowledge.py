@@ -9,6 +9,7 @@
 | claims      | family NUL value NUL direction | Piece: evidence                                                                     |
 | adaptations | number u64                 | Stood: an adaptation, standing or over                                                  |
 | steps       | number u64                 | StepRecord: each step that an adaptation took, with the knowledge's version then        |
+| remembered  | strategy NUL closed_ns u64, position id u64 | Seen: one of a strategy's trades that candidates are found in          |
 | meta        | b"applied"                 | Applied: the last order-ring record (incarnation, sequence) that is in all of this      |
 | meta        | b"state", b"learned"       | State of the learner; Learned: how many trades, in how many updates, when               |
 | meta        | b"told", b"era", b"schema" | steps that the journal has as events; eras so far; schema of the store                  |
@@ -29,9 +30,10 @@ import lmdb
 import msgspec
 from msgspec import Struct
 
+from control.learn.candidates import Seen
 from control.learn.follower import Changes, ScoreKey
 from control.learn.gate import STANDING, Adaptation, Step
-from control.learn.kinds import FAMILIES, Claim, Family, Kind, subject_of
+from control.learn.kinds import FAMILIES, Claim, Family, subject_of
 from control.learn.learner import Changes as LearnerChanges
 from control.learn.learner import Learner, Open, Piece, State
 from control.learn.quick_update import Score
@@ -40,15 +42,15 @@ from hotpath import durable
 
 #: bytes of a new store's map; it doubles when it is full
 FIRST_MAP_BYTES: Final = 16 << 20
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 #: trades that figures and explanations are made of
 MOST_TRADES: Final = 20_000
 #: of which a few newest are looked for
 _LOOKED_THROUGH: Final = 1000
-DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "meta")
+DATABASES: Final = ("scores", "trades", "opening", "open", "claims", "adaptations", "steps", "remembered", "meta")
 _APPLIED, _LEARNED, _STATE, _TOLD, _ERA, _SCHEMA = b"applied", b"learned", b"state", b"told", b"era", b"schema"
 _TRADE_KEY: Final = struct.Struct(">HQ")
-_NUMBER: Final = struct.Struct(">Q")
+_NUMBER, _SEEN_KEY = struct.Struct(">Q"), struct.Struct(">QQ")
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
 
@@ -112,28 +114,8 @@ class StepRecord(Struct, kw_only=True):
         return f"{self.action} {subject_of(self.family, self.value)}: {self.stage.replace('_', ' ')}: {self.why}"
 
 
-class _Brief(Struct):
-    """The part of a stored trade that candidates are found in."""
-
-    position_id: int
-    symbol: str
-    strategy: str
-    side: str
-    made: bool = True
-    pattern: str = ""
-    regime: str = ""
-    opened_ns: int = 0
-    closed_ns: int = 0
-    net_bps: float = 0.0
-
-    @property
-    def kind(self) -> Kind:
-        """What was known of it before it was made."""
-        return Kind(self.symbol, self.strategy, self.side, self.pattern, self.regime)
-
-
 _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind).decode
-                             for kind in (Score, Trade, _Brief, Open, Piece, Stood, StepRecord, Applied, Learned, State, int)}
+                             for kind in (Score, Trade, Seen, Open, Piece, Stood, StepRecord, Applied, Learned, State, int)}
 
 
 class Knowledge:
@@ -292,17 +274,10 @@ class Knowledge:
         opened = {_NUMBER.unpack(key)[0]: one for key, one in self._all("open", Open)}
         standing = [(stood.adaptation, stood.birth) for stood in self.adaptations().values() if stood.adaptation.stage in STANDING]
         try:
-            learner.restore(self.state(), self.claims(), opened, standing)
-            for trade in self._brief():
-                if trade.made:
-                    learner.remember(trade.kind, trade.opened_ns, trade.closed_ns, trade.position_id, trade.net_bps)
+            remembered = [(key[:-_SEEN_KEY.size - 1].decode(), one) for key, one in self._all("remembered", Seen)]
+            learner.restore(self.state(), self.claims(), opened, standing, remembered)
         except ValueError as error:
             raise KnowledgeError(f"{self.path}: {error}; move the folder away, and it is learned anew from the journal") from None
-
-    def _brief(self) -> Iterator[_Brief]:
-        with self._begin() as transaction, transaction.cursor(self._db["trades"]) as cursor:
-            for key, value in itertools.islice(cursor.iterprev(), MOST_TRADES) if cursor.last() else ():
-                yield self._decoded("trades", key, value, _Brief)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def store(self, applied: Applied, changes: Changes, learner: Learner, of_learner: LearnerChanges) -> None:
@@ -367,6 +342,8 @@ class Knowledge:
             put("claims", _key_of(*claim), piece)
         for position_id, one in of_learner.opened.items():
             put("open", _NUMBER.pack(position_id), one)
+        for (strategy, seen), kept in of_learner.remembered.items():
+            put("remembered", strategy.encode() + b"\0" + _SEEN_KEY.pack(seen.closed_ns, seen.position_id), seen if kept else None)
         for number, adaptation in of_learner.adaptations.items():
             put("adaptations", _NUMBER.pack(number), Stood(adaptation=adaptation, birth=learner.since_birth(number)))
         with transaction.cursor(self._db["steps"]) as cursor:

@@ -81,11 +81,12 @@ class State(Struct, kw_only=True):
 
 
 class Changes(Struct):
-    """What has changed since it was last taken; None is gone."""
+    """What has changed since it was last taken; None is gone. `remembered`: trades that candidates are found in, with their strategy."""
 
     claims: dict[Claim, Piece | None]
     opened: dict[int, Open | None]
     adaptations: dict[int, Adaptation]
+    remembered: dict[tuple[str, Seen], bool]
 
 
 def universe(symbols: int, strategies: int, patterns: int, regimes: int) -> dict[Family, int]:
@@ -112,7 +113,7 @@ class Learner:
         self._since: dict[int, int] = {}
         #: closed trades by strategy, that candidates are found in
         self._window: dict[str, list[Seen]] = defaultdict(list)
-        self._changes = Changes({}, {}, {})
+        self._changes = Changes({}, {}, {}, {})
 
     # ── trades ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def opened(self, position_id: int, trade: Opened) -> None:
@@ -157,8 +158,11 @@ class Learner:
 
     def remember(self, kind: Kind, opened_ns: int, closed_ns: int, position_id: int, net_bps: float) -> None:
         """A closed trade that candidates may be found in, whatever the order in which they come."""
-        window = self._window[kind.strategy]
-        insort(window, Seen(closed_ns, position_id, candidates.traits_of(kind, opened_ns), net_bps))
+        window, one = self._window[kind.strategy], Seen(closed_ns, position_id, candidates.traits_of(kind, opened_ns), net_bps)
+        insort(window, one)
+        self._changes.remembered[kind.strategy, one] = True
+        for gone in window[:-candidates.WINDOW]:
+            self._changes.remembered[kind.strategy, gone] = False
         del window[:-candidates.WINDOW]
 
     def _compared(self, claim: Claim, net_bps: float, found: Open) -> float:
@@ -325,16 +329,17 @@ class Learner:
     # ── keeping it ───────────────────────────────────────────────────────────────────────────────────────────────────
     def take_changes(self) -> Changes:
         """What has changed since; to be stored in one transaction with `state`."""
-        taken, self._changes = self._changes, Changes({}, {}, {})
+        taken, self._changes = self._changes, Changes({}, {}, {}, {})
         return taken
 
-    def restore(self, state: State, claims: Mapping[Claim, Piece], opened: Mapping[int, Open], standing: Iterable[tuple[Adaptation, int]]) -> None:
-        """Go on where another one was: `standing` with the births of what they count. What candidates are found in is to be remembered anew.
+    def restore(self, state: State, claims: Mapping[Claim, Piece], opened: Mapping[int, Open], standing: Iterable[tuple[Adaptation, int]],
+                remembered: Iterable[tuple[str, Seen]] = ()) -> None:
+        """Go on where another one was: `standing` with the births of what they count, `remembered` what candidates are found in, in order.
 
         Raises ValueError where the parts contradict each other.
         """
         self.state, self.claims, self.open = state, dict(claims), dict(sorted(opened.items()))
-        self._changes = Changes({}, {}, {})
+        self._changes = Changes({}, {}, {}, {})
         self.standing, self._since, self._by_birth = {}, {}, {}
         for claim, piece in self.claims.items():
             self._by_birth[piece.birth] = claim, piece.evidence
@@ -343,6 +348,8 @@ class Learner:
             self._since[one.number] = birth
             self._by_birth[birth] = one.claim, one.since
         self._window.clear()
+        for strategy, seen in remembered:
+            self._window[strategy].append(seen)
         self.check()
 
     def forget_open(self) -> None:
