@@ -9,8 +9,9 @@
   largest e-values, with the largest k whose smallest is at least K/(α k). The share of false ones among them is α at most in expectation, however
   the claims depend on each other: symbols that move together need no correction. e-BH picks something only when the mean of the e-values is 1/α,
   so where no trade has an edge little is ever believed. α is divided over the families. K is how many claims of the family there can be (what has
-  not been traded has an e-value of 1), and one more for each that began anew: so it hardly grows with time. What is bounded is the share at one
-  look, whenever that is; that anything at all is ever promoted where nothing has an edge has a probability of K × α/K = α, by Ville's inequality.
+  not been traded has an e-value of 1), and one more for each that began anew. What is bounded is the share at one look, whenever that is; that
+  anything at all is ever promoted where nothing has an edge has a probability of K × α/K = α while none begins anew, by Ville's inequality, and of
+  α (1 + ln(K'/K)) at most when they are K' in the end: candidates are given up all the time, and after 5,000 it is five times as much.
 - **Agreement**: results beyond their span are held to it as evidence. Where that turns a sign, the claim is not put forward (`Evidence.agrees`).
 - **Shadow**: believed, and counted on trades that were not there when it was picked; not applied. What they say decides.
 - **Watched**: its forecast is the mean result at its promotion. A change is waited for that has brought the mean more than half the way back to 0;
