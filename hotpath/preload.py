@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import importlib
 import importlib.util
 import os
@@ -98,10 +99,25 @@ def load(progress: str) -> None:
     """
     if stamp().exists():
         warm_up_all(_into(progress))
-        return
-    subprocess.run([sys.executable, "-m", "hotpath.preload", "--into", progress, "--child-of", str(os.getpid())], check=False,
-                   stdin=subprocess.DEVNULL)
-    warm_up_all(lambda *_: None)
+    else:
+        subprocess.run([sys.executable, "-m", "hotpath.preload", "--into", progress, "--child-of", str(os.getpid())], check=False,
+                       stdin=subprocess.DEVNULL)
+        warm_up_all(lambda *_: None)
+    _let_go()
+
+
+def _let_go() -> None:
+    """Give back what numba keeps of each kernel only to compile others into it: 45 MB, of which each process that is forked from here would hold a
+    share. From here on nothing that calls a kernel of ours can be compiled, but by a process that begins anew; numba says so where it is tried."""
+    from numba.core.dispatcher import Dispatcher
+
+    for module in [sys.modules[name] for name in module_names() if name in sys.modules]:
+        for kernel in vars(module).values():
+            for compiled in kernel.overloads.values() if isinstance(kernel, Dispatcher) else ():
+                compiled.library._shared_module = None
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
 
 
 def over_throw_away(warm_up: Callable[[Any], None]) -> None:
