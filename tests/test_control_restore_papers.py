@@ -19,6 +19,7 @@ from control.record.records import instrument_facts, number_key, ring_rows
 from control.record.restore import restore
 from control.record.writer import JournalWriter
 from hotpath.config import Hotpath, Limits
+from hotpath.kernel import commit as tx
 from hotpath.kernel import loop
 from hotpath.kernel.state import sniper_arrays
 from hotpath.sniper import write_params
@@ -183,6 +184,28 @@ def test_from_any_snapshot_or_none_the_records_make_what_there_was(life: Life, p
         with life.started() as run:
             assert book(run.memory) == there, (snapshot.intent_seq, snapshot.report_seq)
     assert len(life.snapshots) > 3
+
+
+@pytest.mark.parametrize("past", [told_once, twin], ids=["a price is to be told", "a twin is open"])
+def test_a_snapshot_is_without_what_a_running_step_has_written(life: Life, past: Callable[[Life], None]) -> None:
+    past(life)
+    life.look()
+    before, s = life.snapshots[-1], life.s
+    assert before.papers or before.aftermath
+    tx.begin(s)
+    tx.touch_state(s, 0)
+    tx.touch_paper(s, 0)
+    tx.touch_after(s)
+    s.states[0]["open_mask"] ^= 1 << l.PAPER_BIT  # one ends, or another begins
+    s.papers[0]["lots"], s.papers[0]["state"] = 1, l.POS_FLAT
+    row = int(s.after[0]["closed"]) % l.MAX_AFTERMATH
+    tx.touch_aftermath(s, row)
+    s.after[0]["closed"] += 1
+    s.after[0]["told"] = s.after[0]["closed"]
+    s.aftermath[row]["position_id"] = 99
+    life.look()
+    now = life.snapshots[-1]
+    assert (now.papers, now.aftermath, now.commit) == (before.papers, before.aftermath, before.commit)
 
 
 def test_a_snapshot_has_what_its_records_do_not_tell(life: Life) -> None:
