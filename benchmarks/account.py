@@ -218,7 +218,9 @@ def book_of_day(run: Run, day: int) -> snapshots.Snapshot:
         positions=[later(one, position_id=day << 40, **times) for one in first.positions],
         # until when an order is valid is said by its plan, which is of the first day
         working=[later(one, position_id=day << 40, event_ns=shift, last_trade_id=day * int(run.reports["trade_id"].max())) for one in first.working],
-        entries_due_ns={name: due + shift for name, due in first.entries_due_ns.items()})
+        entries_due_ns={name: due + shift for name, due in first.entries_due_ns.items()},
+        papers=[later(one, position_id=day << 40, **times) for one in first.papers],
+        aftermath=[later(one, position_id=day << 40, closed_ns=shift) for one in first.aftermath])
 
 
 def _cut(orders: Any, reports: Any, at: int) -> tuple[Any, Any]:

@@ -51,8 +51,15 @@ BY_NATURE = {
 }
 
 
+#: fields of a trade on paper; what a rung that it sells or a stop that it moves changes is not in its records
+ON_PAPER = ("state", "side", "entry_lots", "entry_quote", "target_price", "opened_ns", "deadline_ns", "condition_id", "plan_seq", "fire_index",
+            "strategy", "instrument")
+
+
 def book_of(memory: Any) -> dict[Any, Any]:
-    """Every field of the book by name: account, open positions by id, working orders by key, exposure by instrument; BY_NATURE left out."""
+    """Every field of the book by name: account, open positions by id, working orders by key, exposure by instrument; BY_NATURE left out. Of trades on
+    paper ON_PAPER; of closed ones which instants are still to be told, by those of the last quarter of an hour: no day of this journal is long enough
+    to tell all of its own."""
     sniper = memory.sniper
     made: dict[Any, Any] = {}
     for name in l.ACCOUNT.names or ():
@@ -64,6 +71,14 @@ def book_of(memory: Any) -> dict[Any, Any]:
     for row in sniper.working[sniper.working["order_seq"] > 0]:
         for name in l.WORKING.names or ():
             made[f"working.{name}", int(row["order_seq"])] = row[name].tolist()
+    for row in sniper.papers[sniper.papers["state"] != l.POS_FLAT]:
+        for name in ON_PAPER:
+            made[f"paper.{name}", int(row["position_id"])] = row[name].tolist()
+    for instant, told in enumerate(sniper.after[0]["told"].tolist()):
+        for number in range(told, int(sniper.after[0]["closed"])):
+            row = sniper.aftermath[number % l.MAX_AFTERMATH]
+            if row["closed_ns"] > sniper.aftermath["closed_ns"].max() - 15 * 60 * 10**9:
+                made[f"aftermath.{instant}", int(row["position_id"])] = row.tolist()
     for name in ("open_mask", "exposure_lots", "working_lots"):
         made[f"instrument.{name}"] = sniper.instrument_states[name].tolist()
     return {key: value for key, value in made.items()

@@ -133,8 +133,7 @@ class Papers:
             reason = l.EXIT_TIME
         average = p.quote // VALUE // p.wanted
         if reason:
-            at = price or (m.bid if p.side > 0 else m.ask) or m.last or average
-            self.sell(p, p.lots, at, reason)
+            self.sell(p, p.lots, price or (m.bid if p.side > 0 else m.ask) or m.last, reason)
         elif price:
             self.improve(p, price, average)
 

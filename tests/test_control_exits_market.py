@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from control.learn.exits import VARIANTS, Variant, compared, pair_span_bps, value_of
 from control.learn.gate import Step
-from control.learn.kinds import Kind
+from control.learn.kinds import Claim, Kind
 from control.learn.learner import Learner, Opened, universe
 from control.learn.snapshot import Snapshot
 from control.think.enforce import enforced
@@ -18,6 +19,8 @@ from control.think.exits import moved
 from tests.test_control_exits import CAPS, FACTS, MINUTE_NS, NOW, WIDER, condition, learner, market, pair
 
 SIGMA_BPS, COST_BPS, STEPS = 12.0, 10.0, 800
+#: log of the wealth at which one of four claims is believed, at their share of α
+NEEDED = math.log(4 / 0.004)
 
 
 def paths(seed: int, trades: int, drift: float) -> Any:
@@ -97,6 +100,38 @@ def test_what_has_paid_and_does_not_any_more_is_taken_back() -> None:
         if number % 10 == 9:
             steps += one.look(at + 31 * MINUTE_NS)
     assert [step.adaptation.stage for step in steps[:3]] == ["shadow", "active", "rolled_back"]
+
+
+def believed_after(seed: int, pairs: int, restart_minutes: int, at_a_start: str) -> int:
+    """How many pairs are counted until a farther target is believed to pay in a market without drift; 0: never. A position at 80 and 160 bps, its
+    twin at 240, and a start each so many minutes, at which pairs whose twin is open are dropped, are lost, or go on."""
+    chance, one, counted = np.random.default_rng(seed), learner(), 0
+    span, claim, now, gone = pair_span_bps((80, 80), (160, 240)), Claim("exits", WIDER, "wins"), 0.0, list[int]()
+    for number in range(pairs):
+        now += chance.exponential(240.0)
+        for lost in gone:  # another takes its place
+            (one.lose if at_a_start == "lost" else one.drop)(lost)
+        one.opened(number, Opened(kind=Kind("BTC/USDT", "momentum", "buy"), opened_ns=int(now * MINUTE_NS), span_bps=span, made=False, exits=WIDER))
+        path = np.cumsum(8.0 * chance.standard_normal(4_000))
+        (base, base_min), (twin, twin_min) = (result(path, 80, target) for target in (160, 240))
+        start_min = restart_minutes - now % restart_minutes
+        gone = [number] if at_a_start != "restored" and twin_min > start_min else []
+        now += max(base_min, min(twin_min, start_min) if gone else twin_min)
+        if not gone:
+            counted += 1
+            one.closed(number, twin - base, int(now * MINUTE_NS))
+            evidence = one.claims[claim].evidence
+            if evidence.most_log_e > NEEDED and evidence.log_e > NEEDED:
+                return counted
+    return 0
+
+
+def test_starts_make_nothing_believed_whether_trades_on_paper_go_on_or_are_lost() -> None:
+    """Pairs that last are those that a start would leave without a result: to leave them out is no choice by chance."""
+    assert 0 < believed_after(1, 3_000, 480, "dropped") < 2_000
+    for seed in (1, 2):
+        for what in ("lost", "restored"):
+            assert believed_after(seed, 3_000, 480, what) == 0, what
 
 
 def test_no_variant_makes_a_loss_larger() -> None:

@@ -443,6 +443,7 @@ def test_the_golden_journal_of_an_older_schema_is_read(schema: int, tmp_path: Pa
     assert (book.account.messages_due_ns, book.positions[0].last_entry_ns) == (0 if schema == 1 else 77, 0), "what schema 1 did not know"
     assert (book.latched, book.positions[0].rungs, book.positions[0].rung_bps) == ([], 0, [0, 0, 0, 0]), "what schema 2 did not know"
     assert (book.positions[0].twin_stop_pct, book.positions[0].twin_target_pct) == (0, 0), "what schema 4 did not know"
+    assert (book.papers, book.aftermath, book.account.papers_today) == ([], [], 0), "what schema 5 did not know"
     assert {one.twin_target_pct for _, plan in journal.plans() for one in plan.conditions} == {0}
     journal.close()
 

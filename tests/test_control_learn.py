@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from control.learn import reflection as module
 from control.learn.candidates import WINDOW
 from control.learn.gate import Step
-from control.learn.kinds import Kind
+from control.learn.kinds import Claim, Kind
 from control.learn.knowledge import Applied, Knowledge
 from ipc import board, bus, messages, segment, wait
 from ipc import layout as l
@@ -264,6 +265,48 @@ def test_a_trade_on_paper_pays_what_trades_of_its_coin_have_slipped(world: World
     value = int(world.journal.instruments()[1][0].value_quanta) * 100 * 10_000
     assert found.net_bps == pytest.approx(-5 * USDT / value * 1e4 - found.assumed_slippage_bps)
     assert found.pnl_quanta == pytest.approx(-5 * USDT - value * found.assumed_slippage_bps / 1e4, abs=1)
+    reflection.store.close()
+
+
+@pytest.mark.parametrize("restored", [True, False], ids=["restored", "not restored"])
+def test_a_trade_on_paper_goes_on_in_the_next_run_or_is_lost_once_another_has_its_place(world: World, tmp_path: Path, restored: bool) -> None:
+    claim = Claim("coin", "BTC/USDT", "loses")
+    first, next_one = 1 << 40 | 900, 2 << 40 | 900
+    on_paper = {"instrument": 0, "side": l.BUY}
+
+    def opens(number: int) -> None:
+        for code, price in ((l.POS_OPENING, 0), (l.POS_MONITORING, 10_000)):
+            world.record(kind=l.PAPER_OPENED, code=code, limit_price=9_900, reference_price=10_200, value=price, position_id=number, **on_paper)
+
+    def ends(number: int) -> None:
+        world.record(kind=l.PAPER_CLOSED, pnl=-5 * USDT, fees=7, lots=100, entry_price=10_000, exit_price=9_995, opened_ns=9, exit_reason=l.EXIT_STOP,
+                     position_id=number, **on_paper)
+
+    reflection = reflecting(world, tmp_path)
+    shut = msgspec.structs.replace(adaptation(), number=0, value="BTC/USDT", stage="active")
+    reflection.learner._look = lambda *_: [Step(shut, "it loses")]
+    reflection.learner.look(1)
+    opens(first)
+    reflection.step()
+    reflection.store.close()
+    world.journal.begin_run("second", {"instruments": msgspec.to_builtins(list(world.journal.instruments()[1].values()))})
+    world.memory.board.cursors[0]["incarnation"] = world.incarnation = 2
+    world.memory.board.cursors[0]["durable_orders"] = 0
+    reflection = reflecting(world, tmp_path)
+    if restored:
+        ends(first)
+    opens(next_one)
+    reflection.step()
+    evidence = reflection.learner.claims[claim].evidence
+    assert reflection.learner.open.keys() == {next_one}
+    assert (evidence.trades, first in evidence.running) == (int(restored), not restored)
+    trade = reflection.store.trade(first)
+    assert (reflection.store.opening(first), trade is not None) == (None, restored)
+    ends(first)
+    ends(next_one)
+    reflection.step()
+    assert evidence.trades == 1 + restored, "nobody listens to one that is lost any more"
+    assert {score.paper_trades for key, score in reflection.store.scores().items() if key[0] == "coin"} == {1 + restored}
     reflection.store.close()
 
 

@@ -32,26 +32,31 @@ class Pairs(World):
         self.plan(150)
         self.value = int(self.journal.instruments()[1][0].value_quanta) * 100 * 10_000
 
+    def at(self, symbol: int) -> None:
+        """What begins and ends from now on is of this instrument."""
+        self.place["instrument"] = symbol
+        self.value = int(self.journal.instruments()[1][symbol].value_quanta) * 100 * 10_000
+
     def plan(self, percent: int) -> None:
         one = messages.Condition(symbol="BTC/USDT", side="buy", direction="up", size=Size(kind="base", value="1"), confidence=0.8, why="test",
                                  level="100", stop_bps=100, target_bps=200, twin_target_pct=percent)
         (number,) = self.journal.append(plans=[messages.Plan(strategy="momentum", due_ns=1, next_due_ns=2, conditions=[one])])
         self.place = {"instrument": 0, "side": l.BUY, "condition_id": number << l.PLAN_SHIFT}
 
-    def begin(self) -> tuple[int, int]:
-        """A position and its twin; gives their ids."""
+    def begin(self, **of_twin: int) -> tuple[int, int]:
+        """A position and its twin; gives their ids. `of_twin` are fields of its record."""
         base = self.incarnation << 40 | self.record(kind=l.NEW, purpose=l.ENTRY, reference_price=10_000, **self.place)
         self.record(kind=l.LIFECYCLE, leg=l.POS_OPENING, code=l.POS_OPEN, position_id=base, limit_price=9_900, reference_price=10_200, **self.place)
         twin = self.incarnation << 40 | self.seq + 3
         self.record(kind=l.PAPER_OPENED, code=l.POS_MONITORING, position_id=twin, order_seq=base, value=10_000, limit_price=9_900,
-                    reference_price=10_300, lots=100, **self.place)
+                    reference_price=10_300, lots=100, **self.place, **of_twin)
         return base, twin
 
     def begin_run(self) -> None:
         """Another run of the instance."""
         self.journal.begin_run("second", {"instruments": msgspec.to_builtins(list(self.journal.instruments()[1].values()))})
         self.memory.board.cursors[0]["incarnation"] = self.incarnation = 2
-        self.seq = 0
+        self.seq = self.memory.board.cursors[0]["durable_orders"] = 0
 
     def exit(self, base: int, price: int, lots: int = 100, leg: int = 1) -> None:
         self.record(kind=l.NEW, purpose=l.EXIT, position_id=base, reference_price=price, lots=lots, leg=leg, **self.place)
@@ -169,15 +174,56 @@ def test_a_person_who_moves_a_level_ends_the_pair_unless_its_twin_has_a_result(w
     reflection.store.close()
 
 
-def test_a_runs_end_ends_its_pairs(world: Pairs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("twin_first", [False, True], ids=["position first", "twin first"])
+def test_a_pair_that_is_open_goes_on_in_the_next_run_and_counts(world: Pairs, tmp_path: Path, twin_first: bool) -> None:
     base, twin = world.begin()
-    reflection = world.reflection(tmp_path)
+    world.reflection(tmp_path).store.close()
     world.begin_run()
+    reflection = world.reflection(tmp_path)
+    if twin_first:
+        world.end(twin, 10_300, l.PAPER_CLOSED)
     world.exit(base, 10_200)
     world.end(base, 10_200)
+    if not twin_first:
+        reflection.step()
+        assert (evidence_of(reflection).trades, evidence_of(reflection).running.keys()) == (0, {twin})
+        world.end(twin, 10_300, l.PAPER_CLOSED)
     reflection.step()
-    assert (evidence_of(reflection).running, evidence_of(reflection).trades, reflection.store.opening(twin)) == ({}, 0, None)
+    evidence = evidence_of(reflection)
+    assert (evidence.trades, evidence.running, reflection.store.opening(twin)) == (1, {}, None)
+    assert evidence.mean_bps == pytest.approx(100.0)
     assert reflection.store.scores()["coin", "BTC/USDT"].trades == 1
+    reflection.store.close()
+
+
+@pytest.mark.parametrize("base_closed", [False, True], ids=["its position is open", "its position has a result"])
+def test_a_pair_whose_twin_was_not_restored_is_lost_by_the_gambler_once_another_has_its_place(world: Pairs, tmp_path: Path,
+                                                                                              base_closed: bool) -> None:
+    base, twin = world.begin()
+    world.reflection(tmp_path).store.close()
+    world.begin_run()
+    reflection = world.reflection(tmp_path)
+    if base_closed:
+        world.exit(base, 10_200)
+        world.end(base, 10_200)
+    reflection.step()
+    before = evidence_of(reflection).log_e
+    assert twin in reflection.learner.open
+    other, next_twin = world.begin()
+    reflection.step()
+    assert twin not in reflection.learner.open
+    assert (evidence_of(reflection).running.keys(), reflection.store.opening(twin)) == ({twin}, None), "it is still a part of the bet"
+    assert evidence_of(reflection).log_e == before < 0.0, "as lost as what is open"
+    world.end(next_twin, 10_300, l.PAPER_CLOSED)
+    world.exit(other, 10_200)
+    world.end(other, 10_200)
+    world.end(twin, 10_300, l.PAPER_CLOSED)
+    reflection.step()
+    assert evidence_of(reflection).trades == 1, "nobody listens to it any more"
+    world.begin(event_ns=evidence_of(reflection).until_ns)
+    reflection.step()
+    assert (evidence_of(reflection).episodes, twin in evidence_of(reflection).running) == (1, False)
+    assert evidence_of(reflection).log_e < 0.0
     reflection.store.close()
 
 
@@ -210,12 +256,15 @@ def test_slippage_of_a_ladder_is_of_each_rung_since_it_was_decided(world: Pairs,
 
 
 def test_pairs_of_many_lives_are_what_one_reading_learns(world: Pairs, tmp_path: Path) -> None:
-    chance, is_open, reflection = random.Random(5), list[tuple[int, int, bool]](), world.reflection(tmp_path)
+    chance, is_open, reflection = random.Random(5), list[tuple[int, int, bool, int]](), world.reflection(tmp_path)
     for number in range(300):
+        symbol = next(one for one in range(3) if one not in {there[3] for there in is_open})  # a symbol has one at a time
+        world.at(symbol)
         base, twin = world.begin()
-        is_open.append((base, twin, chance.random() < 0.97))
+        is_open.append((base, twin, chance.random() < 0.97, symbol))
         while len(is_open) > chance.choice((0, 0, 0, 2)):
-            base, twin, pays = is_open.pop(chance.randrange(len(is_open)))
+            base, twin, pays, symbol = is_open.pop(chance.randrange(len(is_open)))
+            world.at(symbol)
             ends = [(base, 10_200, l.CLOSED), (twin, 10_300 if pays else 9_900, l.PAPER_CLOSED)]
             chance.shuffle(ends)
             world.exit(base, 10_201)

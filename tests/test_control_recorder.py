@@ -312,8 +312,9 @@ def test_a_snapshot_is_written_back_into_fresh_segments(stage: Stage) -> None:
 
 
 def test_a_snapshot_has_every_field_of_the_layout() -> None:
-    for struct, dtype, left in ((snapshots.Account, l.ACCOUNT, {"latched", "entries_due_ns", "paper_positions", "papers_today"}),
+    for struct, dtype, left in ((snapshots.Account, l.ACCOUNT, {"latched", "entries_due_ns", "paper_positions"}),
+                                (snapshots.Aftermath, l.AFTERMATH, {"strategy", "instrument"}),
                                 (snapshots.Position, l.POSITION, {"strategy", "instrument", "open_index", "adjusted_tick"}),
                                 (snapshots.Working, l.WORKING, {"position_row"})):
         assert dtype.names is not None
-        assert set(struct.__struct_fields__) - {"symbol", "strategy"} == {name for name in dtype.names if not name.startswith("_")} - left
+        assert set(struct.__struct_fields__) - {"symbol", "strategy", "told"} == {name for name in dtype.names if not name.startswith("_")} - left

@@ -192,6 +192,7 @@ def test_a_strategy_from_a_file_trades_what_it_learns_serves_a_replay_and_fresh_
     instance.start("--fresh")
     assert f"the state of '{instance.name}' is archived in" in instance.text()
     assert instance.status()["equity"].startswith(("10000", "999")), "a new account"
+    until(instance.last_fill_ns, 20, "a first fill of it")
     assert instance.stop() == 0
     (archived,) = (instance.folder / "archive").iterdir()
     assert coins(archived / "knowledge") == learned

@@ -153,7 +153,8 @@ class Evidence(Struct, kw_only=True):
             self._settle()
 
     def dropped(self, position_id: int) -> None:
-        """Nobody will tell how a trade ends, for a reason that has nothing to do with its result: it is no part of the bet."""
+        """Nobody will tell how it ends, and when that came about it was worth nothing, as a pair of which both are open is: it is no part of the bet.
+        Of any other, that it was still open says something of its result: nothing is valid for those but to let them run out."""
         if self.running.pop(position_id, None) is not None and not self.running:
             self._settle()
 

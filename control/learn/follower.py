@@ -10,6 +10,10 @@
 ```
 
 Whoever follows keeps `changes` and the record's position in one transaction, so each trade counts exactly once, whenever it dies.
+
+Trades on paper go on over a start, as positions do, but for those that could not be restored (control/record/restore.py). Such a one is known to be
+gone when another begins in its place. Nobody will tell how it would have ended, and that it was still open says something of it: what ends soon is
+told, what lasts is not. So it is not left out, but counts as lost by the gambler (control/learn/evidence.py), whichever way it was going.
 """
 
 from __future__ import annotations
@@ -90,13 +94,11 @@ class Follower:
         self.learner, self._look_up, self._kept = learner, look_up, kept
         self.changes = Changes({}, {}, {}, [])
         self.passed_over: list[str] = []
-        self._incarnation = 0
 
     def take(self, incarnation: int, row: Any) -> None:
         """The next record: a row of layout.INTENT."""
-        if incarnation != self._incarnation:
-            self._incarnation = incarnation
-            self._drop_papers(incarnation)
+        if int(row["kind"]) == l.PAPER_OPENED:
+            self._lose_others(incarnation, row)
         match int(row["kind"]):
             case l.LIFECYCLE if row["leg"] == l.POS_OPENING and row["code"] == l.POS_OPEN:
                 self._opened(incarnation, row, made=True)
@@ -129,14 +131,18 @@ class Follower:
         self.changes.steps += steps
         return steps
 
-    def _drop_papers(self, incarnation: int) -> None:
-        """A run begins with no trades on paper: how those that were open would have ended nobody will tell. So it is with the pairs."""
-        for position_id in [number for number, one in self.learner.open.items() if not one.trade.made and number >> 40 < incarnation]:
-            twin = self._open(position_id)
-            if twin is not None and twin.closed_ns:
-                continue  # it has a result, and its position goes on: to drop the pair now would depend on what it was
-            self.learner.drop(position_id)
-            self.changes.opening[position_id] = None
+    def _lose_others(self, incarnation: int, row: Any) -> None:
+        """A symbol and strategy have one trade on paper at a time: what was open there before is open no more, and nobody has told its end. A twin
+        that has a result and waits for its position is another matter."""
+        symbol = self._look_up.fact(incarnation, int(row["instrument"])).symbol
+        strategy, position_id = self._look_up.strategy(incarnation, int(row["strategy"])), int(row["position_id"])
+        for number, one in list(self.learner.open.items()):
+            if one.trade.made or number == position_id or one.trade.kind.symbol != symbol or one.trade.kind.strategy != strategy:
+                continue
+            twin = self.changes.opening[number] if number in self.changes.opening else self._kept.opening(number)
+            if twin is None or not twin.closed_ns:
+                self.learner.lose(number)
+                self.changes.opening[number] = None
 
     # ── one kind after the other ─────────────────────────────────────────────────────────────────────────────────────
     def _opened(self, incarnation: int, row: Any, made: bool) -> None:

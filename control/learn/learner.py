@@ -361,8 +361,12 @@ class Learner:
         for position_id in list(self.open):
             self._forget(position_id)
 
+    def lose(self, position_id: int) -> None:
+        """Nobody will tell how an open trade ends: what counts it counts it as lost by the gambler, when its episode is over."""
+        self._forget(position_id)
+
     def drop(self, position_id: int) -> None:
-        """Nobody will tell how an open trade ends, for a reason that has nothing to do with its result."""
+        """Nobody will tell how a pair ends: a person has moved or ended one of the two while both were open, and worth the same."""
         births = [birth for birth in self.open[position_id].births if birth in self._by_birth]
         for birth in births:
             self._by_birth[birth][1].dropped(position_id)

@@ -27,7 +27,7 @@ from msgspec import Struct
 from ipc import layout as l
 
 #: schema of what is written; older ones are upcast on reading, newer ones refused
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 #: record kinds in the header
 ORDER, REPORT, TRADE, PLAN, EVENT, SNAPSHOT = range(1, 7)
 KIND_NAMES: Final = {ORDER: "order", REPORT: "report", TRADE: "trade", PLAN: "plan", EVENT: "event", SNAPSHOT: "snapshot"}
@@ -81,7 +81,8 @@ def _snapshot_3(payload: bytes) -> bytes:
 
 #: (kind, schema) → payload of schema + 1; a kind that is not here has not changed. Schema 4 has four more kinds of order-ring records (CONTEXT,
 #: AFTERWARDS and those of trades on paper), and pattern, regime and paper in a plan's conditions: what there was is as it was. Schema 5 has twins, in
-#: a plan's conditions, a snapshot's positions, and PAPER_OPENED: what there was has none
+#: a plan's conditions, a snapshot's positions, and PAPER_OPENED: what there was has none. Schema 6 has trades on paper and what waits for its price
+#: afterwards in a snapshot: those of before have none
 UPCASTS: dict[tuple[int, int], Callable[[bytes], bytes]] = {
     (SNAPSHOT, 1): _snapshot_2, (SNAPSHOT, 2): _snapshot_3, (ORDER, 2): _ring_3, (TRADE, 2): _ring_3}
 

@@ -4,7 +4,8 @@ The newest snapshot is written back, and every record behind it is folded in (ho
 run was stopped in order, or everything was killed in the middle of a second. What the journal does not know yet the venue tells: the gateway
 publishes every event behind the journal's last one, then states the account, which ends all orders of earlier runs.
 
-Instruments and strategies are matched by name, since their numbers belong to a run.
+Instruments and strategies are matched by name, since their numbers belong to a run. Trades on paper go on likewise, and prices that are still to
+be told afterwards; what of these is of a symbol or strategy that this run does not have, or by a plan that is missing, is simply not there.
 
 What no record can tell is as of the snapshot, or made anew: all that market prices make (equity, its peak and drawdown, the best price that a
 trailing stop hangs on), the pause before an exit is tried again, and what counts against the limits of messages and repeats. The benchmark
@@ -29,6 +30,8 @@ from ipc.segment import Memory
 _KEY_BITS = 40
 #: milliseconds after which an exit that ended without effect is tried again; the sniper's own setting takes over from its first step
 _EXIT_RETRY_NS = 1_000_000_000
+#: records of what is followed without money
+_FOLLOWED = (l.PAPER_OPENED, l.PAPER_CLOSED, l.AFTERWARDS)
 
 
 class Point(NamedTuple):
@@ -80,7 +83,11 @@ def _strategies(run_start: Any) -> list[str]:
 
 def _last_entries(tail: Tail) -> Any:
     """Places in `orders` of the last entry of each (incarnation, instrument, strategy): only their positions may be open at the end."""
-    places = np.flatnonzero((tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY))[::-1]
+    return _last(tail, (tail.orders["kind"] == l.NEW) & (tail.orders["purpose"] == l.ENTRY))
+
+
+def _last(tail: Tail, among: Any) -> Any:
+    places = np.flatnonzero(among)[::-1]
     entries = tail.orders[places]
     keys = tail.order_incarnations[places] << 32 | entries["instrument"].astype(np.int64) << 16 | entries["strategy"]
     return np.sort(places[np.unique(keys, return_index=True)[1]])
@@ -148,41 +155,66 @@ def _renumber(tail: Tail, journal: Journal, memory: Memory) -> None:
             else:  # the code of an ANNOUNCED report is a strategy
                 named = first + np.flatnonzero(table["kind"][first:last] == l.ANNOUNCED)
                 table["code"][named] = strategies[table["code"][named]]
-    trading = np.isin(tail.orders["kind"], (l.NEW, l.CLOSED, l.LIFECYCLE))
-    lost = trading & ((tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES))
+    trading, followed = (np.isin(tail.orders["kind"], kinds) for kinds in ((l.NEW, l.CLOSED, l.LIFECYCLE), _FOLLOWED))
+    unknown = (tail.orders["instrument"] == l.NO_INSTRUMENT) | (tail.orders["strategy"] >= l.MAX_STRATEGIES)
+    lost = trading & unknown
     if lost.any():
         first = int(np.flatnonzero(lost)[0])
         raise JournalError(f"{journal.path}: order {tail.order_incarnations[first]}/{tail.orders['seq'][first]} is of a symbol or strategy that "
                            "this run does not have; name it with --symbols and --strategy, or use --fresh")
-    tail.orders["instrument"][~trading] = 0
-    tail.orders["strategy"][~trading & ~np.isin(tail.orders["kind"], (l.REFUSED, l.RELEASED))] = 0
+    tail.orders["instrument"][~trading & ~(followed & ~unknown)] = 0
+    tail.orders["strategy"][~trading & ~followed & ~np.isin(tail.orders["kind"], (l.REFUSED, l.RELEASED))] = 0
+    tail.orders["strategy"][followed & unknown] = l.MAX_STRATEGIES  # passed over
 
 
 def _conditions(tail: Tail, journal: Journal, memory: Memory) -> Any:
     """What each entry was armed with: of one that may be open at the end all of it, by the plan that its order names; of others what its order says,
-    as nobody asks any more how they were protected. `tail` is renumbered already."""
-    from hotpath.arming import NotArmed, facts_by_symbol, row_of
-
-    rows = np.zeros(len(tail.orders), l.CONDITION)
+    as nobody asks any more how they were protected. The same of trades on paper, where one whose plan is missing is passed over, and of positions
+    that have closed before their twin. `tail` is renumbered already."""
+    rows, orders = np.zeros(len(tail.orders), l.CONDITION), tail.orders
     for name in ("condition_id", "plan_seq", "strategy", "instrument", "side"):
-        rows[name] = tail.orders[name]
-    known = facts_by_symbol(memory.instruments.instruments)
-    closed = set(tail.orders["position_id"][tail.orders["kind"] == l.CLOSED].tolist())
-    plans: dict[int, messages.Plan | None] = {}
-    for number in _last_entries(tail).tolist():
-        order = tail.orders[number]
-        if int(order["position_id"]) in closed:
-            continue
+        rows[name] = orders[name]
+    armed = _Armed(journal, memory)
+    closed, over = ((orders["kind"] == kind) for kind in (l.CLOSED, l.PAPER_CLOSED))
+    entries = _last_entries(tail)
+    entries = entries[~np.isin(orders["position_id"][entries], orders["position_id"][closed])]
+    for number in entries.tolist():
+        if (fault := armed.into(rows, number, orders[number])):
+            raise JournalError(f"{journal.path}: {fault}")
+    opened = (orders["kind"] == l.PAPER_OPENED) & (orders["strategy"] < l.MAX_STRATEGIES)
+    papers = _last(tail, opened & ((orders["order_seq"] != 0) | (orders["code"] == l.POS_OPENING)))
+    for number in papers[~np.isin(orders["position_id"][papers], orders["position_id"][over])].tolist():
+        base = int(orders["order_seq"][number])
+        entry = (orders["position_id"] == base) & (orders["kind"] == l.NEW) & (orders["purpose"] == l.ENTRY)
+        of = np.flatnonzero(entry).tolist() if base else [number]
+        if any(armed.into(rows, place, orders[place]) for place in of):
+            orders["strategy"][number] = l.MAX_STRATEGIES
+    return rows
+
+
+class _Armed:
+    """Conditions as they were armed, from the plans of the journal; each plan is read once."""
+
+    def __init__(self, journal: Journal, memory: Memory) -> None:
+        from hotpath.arming import facts_by_symbol
+
+        self._journal, self._known = journal, facts_by_symbol(memory.instruments.instruments)
+        self._plans: dict[int, messages.Plan | None] = {}
+
+    def into(self, rows: Any, number: int, order: Any) -> str:
+        """Put what an order-ring record names into its place; gives why not, "" where it could."""
+        from hotpath.arming import NotArmed, row_of
+
         plan_seq, index = int(order["plan_seq"]), int(order["condition_id"]) & ((1 << l.PLAN_SHIFT) - 1)
-        plan = plans[plan_seq] if plan_seq in plans else plans.setdefault(plan_seq, journal.plan(plan_seq))
+        plan = self._plans[plan_seq] if plan_seq in self._plans else self._plans.setdefault(plan_seq, self._journal.plan(plan_seq))
         if plan is None or index >= len(plan.conditions):
-            raise JournalError(f"{journal.path}: plan {plan_seq}, which says how an open position is protected, is missing; restore the journal "
-                               "from a backup, or use --fresh")
+            return (f"plan {plan_seq}, which says how an open position is protected, is missing; restore the journal from a backup, or use "
+                    "--fresh")
         try:
-            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan.due_ns, known)
+            row = row_of(plan.conditions[index], f"plan {plan_seq}.conditions[{index}]", plan.due_ns, self._known)
         except NotArmed as error:
-            raise JournalError(f"{journal.path}: {error}") from error
+            return str(error)
         rows[number] = np.frombuffer(row, l.CONDITION)[0]
         for name in ("condition_id", "plan_seq", "strategy"):
             rows[name][number] = order[name]
-    return rows
+        return ""

@@ -18,8 +18,6 @@ from ipc.segment import Memory
 
 #: times that `take` looks again when the sniper commits under its eyes
 TRIES: Final = 64
-#: regions that a snapshot holds, in the order of the transactional region
-_HELD = ("account", "instrument_states", "positions", "working")
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -42,6 +40,7 @@ class Account(Struct, frozen=True, kw_only=True):
     working_orders: int
     initial_equity: int
     messages_due_ns: int
+    papers_today: int = 0
 
 
 class Position(Struct, frozen=True, kw_only=True):
@@ -118,6 +117,22 @@ class Working(Struct, frozen=True, kw_only=True):
     valid_until_ns: int = 0
 
 
+class Aftermath(Struct, frozen=True, kw_only=True):
+    """layout.AFTERMATH: a closed trade whose price afterwards is still to be told; `told` of its two instants are over (0 or 1)."""
+
+    symbol: str
+    strategy: str
+    position_id: int
+    closed_ns: int
+    exit_price: int
+    condition_id: int
+    side: int
+    exit_reason: int
+    plan_seq: int
+    fire_index: int
+    told: int = 0
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """All of it: true after order-ring record `intent_seq` was made and report-ring record `report_seq` was applied."""
 
@@ -134,6 +149,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     latched: list[str]
     #: layout.ACCOUNT.entries_due_ns by strategy
     entries_due_ns: dict[str, int]
+    #: trades on paper that are open or wait for their limit, twins of positions among them; their orders are 0
+    papers: list[Position] = []
+    #: oldest first
+    aftermath: list[Aftermath] = []
 
 
 class Reader:
@@ -141,13 +160,12 @@ class Reader:
 
     def __init__(self, memory: Memory, latched_elsewhere: Sequence[str] = ()) -> None:
         """`latched_elsewhere`: strategies that do not run here, and that nobody has released."""
-        from hotpath.kernel.book import copy_book  # numba: the watchdog reads journals, and must stay without it
+        from hotpath.kernel.book import copy_book, room_for  # numba: the watchdog reads journals, and must stay without it
 
         self._copy_book = copy_book
         self._memory, self._latched_elsewhere = memory, list(latched_elsewhere)
-        self._tx, self._bases = memory.transactional()
-        self._lines = self._bases["condition_states"]  # what fires how often is not part of a snapshot
-        self._copy = np.zeros(self._lines, l.LINE)
+        self._tx, _ = memory.transactional()
+        self._copy, self._first, self._held = room_for(memory)
         self._line = np.zeros(1, l.COMMIT_LINE)
 
     def commit_number(self) -> int:
@@ -160,7 +178,8 @@ class Reader:
         sniper = self._memory.board.processes[l.SNIPER]
         for _ in range(TRIES):
             life = int(sniper["pid"]), int(sniper["state"])
-            number = self._copy_book(s.commit, s.commit_lines, s.undo, s.undo_at, s.undo_lines, self._tx, self._copy, self._line)
+            number = self._copy_book(s.commit, s.commit_lines, s.undo, s.undo_at, s.undo_lines, self._tx, self._copy, self._first,
+                                     self._held["instrument_states"], self._held["after"], self._line)
             if number == 0:
                 return None
             # a successor that starts undoes a step, and empties the undo log without a commit
@@ -169,13 +188,9 @@ class Reader:
         return None
 
     def _decode(self, number: int) -> Snapshot:
-        memory, flat = self._memory, self._copy.view(np.int64)
-        arrays = {}
-        for name in _HELD:
-            region = getattr(memory.sniper, name)
-            start = self._bases[name] * 8
-            arrays[name] = flat[start:start + region.nbytes // 8].view(region.dtype)
-        positions, working, account = arrays["positions"], arrays["working"], arrays["account"][0]
+        memory, held = self._memory, self._held
+        positions, working, account = held["positions"], held["working"], held["account"][0]
+        on_paper = held["instrument_states"]["open_mask"][:, None] >> (l.PAPER_BIT + np.arange(l.MAX_STRATEGIES)) & 1
         line = self._line[0]
         strategies = {row["name"].decode(): number for number, row in enumerate(memory.instruments.strategies) if row["name"]}
         return Snapshot(
@@ -188,7 +203,18 @@ class Reader:
                      for row in np.flatnonzero(working["order_seq"])],
             latched=self._latched_elsewhere + [name for name, number in strategies.items() if int(account["latched"]) >> number & 1],
             entries_due_ns={name: int(account["entries_due_ns"][number]) for name, number in strategies.items()},
+            papers=[Position(**self._owner(row), **_numbers(Position, held["papers"][row])) for row in np.flatnonzero(on_paper)],
+            aftermath=self._aftermath(),
         )
+
+    def _aftermath(self) -> list[Aftermath]:
+        first, second = self._held["after"][0]["told"].tolist()
+        found = []
+        for number in range(second, int(self._held["after"][0]["closed"])):
+            one = self._held["aftermath"][number % l.MAX_AFTERMATH]
+            owner = self._owner(int(one["instrument"]) * l.MAX_STRATEGIES + int(one["strategy"]))
+            found.append(Aftermath(**owner, **_numbers(Aftermath, one), told=int(number < first)))
+        return found
 
     def _owner(self, position_row: Any) -> dict[str, Any]:
         instrument, strategy = divmod(int(position_row), l.MAX_STRATEGIES)
@@ -204,7 +230,8 @@ def latched_elsewhere(snapshot: Snapshot | None, memory: Memory) -> list[str]:
 
 def write_back(snapshot: Snapshot, memory: Memory) -> None:
     """Put a snapshot into fresh segments before the sniper starts. Its orders become orders of an earlier incarnation, under keys
-    incarnation << 40 | sequence, until the venue has told what became of them. Raises JournalError for what this run does not have.
+    incarnation << 40 | sequence, until the venue has told what became of them. Raises JournalError for what this run does not have; trades on paper,
+    and prices that are still to be told, are left out where it does not: they are no money.
     """
     symbols = {row["symbol"].decode(): k for k, row in enumerate(memory.instruments.instruments) if row["symbol"]}
     strategies = {row["name"].decode(): k for k, row in enumerate(memory.instruments.strategies) if row["name"]}
@@ -217,6 +244,13 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
     def key(seq: int) -> int:
         return seq if seq == 0 or seq >= 1 << 40 else snapshot.incarnation << 40 | seq
 
+    def protection(row: Any, position: Position, instrument: int, number: int) -> None:
+        for name in Position.__struct_fields__[2:]:
+            row[name] = getattr(position, name)
+        row["instrument"], row["strategy"] = instrument, number % l.MAX_STRATEGIES
+        for name in ("entry_seq", "exit_seq", "rung_seq"):
+            row[name] = key(getattr(position, name))
+
     account = memory.sniper.account[0]
     for name in Account.__struct_fields__:
         account[name] = getattr(snapshot.account, name)
@@ -227,11 +261,7 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
     for at, position in enumerate(snapshot.positions):
         instrument, number = place(position.symbol, position.strategy)
         row, state = memory.sniper.positions[number], memory.sniper.instrument_states[instrument]
-        for name in Position.__struct_fields__[2:]:
-            row[name] = getattr(position, name)
-        row["instrument"], row["strategy"] = instrument, number % l.MAX_STRATEGIES
-        for name in ("entry_seq", "exit_seq", "rung_seq"):
-            row[name] = key(getattr(position, name))
+        protection(row, position, instrument, number)
         row["open_index"], memory.sniper.open_rows[at] = at, number
         state["open_mask"] |= 1 << (number % l.MAX_STRATEGIES)
         state["exposure_lots"] += position.lots
@@ -243,7 +273,20 @@ def write_back(snapshot: Snapshot, memory: Memory) -> None:
         row["order_seq"], row["position_row"] = key(order.order_seq), number
         if order.purpose == l.ENTRY:
             memory.sniper.instrument_states[instrument]["working_lots"] += order.lots - order.cum_lots
+    for paper in snapshot.papers:
+        if paper.symbol in symbols and paper.strategy in strategies:
+            instrument, number = place(paper.symbol, paper.strategy)
+            protection(memory.sniper.papers[number], paper, instrument, number)
+            memory.sniper.instrument_states[instrument]["open_mask"] |= 1 << (l.PAPER_BIT + number % l.MAX_STRATEGIES)
+            account["paper_positions"] += 1
+    waiting = [one for one in snapshot.aftermath if one.symbol in symbols and one.strategy in strategies][-l.MAX_AFTERMATH:]
+    for row, one in zip(memory.sniper.aftermath, waiting, strict=False):
+        for name in Aftermath.__struct_fields__[2:-1]:
+            row[name] = getattr(one, name)
+        row["instrument"], row["strategy"] = symbols[one.symbol], strategies[one.strategy]
+    after = memory.sniper.after[0]
+    after["closed"], after["told"][0] = len(waiting), sum(one.told for one in waiting)
 
 
 def _numbers(struct: type[Struct], row: Any) -> dict[str, Any]:
-    return {name: row[name].tolist() for name in struct.__struct_fields__ if name not in ("symbol", "strategy")}
+    return {name: row[name].tolist() for name in struct.__struct_fields__ if name not in ("symbol", "strategy", "told")}

@@ -1,7 +1,8 @@
 """What a price did after a trade: was it left too early, or too late? Told 5 and 15 minutes of event time after the end, as AFTERWARDS records.
 
 Closed trades wait in a round buffer. All wait equally long, so each of the two instants has one place in it up to which everything is told, and a
-CLOCK tick looks at the oldest that is not: two comparisons ten times a second, and nothing at a tick of the market.
+CLOCK tick looks at the oldest that is not: two comparisons ten times a second, and nothing at a tick of the market. What waits outlives a start
+(restore.py); an instant that passed meanwhile is told without a price.
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ def remember(s: Any, position: Any, exit_price: int, event_ns: int) -> None:
     one.exit_reason = position.exit_reason
     one.plan_seq = position.plan_seq
     one.fire_index = position.fire_index
+
+
+@kernel
+def was_told(s: Any, position_id: int, minutes: int) -> None:
+    """A trade's price so many minutes after its end has been told, and with it that of all before it."""
+    after = s.after[0]
+    instant = 1 if minutes == _SECOND else 0
+    for number in range(after.told[instant], after.closed):
+        if s.aftermath[number % l.MAX_AFTERMATH].position_id == position_id:
+            touch_after(s)
+            after.told[instant] = number + 1
+            after.told[0] = max(after.told[0], after.told[1])
+            return
 
 
 @kernel

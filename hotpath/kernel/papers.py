@@ -6,6 +6,8 @@ lies in `papers`, rows like those of positions, one a strategy and instrument. I
 waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the taker's fee both
 ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do
 of a position. A position's twin (twins.py) lies in the same row and ends in the same ways; while it is there, nothing else is followed.
+
+What is open outlives a start, as positions do (restore.py): it waits for its first price there, and what was due meanwhile ends at that.
 """
 
 from __future__ import annotations
@@ -54,6 +56,17 @@ def gate_paper(s: Any, condition: Any, params: Any, event_ns: int) -> int:
 def open_paper(s: Any, condition: Any, lots: int, price: int, fire_index: int, event_ns: int) -> None:
     """A condition has fired: its trade opens at `price`, or waits for its limit."""
     row = condition.instrument * l.MAX_STRATEGIES + condition.strategy
+    number = s.cursors[0].incarnation << 40 | (s.line[0].intent_seq + 1)  # of its first record, whenever that comes: nobody else gets it now
+    book_paper(s, condition, row, number, lots, fire_index, s.line[0].generation)
+    p = s.papers[row]
+    emit_paper_opened(s, p, 0, 0, event_ns)
+    if p.last_entry_price == 0 or p.side * (price - p.last_entry_price) <= 0:
+        _enter(s, p, price, event_ns)
+
+
+@kernel
+def book_paper(s: Any, condition: Any, row: int, position_id: int, lots: int, fire_index: int, generation: int) -> None:
+    """The trade of a condition takes its row, which is free, and waits for its entry."""
     touch_account(s)
     touch_state(s, condition.instrument)
     touch_paper(s, row)
@@ -62,26 +75,31 @@ def open_paper(s: Any, condition: Any, lots: int, price: int, fire_index: int, e
     s.states[condition.instrument].open_mask |= 1 << (l.PAPER_BIT + condition.strategy)
     s.papers[row] = s.blank_position[0]
     p = s.papers[row]
-    p.position_id = s.cursors[0].incarnation << 40 | (s.line[0].intent_seq + 1)  # of its first record, whenever that comes: nobody else gets it now
+    p.position_id = position_id
     p.state = l.POS_OPENING
     p.side = condition.side
     p.entry_lots = lots
     guard(p, condition)
     p.condition_id = condition.condition_id
     p.plan_seq = condition.plan_seq
-    p.generation = s.line[0].generation
+    p.generation = generation
     p.fire_index = fire_index
     p.strategy = condition.strategy
     p.instrument = condition.instrument
     p.last_entry_price = condition.limit_price if condition.order_type == l.LIMIT else 0
     p.deadline_ns = condition.valid_until_ns
-    emit_paper_opened(s, p, 0, 0, event_ns)
-    if p.last_entry_price == 0 or p.side * (price - p.last_entry_price) <= 0:
-        _enter(s, p, price, event_ns)
 
 
 @kernel
 def _enter(s: Any, p: Any, price: int, event_ns: int) -> None:
+    """It is in, at `price`, and tells; the row has been saved."""
+    book_paper_entry(s, p, price, event_ns)
+    emit_paper_opened(s, p, price, 0, event_ns)
+    emit_context(s, p, event_ns)
+
+
+@kernel
+def book_paper_entry(s: Any, p: Any, price: int, event_ns: int) -> None:
     """It is in, at `price`; the row has been saved."""
     instrument = s.instruments[p.instrument]
     p.state = l.POS_MONITORING
@@ -91,8 +109,6 @@ def _enter(s: Any, p: Any, price: int, event_ns: int) -> None:
     p.opened_ns = event_ns
     p.deadline_ns = event_ns + p.time_stop_ns if p.time_stop_ns > 0 else 0
     protect(p, instrument.value_quanta)
-    emit_paper_opened(s, p, price, 0, event_ns)
-    emit_context(s, p, event_ns)
 
 
 @kernel
@@ -109,7 +125,7 @@ def evaluate_paper(s: Any, row: int, price: int, event_ns: int, forced: int, rin
     if price > 0 and p.side * (price - p.best_price) > 0:
         touch_paper(s, row)
         p.best_price = price
-    reason = forced
+    reason = p.exit_reason if p.exit_reason != l.EXIT_NONE else forced
     if reason == l.EXIT_NONE and price > 0:
         reason = level_reason(p, price)
     if reason == l.EXIT_NONE and p.deadline_ns > 0 and event_ns >= p.deadline_ns:
@@ -117,9 +133,10 @@ def evaluate_paper(s: Any, row: int, price: int, event_ns: int, forced: int, rin
     mark = price if price > 0 else mark_price(s.states[p.instrument], p.side)
     if reason != l.EXIT_NONE:
         touch_paper(s, row)
-        p.exit_reason = reason
-        _sell(s, p, p.lots, mark if mark > 0 else p.entry_quote // s.instruments[p.instrument].value_quanta // p.entry_lots)
-        _end(s, row, event_ns)
+        p.exit_reason = reason  # from here on it is due until it is done, as a position's is
+        if mark > 0:  # else nothing has traded since the start that it was restored at: it meets the first price
+            _sell(s, p, p.lots, mark)
+            _end(s, row, event_ns)
     elif price > 0 and (p.rungs_done < p.rungs or p.break_even_bps > 0):
         _improve(s, row, price, event_ns)
     return True
@@ -132,8 +149,7 @@ def _wait(s: Any, row: int, event_ns: int, forced: int) -> None:
     state = s.states[p.instrument]
     price = mark_price(state, -p.side)
     if forced != l.EXIT_NONE or event_ns >= p.deadline_ns:
-        touch_paper(s, row)
-        _free(s, row)
+        free_paper(s, row)
     elif price > 0 and p.side * (price - p.last_entry_price) <= 0:
         touch_paper(s, row)
         _enter(s, p, price, event_ns)
@@ -186,14 +202,16 @@ def _end(s: Any, row: int, event_ns: int) -> None:
     p = s.papers[row]
     pnl = p.side * (p.exit_quote - p.entry_quote) - p.fees
     emit_closed(s, l.PAPER_CLOSED, p, pnl, s.instruments[p.instrument].value_quanta, event_ns)
-    _free(s, row)
+    free_paper(s, row)
 
 
 @kernel
-def _free(s: Any, row: int) -> None:
+def free_paper(s: Any, row: int) -> None:
+    """The row of a trade on paper is free for another."""
     p = s.papers[row]
     touch_account(s)
     touch_state(s, p.instrument)
+    touch_paper(s, row)
     s.account[0].paper_positions -= 1
     s.states[p.instrument].open_mask &= ~(1 << (l.PAPER_BIT + p.strategy))
     p.state = l.POS_FLAT

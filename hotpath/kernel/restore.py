@@ -2,6 +2,9 @@
 
 Runs once, over fresh segments, before the sniper starts. Orders stand under keys incarnation << 40 | sequence (see reports.py); they end when the
 venue states its account. A round trip is closed by its CLOSED record alone: one that is flat without it is closed by the sniper, which then tells.
+
+Trades on paper (papers.py, twins.py) and prices that are still to be told (afterwards.py) go on, too. A rung that one of those has sold since the
+snapshot, and a stop that it has moved, are not in its records: they come again where the price still says so.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from hotpath.kernel import commit as tx
+from hotpath.kernel.afterwards import remember, was_told
 from hotpath.kernel.entries import book_entry
 from hotpath.kernel.exits import book_exit
+from hotpath.kernel.papers import book_paper, book_paper_entry, free_paper
 from hotpath.kernel.reports import clear_position, find_working, settle_report
 from hotpath.kernel.state import sniper_arrays
 from hotpath.kernel.step import new_day
+from hotpath.kernel.twins import book_twin
 from ipc import layout as l
 from ipc.jit import kernel
 
@@ -33,7 +39,7 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
     """One order-ring record; False where the book has no place for it."""
     row = order.instrument * l.MAX_STRATEGIES + order.strategy
     if order.strategy >= l.MAX_STRATEGIES:
-        return True  # a refusal of a strategy that does not run now
+        return True  # a refusal, or a trade on paper, of a strategy or symbol that this run does not have
     if order.kind == l.NEW:
         working = find_working(s, 0)
         if working < 0:
@@ -72,8 +78,40 @@ def _order(s: Any, order: Any, condition: Any) -> bool:
         account.trades_closed += 1
         if order.value > 0:
             account.wins += 1
+        s.positions[row].exit_reason = order.code
+        remember(s, s.positions[row], order.limit_price, order.event_ns)  # TRADE.exit_price
         clear_position(s, row)
+    elif order.kind == l.AFTERWARDS:
+        tx.begin(s)
+        was_told(s, order.position_id, order.code)
+    elif order.kind == l.PAPER_OPENED or order.kind == l.PAPER_CLOSED:
+        tx.begin(s)
+        _paper(s, order, condition, row)
     return True
+
+
+@kernel
+def _paper(s: Any, order: Any, condition: Any, row: int) -> None:
+    """A trade on paper fires, is in, or ends; a twin begins. What else is in its row is over by then: a limit whose time ran out leaves no record."""
+    p = s.papers[row]
+    mine = p.state != l.POS_FLAT and p.position_id == order.position_id
+    if p.state != l.POS_FLAT and mine == (order.kind == l.PAPER_CLOSED):
+        free_paper(s, row)
+    if order.kind == l.PAPER_CLOSED:
+        return
+    if order.order_seq != 0:
+        if s.positions[row].state != l.POS_FLAT and s.positions[row].position_id == order.order_seq:
+            book_twin(s, row, order.position_id, order.limit_price, order.reference_price)
+    elif order.code == l.POS_OPENING:
+        new_day(s, order.event_ns)
+        if condition.valid_until_ns > 0:  # else nobody knows how it is protected, or asks any more
+            book_paper(s, condition, row, order.position_id, order.lots, order.fire_index, order.generation)
+        else:
+            tx.touch_account(s)
+            s.account[0].papers_today += 1
+    elif mine and p.state == l.POS_OPENING:
+        tx.touch_paper(s, row)
+        book_paper_entry(s, p, order.value, order.event_ns)
 
 
 @kernel

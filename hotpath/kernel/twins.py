@@ -48,6 +48,14 @@ def open_twin(s: Any, row: int, event_ns: int) -> None:
         return
     if ring_room(s) <= s.params[s.line[0].params_epoch & 1].ring_reserve + _RECORDS:
         return
+    book_twin(s, row, s.cursors[0].incarnation << 40 | (s.line[0].intent_seq + 1), stop, target)
+    emit_paper_opened(s, s.papers[row], average, base.position_id, event_ns)
+
+
+@kernel
+def book_twin(s: Any, row: int, position_id: int, stop: int, target: int) -> None:
+    """The twin of the position of a row, with these levels, takes the row beside it, which is free."""
+    base = s.positions[row]
     touch_account(s)
     touch_state(s, base.instrument)
     touch_paper(s, row)
@@ -55,9 +63,8 @@ def open_twin(s: Any, row: int, event_ns: int) -> None:
     s.states[base.instrument].open_mask |= 1 << (l.PAPER_BIT + base.strategy)
     s.papers[row] = s.positions[row]
     p = s.papers[row]
-    p.position_id = s.cursors[0].incarnation << 40 | (s.line[0].intent_seq + 1)
+    p.position_id = position_id
     p.state = l.POS_MONITORING
     p.stop_price = stop
     p.target_price = target
     p.attempt = 0
-    emit_paper_opened(s, p, average, base.position_id, event_ns)

@@ -21,7 +21,7 @@ from ipc import layout as l
 _HEADER: Final = struct.Struct("<HHHHQqqqqqq")
 _RING_KEY: Final = struct.Struct(">HQ")
 #: the journal's schema that this reader knows
-_SCHEMA: Final = 5
+_SCHEMA: Final = 6
 #: fields of a venue's event in the order in which the ledger stores them
 _EVENT: Final = ("venue_seq", "kind", "client_id", "symbol", "event_ns", "tick_seq", "code", "side", "liquidity", "lots", "price", "fee",
                  "cum_lots", "cum_quote", "venue_order_id", "balance")
