@@ -60,7 +60,7 @@ class Papers:
                 (l.REF_NO_QUOTE, not m.last and not (m.bid and m.ask)), (l.REF_STALE, r.now - max(m.trade_ns, m.quote_ns) > q["max_quote_age_ns"]),
                 (l.REF_STALE, m.quote_ns and r.now - m.quote_ns > q["max_quote_age_ns"]), (l.REF_EMPTY_BOOK, m.quote_ns and not (m.bid and m.ask)),
                 (l.REF_CROSSED, m.bid and m.ask and m.bid > m.ask), (l.REF_POSITION_OPEN, key in r.positions or key in self.open),
-                (l.REF_SPOT_SHORT, c.side < 0 and c.instrument == 0), (l.REF_DAILY_ENTRIES, self.today >= q["max_entries_per_day"]),
+                (l.REF_SPOT_SHORT, c.side < 0 and c.instrument == 0), (l.REF_DAILY_ENTRIES, self.today >= 10 * q["max_entries_per_day"]),
                 *r.order_checks(c, price, lots)):
             if wrong:
                 return code

@@ -1,7 +1,7 @@
 """Trades on paper: what a condition that learning keeps from trading would have made, so that a restriction can be found wrong.
 
 A condition marked `paper` fires as any other and passes the gate's controls of the market, of itself and of its order, but for those of the account
-and of rates; as many a day as entries are permitted. No order is made, nothing is reserved, no position opens, no group is taken. What is followed
+and of rates; PER_ENTRY times as many a day as entries are permitted. No order is made, nothing is reserved, no position opens, no group is taken. What is followed
 lies in `papers`, rows like those of positions, one a strategy and instrument. It enters at the price that an order would have met (a limit order
 waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the taker's fee both
 ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do
@@ -12,7 +12,7 @@ What is open outlives a start, as positions do (restore.py): it waits for its fi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from hotpath.kernel.commit import has_room, ring_room, touch_account, touch_paper, touch_state
 from hotpath.kernel.exits import break_even_price, level_reason
@@ -23,6 +23,8 @@ from hotpath.kernel.risk import gate_market
 from ipc import layout as l
 from ipc.jit import kernel
 
+#: how many a day for each entry that is permitted: so that what fires often in the morning leaves others something in the evening
+PER_ENTRY: Final = 10
 #: records that one evaluation may make
 _RECORDS = 3
 
@@ -45,7 +47,7 @@ def gate_paper(s: Any, condition: Any, params: Any, event_ns: int) -> int:
         return l.REF_POSITION_OPEN
     if condition.side < 0 and s.instruments[condition.instrument].kind == l.KIND_SPOT:
         return l.REF_SPOT_SHORT
-    if s.account[0].papers_today >= params.max_entries_per_day:
+    if s.account[0].papers_today >= PER_ENTRY * params.max_entries_per_day:
         return l.REF_DAILY_ENTRIES
     if ring_room(s) <= params.ring_reserve + _RECORDS:
         return l.REF_RING_RESERVE
