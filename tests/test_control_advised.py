@@ -11,6 +11,7 @@ import pytest
 
 from control.think import advised as module
 from control.think.llm.config import Llm
+from control.think.llm.exchange import Asking
 from control.think.strategy import CoinStatus, Held
 from ipc.messages import Event
 from tests.advice_scene import BTC, ETH, GOOD, NOON, Learned, Scene
@@ -361,12 +362,26 @@ def test_an_answer_that_is_journaled_and_not_planned_by_is_not_bought_again() ->
     assert (len(scene.model.told), len(scene.exchanges())) == (2, events), "neither asked nor journaled again"
 
 
-def test_a_question_without_an_end_is_put_again_at_once() -> None:
-    scene = Scene()
-    scene.plan(NOON)
-    scene.successor(past=scene.exchanges(), lost=True)
-    scene.plan(NOON + MINUTE)
-    assert scene.asked == [NOON, NOON + MINUTE]
+def test_a_question_without_an_end_has_failed_and_is_put_again_after_a_pause_that_doubles_with_each_up_to_a_quarter_of_an_hour() -> None:
+    """What came of it may be what ended the process: without a pause every successor asks the same at once, and ends of the same."""
+    scene = Scene(llm=Llm(breaker_cooldown_s=60))
+    for minute in range(80):
+        scene.model.holds.clear()
+        scene.plan(NOON + minute * MINUTE, waits=False)
+        if scene.asked[-1:] == [NOON + minute * MINUTE]:
+            errors = scene.strategy.errors
+            scene.model.holds.set()
+            scene.successor(past=scene.exchanges(), lost=Asking(prompt_sha256="lost", strategy="llm", briefing_ns=NOON + minute * MINUTE,
+                                                                tokens=70, cost=0.5, headlines=("so",)))
+            scene.strategy.errors = errors  # the board has them
+    since = [(at - NOON) // MINUTE for at in scene.asked]
+    assert since == [0, 2, 5, 10, 19, 35, 51, 67], "a minute after each the next life takes it for failed, and the pause begins"
+    failed = [event for event in scene.events if event.kind == "llm_failed"]
+    assert [event.data["pause_s"] for event in failed[:7]] == [60, 120, 240, 480, 900, 900, 900]
+    assert "no end of the question is known" in failed[0].text
+    one = scene.exchanges()[-1]
+    assert (one.prompt_sha256, one.messages, one.tokens_in, one.cost, one.headlines) == ("lost", (), 70, 0.5, ("so",)), "spent, and to be replayed"
+    assert (one.briefing_ns, one.taken_ns, one.again_ns) == (NOON, NOON + MINUTE, NOON + 2 * MINUTE)
 
 
 def test_a_users_own_strategy_is_judged_by_its_own_permissions() -> None:

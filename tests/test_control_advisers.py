@@ -17,7 +17,7 @@ from control.think.advised import Advised
 from control.think.advisers import Past, engage, past_of, warnings
 from control.think.armed import Armed
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Asking, Exchange
+from control.think.llm.exchange import LOST, Asking, Exchange
 from control.think.llm.prompt import Message, sha256_of
 from control.think.planning import Planner
 from control.think.strategy import StrategyError
@@ -56,8 +56,12 @@ def test_all_strategies_of_a_run_ask_the_same_models_within_one_budget(monkeypat
     assert one._advisor._source.budget.spent.tokens == 577, "of a question without an end the worst case"
     assert [errors.activity for errors in shown] == ["advice llm", "advice Mine", "llm 1 scripted"]
     assert (one._past, other._past) == ([past.exchanges[0]], [past.exchanges[1]])
-    assert (one._failed, other._failed) == (False, True), "what was lost is asked again"
+    assert (one._lost, other._lost) == (None, past.askings[0])
     assert asked == [1]
+    made = planning("llm", "Mine")
+    engage(made, Llm(models=(model("http://h/v1"),)), Limits(), lambda: past._replace(same_run=False), "paper")
+    anew = made.planners[1].strategy
+    assert (anew._lost, anew._past[0].failure, anew._past[0].again_ns) == (None, LOST, 0), "a new start asks at once"
 
 
 @pytest.mark.parametrize(("mode", "llm", "says"), [

@@ -31,7 +31,7 @@ from control.think.analyst import Analyst
 from control.think.llm import situation
 from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Exchange
+from control.think.llm.exchange import LOST, Asking, Exchange, without_end
 from control.think.llm.headlines import HeadlinesError
 from control.think.llm.judgement import STRATEGY
 from control.think.strategy import Clause, Condition, KnowledgeView, Market, Portfolio, equity_bps
@@ -57,8 +57,9 @@ class Advised(Analyst):
         self._llm, self._limits = Llm(), Limits()
         #: how advice is getting on, for the board
         self.errors = ErrorManager(f"advice {STRATEGY}")
-        #: exchanges of a predecessor, newest first
+        #: exchanges of a predecessor, newest first, and its last question where no end of that is known
         self._past: Sequence[Exchange] = ()
+        self._lost: Asking | None = None
         #: analyses that the question under way is about, how long what comes of it is valid, and whether an operator wanted it
         self._analyses: dict[str, Analysis] = {}
         self._valid_for_s, self._wanted = 0, False
@@ -80,9 +81,10 @@ class Advised(Analyst):
         #: hash of the prompt that the last list of conditions came of, and what was said then
         self.exchange, self.said = "", ""
 
-    def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (), lost: bool = False) -> None:
-        """Ask this one from now on. `past` are exchanges of a predecessor, newest first, whose last question may be `lost`."""
-        self._advisor, self._llm, self._limits, self._past, self._failed = advisor, llm, limits, past, lost
+    def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (),
+               lost: Asking | None = None) -> None:
+        """Ask this one from now on. `past` are exchanges of a predecessor, newest first; `lost` is its last question, where it had no end."""
+        self._advisor, self._llm, self._limits, self._past, self._lost = advisor, llm, limits, past, lost
         self.errors.activity = f"advice {name}"
 
     @property
@@ -114,9 +116,12 @@ class Advised(Analyst):
         assert self._advisor is not None, "advise comes before the first plan"
         self._go_on(market.now_ns, portfolio.planned_ns)
         kept = self._kept(market, portfolio, knowledge)
-        given = self._answer(market, portfolio, knowledge)
-        if given is None and not self._advisor.busy:
-            given = self._next(market, portfolio, knowledge)
+        if self._lost is not None:
+            given = self._unended(self._lost, market, portfolio, knowledge)
+        else:
+            given = self._answer(market, portfolio, knowledge)
+            if given is None and not self._advisor.busy:
+                given = self._next(market, portfolio, knowledge)
         given = kept if given is None else given
         if given is not None:
             self._offered = (market.now_ns, given)
@@ -129,7 +134,7 @@ class Advised(Analyst):
         self._past = ()
         if last is not None and planned_ns:
             self._since_ns = last.briefing_ns
-            self._failed, self._again_ns = self._failed or bool(last.failure), 0 if self._failed else last.again_ns
+            self._failed, self._again_ns = bool(last.failure), last.again_ns
 
     def _kept(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """None where what is armed stays by itself."""
@@ -247,6 +252,12 @@ class Advised(Analyst):
         self._events += advice._replace(exchange=exchange).journaled(not reason or reason != self._told, decision)
         self._told = reason
         return self._without(market, portfolio, knowledge)
+
+    def _unended(self, lost: Asking, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
+        """A question of a predecessor has failed: what came of it may be what ended that one, so it is not put again at once."""
+        self._lost, self._since_ns = None, lost.briefing_ns
+        exchange = msgspec.structs.replace(without_end(lost), taken_ns=market.now_ns)
+        return self._failure(Advice("FAILED", LOST, [], exchange, self._llm.on_failure == "rules"), market, portfolio, knowledge)
 
     def _without(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """What is planned without an answer, as often as the analyst would plan: by rules where they are to take over, else what is armed, with the

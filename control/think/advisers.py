@@ -14,7 +14,7 @@ import msgspec
 from control.record.journal import Journal, decode_event
 from control.record.records import JournalError
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Asking, Exchange, ExchangeError, Recording, decode
+from control.think.llm.exchange import Asking, Exchange, ExchangeError, Recording, decode, without_end
 from control.think.planning import Planning
 from control.think.strategy import StrategyError
 from hotpath.config import Limits
@@ -36,10 +36,11 @@ _FOREKNOWLEDGE = "a model was asked about prices of the past, which it may know:
 
 
 class Past(NamedTuple):
-    """What the journal has of exchanges and of questions, newest first."""
+    """What the journal has of exchanges and of questions, newest first; of the `same_run`, or of earlier ones alone."""
 
     exchanges: Sequence[Exchange] = ()
     askings: Sequence[Asking] = ()
+    same_run: bool = True
 
 
 def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past], mode: str,
@@ -76,9 +77,12 @@ def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past
         models = client.activities
     for planner in advised:
         own = [one for one in known.exchanges if one.strategy in ("", planner.name)]
+        recalled, lost = own[0] if own else None, _lost(planner.name, own, known.askings)
+        if lost is not None and not known.same_run:  # whoever starts anew does not wait for what an earlier run began
+            own, lost = [without_end(lost), *own], None
         source = client or Recording(one for one in recording if one.strategy in ("", planner.name))
-        advisor = Advisor(llm, source, tell, strategy=planner.name, recalled=own[0] if own else None)
-        planner.strategy.advise(advisor, llm, limits, planner.name, own, _is_lost(planner.name, own, known.askings))
+        advisor = Advisor(llm, source, tell, strategy=planner.name, recalled=recalled)
+        planner.strategy.advise(advisor, llm, limits, planner.name, own, lost)
     return [*(planner.strategy.errors for planner in advised if hasattr(planner.strategy, "errors")), *models]
 
 
@@ -90,10 +94,11 @@ def warnings(planning: Planning, llm: Llm, mode: str) -> list[Event]:
     return [Event(source="strategist", kind="foreknowledge", text=_FOREKNOWLEDGE, wall_ns=time.time_ns())]
 
 
-def _is_lost(strategy: str, exchanges: Sequence[Exchange], askings: Sequence[Asking]) -> bool:
-    """Whether no exchange came of the strategy's last question."""
+def _lost(strategy: str, exchanges: Sequence[Exchange], askings: Sequence[Asking]) -> Asking | None:
+    """The strategy's last question, where no exchange came of it."""
     last = next((one for one in askings if one.strategy == strategy), None)
-    return last is not None and all((one.prompt_sha256, one.asked_wall_ns) != (last.prompt_sha256, last.asked_wall_ns) for one in exchanges)
+    ended = last is None or any((one.prompt_sha256, one.asked_wall_ns) == (last.prompt_sha256, last.asked_wall_ns) for one in exchanges)
+    return None if ended else last
 
 
 def recorded(source: Path) -> list[Exchange]:
@@ -128,7 +133,7 @@ def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
         while piece := journal.before("events", before, _PIECE):
             for _, record in piece:
                 if record.wall_ns < (today_ns if exchanges else today_ns - _DAYS * _DAY_NS):
-                    return Past(exchanges, askings)
+                    return Past(exchanges, askings, same_run)
                 event = decode_event(record.payload)
                 try:
                     if event.kind == KIND:
@@ -139,6 +144,6 @@ def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
                 except (ExchangeError, msgspec.ValidationError) as error:
                     _log.warning("what it spent is not counted for today's budget: %s", error)
             before = piece[-1][0]
-        return Past(exchanges, askings)
+        return Past(exchanges, askings, same_run)
     finally:
         journal.close()

@@ -169,7 +169,7 @@ class Advisor:
         asking = client.asking(prompt, form, briefing_ns)
         if not isinstance(asking, Asking):
             return waiting._replace(answer=asking.exchange, decisions=tuple(asking.decisions))
-        asking = msgspec.structs.replace(asking, strategy=self._strategy)
+        asking = msgspec.structs.replace(asking, strategy=self._strategy, headlines=waiting.headlines)
         text = f"a model is asked, which takes {asking.tokens} tokens and {asking.cost:.4f} USD at most"
         if not self._tell(_event("llm_asked", text, time.time_ns(), {"asking": msgspec.to_builtins(asking)})):
             return waiting._replace(answer=self._failed(waiting, "the journal does not take what would be asked; nothing was asked"))
