@@ -106,6 +106,20 @@ def test_where_one_model_fails_the_next_one_is_asked(script: Script) -> None:
     assert len(decisions) == 1
 
 
+def test_a_model_without_a_key_is_told_with_the_answer_of_another_one_and_once() -> None:
+    """That it has none is found before the question is put."""
+    with serving(says(GOOD)) as endpoint:
+        llm = Llm(models=(model(endpoint.base_url, model="main", api_key_env="NO_KEY"), model(endpoint.base_url, model="other")))
+        client, prompt = client_of(llm), prompt_of(briefing(), llm)
+        for told in (["llm 1 main"], []):
+            asking = client.asking(prompt, {})
+            assert isinstance(asking, Asking)
+            exchange, decisions = client.ask(prompt, {}, 0, asking.asked_wall_ns)
+            assert exchange.model == "other"
+            assert [one.activity for one in decisions] == told
+        assert (client.activities[0].breaker.state, client.activities[0].total) == (l.BREAKER_STOPPED, 1)
+
+
 def test_models_are_asked_in_their_order_and_no_more_than_are_needed() -> None:
     with serving(says(GOOD)) as one, serving(says(GOOD)) as two:
         llm = settings(one.base_url, two.base_url)
