@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -56,6 +57,19 @@ def test_a_proposal_that_the_analyst_would_not_make_is_refused_with_its_reason(c
     (refused,) = (event for event in scene.events if event.kind == "llm_refused")
     assert says in refused.text
     assert refused.text.startswith(f"buy {BTC} refused: ")
+
+
+def test_a_verdict_is_what_became_of_the_proposal_in_the_end() -> None:
+    """In the recorded exchange as in the events: one that the prompt's terms let pass may still be worth too little."""
+    scene = Scene(reply(GOOD, proposal(symbol=ETH, level_bps=30, stop_bps=50, target_bps=350, size_bps=600)), 
+                  settings={"least_reward_risk": 5.0, "risk_bps": 1.0})
+    (armed,) = scene.plan(NOON) or []
+    one, other = scene.exchanges()[0].verdicts
+    assert (one.outcome, one.condition, "less than 5" in one.text) == ("refused", None, True)
+    assert (other.outcome, other.condition) == ("clamped", armed)
+    assert re.fullmatch(r"size_bps 600 → 500.*; size_bps 500 → size \d+ bps .*", other.text), other.text
+    assert scene.kinds() == ["llm_exchange", "llm_trade", "llm_refused", "llm_clamped"]
+    assert scene.events[1].data["conditions"] == 1
 
 
 def test_no_trade_empties_what_is_armed_and_its_reason_is_told() -> None:

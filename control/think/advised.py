@@ -33,7 +33,7 @@ from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.config import Llm
 from control.think.llm.exchange import LOST, Asking, Exchange, without_end
 from control.think.llm.headlines import HeadlinesError
-from control.think.llm.judgement import STRATEGY
+from control.think.llm.judgement import STRATEGY, Verdict
 from control.think.strategy import Clause, Condition, KnowledgeView, Market, Portfolio, equity_bps
 from hotpath.activities import event_of
 from hotpath.config import Limits
@@ -229,14 +229,14 @@ class Advised(Analyst):
         if advice.decision == "FAILED":
             return self._failure(advice, market, portfolio, knowledge)
         self._failed, self._again_ns, self._told, self.errors.said = False, 0, "", self.said
+        advice = self._held_to(advice, market, knowledge)
         self._events += advice.journaled()
         if (works := self.errors.succeeded(market.now_ns)) is not None:
             self._events.append(event_of("strategist", "recovered", works))
         self.exchange = advice.exchange.prompt_sha256
-        conditions = [sized for one in advice.conditions if (sized := self._sized(one, market, knowledge, advice)) is not None]
         shut = situation.shut(market, knowledge)
         self._for_paper = frozenset(shut)
-        return conditions + self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
+        return advice.conditions + self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
 
     def _failure(self, advice: Advice, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """A pause begins, longer with each failure, and no shorter than it takes until a model may be asked again."""
@@ -279,8 +279,14 @@ class Advised(Analyst):
         self._for_paper = frozenset(shut)
         return [one for one in left or [] if one.symbol not in shut] + self._decided(shut, market, portfolio, knowledge, valid_for_s)
 
-    def _sized(self, one: Condition, market: Market, knowledge: KnowledgeView, advice: Advice) -> Condition | None:
-        """A proposal by what is asked of the analyst's own trades: spread, reward, time, and never larger than they would be with such a stop.
+    def _held_to(self, advice: Advice, market: Market, knowledge: KnowledgeView) -> Advice:
+        """Advice as it is to be armed: what passed, by what is asked of the analyst's own trades. Each verdict is what happened in the end."""
+        verdicts = tuple(self._sized(one, one.condition, market, knowledge) if one.condition is not None else one for one in advice.verdicts)
+        return advice._replace(exchange=msgspec.structs.replace(advice.exchange, verdicts=verdicts),
+                               conditions=[one.condition for one in verdicts if one.condition is not None])
+
+    def _sized(self, verdict: Verdict, one: Condition, market: Market, knowledge: KnowledgeView) -> Verdict:
+        """The verdict on a proposal that passed so far, by spread, reward, time, and never larger than the analyst's own with such a stop.
 
         It has no pattern: its trades would be evidence about what the rules make of it."""
         seen, c = self._analyses[one.symbol], self.analysis
@@ -291,17 +297,18 @@ class Advised(Analyst):
                    f"target {one.target_bps} and stop {one.stop_bps} bps with costs of {costs_bps:.1f} bps bring {worth:.2f} of what is at risk, "
                    f"less than {c.least_reward_risk:g}" if worth < c.least_reward_risk else
                    "" if size.size_bps else f"size_bps {asked} → {size.words()}")
-        if refusal or size.size_bps < asked:
-            outcome, text = ("refused", refusal) if refusal else ("clamped", f"size_bps {asked} → {size.words()}")
-            self._events.append(advice.event(outcome, f"{one.side} {one.symbol} {outcome}: {text}", one.symbol))
         if refusal:
-            return None
+            return Verdict(outcome="refused", proposal=verdict.proposal, text=refusal)
+        if size.size_bps < asked:
+            verdict = Verdict(outcome="clamped", proposal=verdict.proposal, text="; ".join(filter(None, (
+                verdict.text, f"size_bps {asked} → {size.words()}"))))
         clauses = list(one.clauses)
         if not math.isnan(seen.spread_bps):  # a clause on what is not there never holds
             clauses.append(Clause(feature="spread_bps", op="<", value=c.max_spread_bps))
-        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
-                                       most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
-                                       clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
+        armed = msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
+                                        most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
+                                        clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
+        return msgspec.structs.replace(verdict, condition=armed)
 
     def close(self) -> None:
         """End what is under way."""
