@@ -166,7 +166,8 @@ def test_a_successor_knows_when_its_predecessor_gave_its_last_list(world: World,
     assert successor.planners[0].given_ns == START
 
 
-def test_a_successor_goes_on_with_what_is_in_force_or_is_about_to_be_not_with_what_is_journaled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_successor_goes_on_with_what_is_in_force_or_is_about_to_be_not_with_what_is_journaled(world: World,
+                                                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """In lockstep the horizon tells what is due next; a plan for it that is journaled was not armed."""
     world.memory.board.run[0]["lockstep"] = 1
     world.memory.board.cursors[0]["plan_horizon_ns"] = START + 60 * SECOND
@@ -207,7 +208,8 @@ def test_what_was_shut_is_ended_until_that_is_armed_however_seldom_the_strategy_
     known |= {"active": [blacklisting("BTC/USDT")], "version": 1}
     peer = getattr(world, by)
     answer = peer._answer
-    peer._answer = lambda request: messages.Refused(code="no", text="not now") if isinstance(request, messages.Plan | messages.Arm) else answer(request)
+    no = messages.Refused(code="no", text="not now")
+    peer._answer = lambda request: no if isinstance(request, messages.Plan | messages.Arm) else answer(request)
     for second in range(30, 300, 30):
         world.tick(second, 1600 if fails else 1000)
         settle(strategist)

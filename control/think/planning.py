@@ -47,8 +47,8 @@ _LONGEST_NS, _AGAIN_NS = 60_000_000_000, 15_000_000_000
 
 
 class Standing(NamedTuple):
-    """What of a strategy is armed: event time of the list (0: nothing is), version of the knowledge that it was made with, and what of that was active
-    then (−1: not known yet)."""
+    """What of a strategy is armed: event time of the list (0: nothing is), version of the knowledge that it was made with, and what of that was
+    active then (−1: not known yet)."""
 
     given_ns: int = 0
     version: int = 0
@@ -237,7 +237,7 @@ class Planning:
                 output = output if later is None else later
         except (Exception, SystemExit) as error:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
-            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
+            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {_words_of(error)}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
         if output is None and planned_ns:
             return None, {}  # before the first list it is a forgotten `return`
@@ -289,6 +289,15 @@ def _most(strategy: Any, name: str) -> int:
     """How far a strategy lets learning move a level, in bps, if it says so."""
     most = getattr(strategy, name, 0)
     return most if isinstance(most, int) and most > 0 else 10_000
+
+
+def _words_of(error: BaseException) -> str:
+    """What an exception says, as text that can be written anywhere."""
+    try:
+        text = str(error)
+    except Exception:  # a user's own __str__
+        text = "it has no words"
+    return text[:_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()
 
 
 def _place(error: BaseException) -> str:

@@ -1,5 +1,5 @@
-"""What of each strategy is armed as a life of the strategist begins: by the journal what the hot loop has taken over, by the sniper's table what it is
-about to. A plan that is journaled alone may have been refused, or never have been told."""
+"""What of each strategy is armed as a life of the strategist begins: by the journal what the hot loop has taken over, by the sniper's table what it
+is about to. A plan that is journaled alone may have been refused, or never have been told."""
 
 from __future__ import annotations
 

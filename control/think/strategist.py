@@ -28,7 +28,7 @@ from control.think.armed import Words
 from control.think.carried import Carries
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
-from control.think.llm.config import Llm
+from control.think.llm.config import MOST_MODELS, Llm
 from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
 from control.think.remembered import standing, take_up
 from control.think.strategy import StrategyError
@@ -48,6 +48,7 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
+assert 2 * l.MAX_STRATEGIES + MOST_MODELS <= l.MAX_ACTIVITIES, "each strategy, its advice, and each model have a row on the board"
 
 
 class Strategist:
@@ -77,7 +78,7 @@ class Strategist:
             self.activities.adopt(planner.errors, resume=True)
         llm: Llm = boot.section("llm", Llm)
         advice = engage(self.planning, llm, boot.section("limits", Limits), self._past, boot.mode, self._tell_now)
-        self._advice = [self.activities.adopt(errors, resume=True) for errors in advice[: l.MAX_ACTIVITIES - len(self.planners)]]
+        self._advice = [self.activities.adopt(errors, resume=True) for errors in advice]
         self._events += [] if boot.restarts else warnings(self.planning, llm, boot.mode)
         self.next_due_ns = self._lost = 0
 
@@ -154,7 +155,7 @@ class Strategist:
         self._keep(self.planning.keep(self.planners[-1], self.next_due_ns - self.interval_ns, "goes on"))
 
     def _remember(self) -> None:
-        """What of a predecessor's plans is armed, by strategy: whose turn it is depends on that. One that was journaled alone counts as not planned."""
+        """What of a predecessor's plans is armed, by strategy: whose turn it is depends on that. What was journaled alone is not planned."""
         if self.lockstep:  # the market waits, so the journal soon has all that the hot loop has taken over
             self._until(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS, int(barriers.published(self._memory.orders.ring)))
         answer = self._put(self._recorder, messages.Query(what="in_force"), lambda: False)
