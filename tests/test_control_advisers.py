@@ -115,6 +115,7 @@ def test_of_the_past_the_day_is_read_and_what_is_damaged_is_passed_over(journal:
     now_ns = time.time_ns()
     assert past_of(tmp_path / "journal", now_ns) == Past([other, one], [asking])
     assert past_of(tmp_path / "journal", now_ns, same_run=False).exchanges[0].again_ns == 0 < other.again_ns, "a key may be mended by now"
+    assert past_of(tmp_path / "journal", now_ns + DAY_NS) == Past([other, one], [asking]), "where the clock was set back it may be of today"
     assert past_of(tmp_path / "journal", now_ns + 2 * DAY_NS) == Past([other], [asking]), "of the days before only the last exchange"
     assert past_of(tmp_path / "journal", now_ns + 4 * DAY_NS) == Past([], [])
 

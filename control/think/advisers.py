@@ -122,7 +122,8 @@ def recorded(source: Path) -> list[Exchange]:
 
 
 def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
-    """All of the UTC day of a moment of the wall clock, and the last exchange before. What cannot be read is told and passed over. Of another run
+    """All of the UTC day of a moment of the wall clock and of the one before, which may have come after it where the clock was set back; and the last
+    exchange before. What cannot be read is told and passed over. Of another run
     than the `same_run` no pause goes on: a key may be mended by now. Raises JournalError."""
     journal = Journal(folder)
     exchanges: list[Exchange] = []
@@ -132,7 +133,7 @@ def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
         before: bytes | None = None
         while piece := journal.before("events", before, _PIECE):
             for _, record in piece:
-                if record.wall_ns < (today_ns if exchanges else today_ns - _DAYS * _DAY_NS):
+                if record.wall_ns < today_ns - (_DAY_NS if exchanges else _DAYS * _DAY_NS):
                     return Past(exchanges, askings, same_run)
                 event = decode_event(record.payload)
                 try:

@@ -258,13 +258,14 @@ class _Question:
 
     def _tokens(self, model: Model, messages: list[Message], answer: Answer | None, failure: WireError | None) -> tuple[int, int, bool]:
         """(of the prompt, of the reply, whether they are estimated)."""
-        if answer is None:
-            if failure is not None and not failure.billed:
-                return 0, 0, False
-            return tokens_of(self.size(model, messages)), model.max_tokens, True  # what it was doing when it failed nobody says
-        known_in, known_out = answer.tokens_in, answer.tokens_out
-        return (tokens_of(self.size(model, messages)) if known_in is None else known_in,
-                tokens_of(len(answer.text.encode("utf-8", "replace"))) if known_out is None else known_out, known_in is None or known_out is None)
+        known_in, known_out = (None, None) if failure is None else failure.tokens
+        if answer is not None:
+            known_in, known_out = answer.tokens_in, answer.tokens_out
+        elif failure is not None and not failure.billed and known_in is known_out is None:
+            return 0, 0, False
+        # what it was doing when it failed nobody says, nor what it thought before it answered
+        return (tokens_of(self.size(model, messages)) if known_in is None else known_in, model.max_tokens if known_out is None else known_out,
+                known_in is None or known_out is None)
 
 
 def _unusable(answer: Answer, model: Model) -> WireError | None:
