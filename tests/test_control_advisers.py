@@ -92,6 +92,15 @@ def test_a_plan_that_was_not_armed_is_told_to_the_strategy_that_made_it() -> Non
     assert (planner.strategy._refused, planner.given_ns, planner.error) == (True, 0, "sniper: no")
 
 
+@pytest.mark.parametrize(("path", "says"), [
+    ("~nobody-is-called-so/runs", "determine home directory"), ("a\0b", "replay_from: "), ("x" * 5_000, "name a folder under"),
+    ("half \ud800", "half")])
+def test_a_recording_at_a_place_that_no_path_can_name_is_a_fault_of_the_configuration(path: str, says: str) -> None:
+    with pytest.raises(StrategyError, match=says) as caught:
+        engage(planning("llm"), Llm(replay_from=path), Limits(), Past, "replay")
+    str(caught.value).encode()
+
+
 # ── the journal ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[JournalWriter]:

@@ -76,7 +76,6 @@ class Advised(Analyst):
         self._refused = False
         #: why nobody was asked, as it was journaled last
         self._told = ""
-        self._events: list[Event] = []
         self._headlines_fault = ""
         #: hash of the prompt that the last list of conditions came of, and what was said then
         self.exchange, self.said = "", ""
@@ -101,11 +100,6 @@ class Advised(Analyst):
     def waiting(self) -> bool:
         """A model is being asked: one whose turn it is in a lockstep waits for it."""
         return self._advisor is not None and self._advisor.asking
-
-    def take_events(self) -> list[Event]:
-        """What is to be journaled: exchanges, verdicts, decisions about models."""
-        taken, self._events = self._events, []
-        return taken
 
     def refused(self) -> None:
         """The last list was not armed."""

@@ -13,6 +13,7 @@ import msgspec
 
 from control.record.journal import Journal, decode_event
 from control.record.records import JournalError
+from control.think.llm.briefing import clean
 from control.think.llm.config import Llm
 from control.think.llm.exchange import Asking, Exchange, ExchangeError, Recording, decode, without_end
 from control.think.planning import Planning
@@ -59,7 +60,7 @@ def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past
     models: list[ErrorManager] = []
     client = None
     if llm.replay_from:
-        recording = recorded(Path(llm.replay_from).expanduser())
+        recording = recorded(llm.replay_from)
     elif mode == "backtest":
         raise StrategyError("strategy llm: a model knows the past, so a backtest that asks one proves nothing",
                             "replay what it said: set llm.replay_from to an instance or a run in which it was asked")
@@ -101,30 +102,34 @@ def _lost(strategy: str, exchanges: Sequence[Exchange], askings: Sequence[Asking
     return None if ended else last
 
 
-def recorded(source: Path) -> list[Exchange]:
+def recorded(path: str | Path) -> list[Exchange]:
     """The exchanges of an instance, a run, or a journal, in their order. Raises StrategyError."""
-    for folder in (source / "journal", source / "state" / "journal", source):
-        if (folder / "data.mdb").is_file():
-            try:
-                journal = Journal(folder)
-            except JournalError as error:
-                raise StrategyError(f"llm.replay_from: {error}", "name the folder of an instance or a run") from error
-            try:
-                found = [decode(event.data["exchange"]) for _, event in journal.events() if event.kind == KIND]
-            except ExchangeError as error:
-                raise StrategyError(f"llm.replay_from: {folder}: {error}", "name a run that this program has recorded") from error
-            finally:
-                journal.close()
-            if not found:
-                raise StrategyError(f"llm.replay_from: no model was asked in {folder}", "name a run in which the strategy llm has asked one")
-            return found
-    raise StrategyError(f"llm.replay_from: {source} holds no journal", "name a folder under instances/ or runs/")
+    try:
+        source = Path(path).expanduser()
+        folders = [folder for folder in (source / "journal", source / "state" / "journal", source) if (folder / "data.mdb").is_file()]
+    except (OSError, RuntimeError, ValueError) as error:  # it may not be looked at; no such home; what no path can have in it
+        raise StrategyError(f"llm.replay_from: {clean(str(path))}: {error}", "name a folder under instances/ or runs/") from None
+    for folder in folders:
+        try:
+            journal = Journal(folder)
+        except JournalError as error:
+            raise StrategyError(f"llm.replay_from: {error}", "name the folder of an instance or a run") from error
+        try:
+            found = [decode(event.data["exchange"]) for _, event in journal.events() if event.kind == KIND]
+        except ExchangeError as error:
+            raise StrategyError(f"llm.replay_from: {folder}: {error}", "name a run that this program has recorded") from error
+        finally:
+            journal.close()
+        if not found:
+            raise StrategyError(f"llm.replay_from: no model was asked in {folder}", "name a run in which the strategy llm has asked one")
+        return found
+    raise StrategyError(f"llm.replay_from: {clean(str(source), 400)} holds no journal", "name a folder under instances/ or runs/")
 
 
 def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
     """All of the UTC day of a moment of the wall clock and of the one before, which may have come after it where the clock was set back; and the last
-    exchange before. What cannot be read is told and passed over. Of another run
-    than the `same_run` no pause goes on: a key may be mended by now. Raises JournalError."""
+    exchange before. What cannot be read is told and passed over. Of another run than the `same_run` no pause goes on: a key may be mended by now.
+    Raises JournalError."""
     journal = Journal(folder)
     exchanges: list[Exchange] = []
     askings: list[Asking] = []
