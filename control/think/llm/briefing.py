@@ -12,12 +12,13 @@ from msgspec import Struct
 
 #: characters of a text from outside that are told
 TEXT_MOST = 200
-#: what is not shown: control, format (which turns the direction of writing, or is invisible), ends of lines, surrogates, private, tags, and what is no
-#: character. By their numbers: what is assigned else is another thing with each Python, and a prompt must not be
+#: what is not shown: control, format (which turns the direction of writing, or is invisible), ends of lines, surrogates, private, tags, and what is
+#: no character. By their numbers: what is assigned else is another thing with each Python, and a prompt must not be
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\U000110bd\U000110cd"
-    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\U000f0000-\U0010ffff"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\U000f0000-\U0010ffff"
     + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(1, 15)) + "]")
 
 
