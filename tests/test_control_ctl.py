@@ -180,7 +180,8 @@ def ask(folder: Path, request: Any, timeout_s: float = 2.0) -> Any:
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.usefixtures("watchdog")
-@pytest.mark.parametrize("said", ["HTTP 500: <s>[INST] oh [/INST]", "[red]x[/red]", "it moves [/i]", "[bold", "[link=file:///x]y", "\\[x] :warning: [/]"])
+@pytest.mark.parametrize("said", ["HTTP 500: <s>[INST] oh [/INST]", "[red]x[/red]", "it moves [/i]", "[bold", "[link=file:///x]y",
+                                  "\\[x] :warning: [/]"])
 def test_what_a_model_or_an_endpoint_says_is_text_and_no_markup(capsys: pytest.CaptureFixture[str], folder: Path, memory: Any, said: str) -> None:
     def handle(request: Any) -> Any:
         match request:
