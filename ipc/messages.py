@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ipc.texts import encoded
+
 #: largest payload that a socket accepts
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 #: conditions that one message may carry, in words or as rows; a larger plan goes in parts
@@ -379,25 +381,8 @@ decode_reply = msgspec.json.Decoder(Reply).decode
 
 
 def encode(message: Any) -> bytes:
-    """A message as JSON; rows as MessagePack, since JSON has bytes only as base64, which takes longer than arming them. Half a character (a lone
-    surrogate, which texts from outside may have) becomes "?": it ends nobody."""
-    encoder = _packed if isinstance(message, Arm) else _json
-    try:
-        return encoder.encode(message)
-    except UnicodeEncodeError:
-        return encoder.encode(_whole(msgspec.to_builtins(message, builtin_types=(bytes,))))
-
-
-def _whole(value: Any) -> Any:
-    """Plain data whose texts can be encoded."""
-    match value:
-        case str():
-            return value.encode(errors="replace").decode()
-        case dict():
-            return {_whole(key): _whole(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_whole(entry) for entry in value]
-    return value
+    """A message as JSON; rows as MessagePack, since JSON has bytes only as base64, which takes longer than arming them."""
+    return encoded(_packed if isinstance(message, Arm) else _json, message)
 
 
 def decode_child_request(payload: bytes) -> ChildRequest:
