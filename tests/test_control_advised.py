@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from control.think import advised as module
+from control.think.llm.advisor import Advisor
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Asking
+from control.think.llm.exchange import Asking, Recording
 from control.think.strategy import CoinStatus, Held
+from hotpath.config import Limits
 from ipc.messages import Event
 from tests.advice_scene import BTC, ETH, GOOD, NOON, Learned, Scene
 from tests.analysis_market import BEGIN, MINUTE, upside_down
@@ -398,10 +401,33 @@ def test_a_question_without_an_end_has_failed_and_is_put_again_after_a_pause_tha
     assert (one.briefing_ns, one.taken_ns, one.again_ns) == (NOON, NOON + MINUTE, NOON + 2 * MINUTE)
 
 
-def test_a_users_own_strategy_is_judged_by_its_own_permissions() -> None:
-    from control.think.llm.advisor import Advisor
-    from hotpath.config import Limits
+@pytest.mark.parametrize("fills", [False, True])
+def test_a_replay_takes_a_question_without_an_end_for_failed_as_the_run_did(fills: bool) -> None:
+    """Also where something has happened since, which ends the pause in both."""
+    def story(scene: Scene, lost: Callable[[], Asking] | None) -> tuple[list[Any], list[Any]]:
+        for minute in range(40):
+            if minute == 20:
+                scene.strategy.ask_now()
+                if lost:
+                    scene.model.holds.clear()
+            if minute == 21 and fills:
+                scene.held[ETH] = filled(NOON + 20 * MINUTE + 1, ETH)
+            scene.plan(NOON + minute * MINUTE, waits=not (lost and minute == 20))
+            if minute == 20 and lost:
+                scene.model.holds.set()
+                scene.successor(past=scene.exchanges(), lost=lost())
+        return [(one.briefing_ns, one.taken_ns, one.again_ns, one.failure) for one in scene.exchanges()][::-1], scene.lists
 
+    asked: list[Asking] = []
+    first = Scene(llm=Llm(breaker_cooldown_s=60), tell=lambda event: not asked.append(msgspec.convert(event.data["asking"], Asking)))
+    live = story(first, lambda: asked[-1])
+    again = Scene(llm=first.llm)
+    again.strategy.advise(Advisor(first.llm, Recording(first.exchanges()[::-1])), first.llm, Limits())
+    assert story(again, None) == live
+    assert [(begun - NOON) // MINUTE for begun, *_ in live[0]] == [0, 20, 21 if fills else 22]
+
+
+def test_a_users_own_strategy_is_judged_by_its_own_permissions() -> None:
     scene = Scene()
     scene.strategy.advise(Advisor(scene.llm, scene.model, strategy="Mine"), scene.llm,  # type: ignore[arg-type]
                           Limits(permissions={"Mine": (ETH,)}), "Mine")

@@ -110,12 +110,9 @@ class Advised(Analyst):
         assert self._advisor is not None, "advise comes before the first plan"
         self._go_on(market.now_ns, portfolio.planned_ns)
         kept = self._kept(market, portfolio, knowledge)
-        if self._lost is not None:
-            given = self._unended(self._lost, market, portfolio, knowledge)
-        else:
-            given = self._answer(market, portfolio, knowledge)
-            if given is None and not self._advisor.busy:
-                given = self._next(market, portfolio, knowledge)
+        given = self._answer(market, portfolio, knowledge) if self._lost is None else self._unended(self._lost, market, portfolio, knowledge)
+        if given is None and not self._advisor.busy:
+            given = self._next(market, portfolio, knowledge)
         given = kept if given is None else given
         if given is not None:
             self._offered = (market.now_ns, given)
