@@ -22,6 +22,10 @@ _COUNTED_NS = 60_000_000_000
 _BREAKER = ("state", "failures", "opens", "since_ns", "until_ns", "failed_ns", "asked_ns")
 
 
+class NoRow(Exception):
+    """A process has more activities than the board has rows for; the text ends in the remedy."""
+
+
 class Activities:
     """The activities of one life of a process. `tell` takes what is to be journaled; without one it goes to the recorder by and by (`pump`)."""
 
@@ -38,9 +42,10 @@ class Activities:
 
     def adopt(self, errors: ErrorManager, resume: bool = False) -> ErrorManager:
         """Show an activity from now on; gives it. A predecessor's counts go on, and with `resume` its breaker is as it was left."""
-        name = errors.activity.encode()[:40]
-        at = next(k for k, row in enumerate(self._rows) if row["name"] in (name, b""))
-        row = self._rows[at]
+        name = errors.activity.encode(errors="replace")[:40]
+        row = next((row for row in self._rows if row["name"] in (name, b"")), None)
+        if row is None:
+            raise NoRow(f"{errors.activity}: the board has {l.MAX_ACTIVITIES} activities of a process, and all are taken; configure fewer")
         if row["name"] == name:
             errors.total = int(row["errors"])
             errors.resume(int(row["errors_per_h"]), int(row["recoveries_per_h"]), int(row["failed_ns"]))
@@ -63,9 +68,9 @@ class Activities:
             row[field] = getattr(errors.breaker, field)
         row["errors_per_h"], row["recoveries_per_h"] = errors.rates()
         if not errors.failing:
-            row["text"] = errors.said.encode()[:192]
+            row["text"] = errors.said.encode(errors="replace")[:192]
         elif last is not None:
-            row["text"] = last.text.encode()[:192]
+            row["text"] = last.text.encode(errors="replace")[:192]
         row["errors"] += errors.total - int(row["errors"])
         row["wall_ns"] = time.time_ns()
 

@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 11
+LAYOUT_VERSION: Final = 12
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -51,8 +51,8 @@ MAX_STRATEGIES: Final = 4
 MAX_WORKING: Final = 256
 #: rows that one step may touch
 UNDO_LINES: Final = 8192
-#: activities of a process whose errors are kept on the board
-MAX_ACTIVITIES: Final = 6
+#: activities of a process whose errors are kept on the board: the strategist has each strategy, its advice, and the models that are asked
+MAX_ACTIVITIES: Final = 16
 #: conditions added since the last merge of the thresholds
 MAX_ADDED: Final = 4096
 #: trailing entries of one instrument: each is looked at with every tick of its price

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ipc.texts import encoded
+
 #: largest payload that a socket accepts
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 #: conditions that one message may carry, in words or as rows; a larger plan goes in parts
@@ -380,7 +382,7 @@ decode_reply = msgspec.json.Decoder(Reply).decode
 
 def encode(message: Any) -> bytes:
     """A message as JSON; rows as MessagePack, since JSON has bytes only as base64, which takes longer than arming them."""
-    return _packed.encode(message) if isinstance(message, Arm) else _json.encode(message)
+    return encoded(_packed if isinstance(message, Arm) else _json, message)
 
 
 def decode_child_request(payload: bytes) -> ChildRequest:

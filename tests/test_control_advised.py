@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from control.think import advised as module
+from control.think.llm.advisor import Advisor
 from control.think.llm.config import Llm
+from control.think.llm.exchange import Asking, Recording
 from control.think.strategy import CoinStatus, Held
+from hotpath.config import Limits
 from ipc.messages import Event
 from tests.advice_scene import BTC, ETH, GOOD, NOON, Learned, Scene
 from tests.analysis_market import BEGIN, MINUTE, upside_down
@@ -55,6 +60,19 @@ def test_a_proposal_that_the_analyst_would_not_make_is_refused_with_its_reason(c
     (refused,) = (event for event in scene.events if event.kind == "llm_refused")
     assert says in refused.text
     assert refused.text.startswith(f"buy {BTC} refused: ")
+
+
+def test_a_verdict_is_what_became_of_the_proposal_in_the_end() -> None:
+    """In the recorded exchange as in the events: one that the prompt's terms let pass may still be worth too little."""
+    scene = Scene(reply(GOOD, proposal(symbol=ETH, level_bps=30, stop_bps=50, target_bps=350, size_bps=600)), 
+                  settings={"least_reward_risk": 5.0, "risk_bps": 1.0})
+    (armed,) = scene.plan(NOON) or []
+    one, other = scene.exchanges()[0].verdicts
+    assert (one.outcome, one.condition, "less than 5" in one.text) == ("refused", None, True)
+    assert (other.outcome, other.condition) == ("clamped", armed)
+    assert re.fullmatch(r"size_bps 600 → 500.*; size_bps 500 → size \d+ bps .*", other.text), other.text
+    assert scene.kinds() == ["llm_exchange", "llm_trade", "llm_refused", "llm_clamped"]
+    assert scene.events[1].data["conditions"] == 1
 
 
 def test_no_trade_empties_what_is_armed_and_its_reason_is_told() -> None:
@@ -361,18 +379,55 @@ def test_an_answer_that_is_journaled_and_not_planned_by_is_not_bought_again() ->
     assert (len(scene.model.told), len(scene.exchanges())) == (2, events), "neither asked nor journaled again"
 
 
-def test_a_question_without_an_end_is_put_again_at_once() -> None:
-    scene = Scene()
-    scene.plan(NOON)
-    scene.successor(past=scene.exchanges(), lost=True)
-    scene.plan(NOON + MINUTE)
-    assert scene.asked == [NOON, NOON + MINUTE]
+def test_a_question_without_an_end_has_failed_and_is_put_again_after_a_pause_that_doubles_with_each_up_to_a_quarter_of_an_hour() -> None:
+    """What came of it may be what ended the process: without a pause every successor asks the same at once, and ends of the same."""
+    scene = Scene(llm=Llm(breaker_cooldown_s=60))
+    for minute in range(80):
+        scene.model.holds.clear()
+        scene.plan(NOON + minute * MINUTE, waits=False)
+        if scene.asked[-1:] == [NOON + minute * MINUTE]:
+            errors = scene.strategy.errors
+            scene.model.holds.set()
+            scene.successor(past=scene.exchanges(), lost=Asking(prompt_sha256="lost", strategy="llm", briefing_ns=NOON + minute * MINUTE,
+                                                                tokens=70, cost=0.5, headlines=("so",)))
+            scene.strategy.errors = errors  # the board has them
+    since = [(at - NOON) // MINUTE for at in scene.asked]
+    assert since == [0, 2, 5, 10, 19, 35, 51, 67], "a minute after each the next life takes it for failed, and the pause begins"
+    failed = [event for event in scene.events if event.kind == "llm_failed"]
+    assert [event.data["pause_s"] for event in failed[:7]] == [60, 120, 240, 480, 900, 900, 900]
+    assert "no end of the question is known" in failed[0].text
+    one = scene.exchanges()[-1]
+    assert (one.prompt_sha256, one.messages, one.tokens_in, one.cost, one.headlines) == ("lost", (), 70, 0.5, ("so",)), "spent, and to be replayed"
+    assert (one.briefing_ns, one.taken_ns, one.again_ns) == (NOON, NOON + MINUTE, NOON + 2 * MINUTE)
+
+
+@pytest.mark.parametrize("fills", [False, True])
+def test_a_replay_takes_a_question_without_an_end_for_failed_as_the_run_did(fills: bool) -> None:
+    """Also where something has happened since, which ends the pause in both."""
+    def story(scene: Scene, lost: Callable[[], Asking] | None) -> tuple[list[Any], list[Any]]:
+        for minute in range(40):
+            if minute == 20:
+                scene.strategy.ask_now()
+                if lost:
+                    scene.model.holds.clear()
+            if minute == 21 and fills:
+                scene.held[ETH] = filled(NOON + 20 * MINUTE + 1, ETH)
+            scene.plan(NOON + minute * MINUTE, waits=not (lost and minute == 20))
+            if minute == 20 and lost:
+                scene.model.holds.set()
+                scene.successor(past=scene.exchanges(), lost=lost())
+        return [(one.briefing_ns, one.taken_ns, one.again_ns, one.failure) for one in scene.exchanges()][::-1], scene.lists
+
+    asked: list[Asking] = []
+    first = Scene(llm=Llm(breaker_cooldown_s=60), tell=lambda event: not asked.append(msgspec.convert(event.data["asking"], Asking)))
+    live = story(first, lambda: asked[-1])
+    again = Scene(llm=first.llm)
+    again.strategy.advise(Advisor(first.llm, Recording(first.exchanges()[::-1])), first.llm, Limits())
+    assert story(again, None) == live
+    assert [(begun - NOON) // MINUTE for begun, *_ in live[0]] == [0, 20, 21 if fills else 22]
 
 
 def test_a_users_own_strategy_is_judged_by_its_own_permissions() -> None:
-    from control.think.llm.advisor import Advisor
-    from hotpath.config import Limits
-
     scene = Scene()
     scene.strategy.advise(Advisor(scene.llm, scene.model, strategy="Mine"), scene.llm,  # type: ignore[arg-type]
                           Limits(permissions={"Mine": (ETH,)}), "Mine")

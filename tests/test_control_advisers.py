@@ -17,7 +17,7 @@ from control.think.advised import Advised
 from control.think.advisers import Past, engage, past_of, warnings
 from control.think.armed import Armed
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Asking, Exchange
+from control.think.llm.exchange import LOST, Asking, Exchange
 from control.think.llm.prompt import Message, sha256_of
 from control.think.planning import Planner
 from control.think.strategy import StrategyError
@@ -56,8 +56,12 @@ def test_all_strategies_of_a_run_ask_the_same_models_within_one_budget(monkeypat
     assert one._advisor._source.budget.spent.tokens == 577, "of a question without an end the worst case"
     assert [errors.activity for errors in shown] == ["advice llm", "advice Mine", "llm 1 scripted"]
     assert (one._past, other._past) == ([past.exchanges[0]], [past.exchanges[1]])
-    assert (one._failed, other._failed) == (False, True), "what was lost is asked again"
+    assert (one._lost, other._lost) == (None, past.askings[0])
     assert asked == [1]
+    made = planning("llm", "Mine")
+    engage(made, Llm(models=(model("http://h/v1"),)), Limits(), lambda: past._replace(same_run=False), "paper")
+    anew = made.planners[1].strategy
+    assert (anew._lost, anew._past[0].failure, anew._past[0].again_ns) == (None, LOST, 0), "a new start asks at once"
 
 
 @pytest.mark.parametrize(("mode", "llm", "says"), [
@@ -88,6 +92,15 @@ def test_a_plan_that_was_not_armed_is_told_to_the_strategy_that_made_it() -> Non
     assert (planner.strategy._refused, planner.given_ns, planner.error) == (True, 0, "sniper: no")
 
 
+@pytest.mark.parametrize(("path", "says"), [
+    ("~nobody-is-called-so/runs", "determine home directory"), ("a\0b", "replay_from: "), ("x" * 5_000, "name a folder under"),
+    ("half \ud800", "half")])
+def test_a_recording_at_a_place_that_no_path_can_name_is_a_fault_of_the_configuration(path: str, says: str) -> None:
+    with pytest.raises(StrategyError, match=says) as caught:
+        engage(planning("llm"), Llm(replay_from=path), Limits(), Past, "replay")
+    str(caught.value).encode()
+
+
 # ── the journal ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[JournalWriter]:
@@ -111,6 +124,7 @@ def test_of_the_past_the_day_is_read_and_what_is_damaged_is_passed_over(journal:
     now_ns = time.time_ns()
     assert past_of(tmp_path / "journal", now_ns) == Past([other, one], [asking])
     assert past_of(tmp_path / "journal", now_ns, same_run=False).exchanges[0].again_ns == 0 < other.again_ns, "a key may be mended by now"
+    assert past_of(tmp_path / "journal", now_ns + DAY_NS) == Past([other, one], [asking]), "where the clock was set back it may be of today"
     assert past_of(tmp_path / "journal", now_ns + 2 * DAY_NS) == Past([other], [asking]), "of the days before only the last exchange"
     assert past_of(tmp_path / "journal", now_ns + 4 * DAY_NS) == Past([], [])
 

@@ -144,6 +144,21 @@ def test_every_symbol_that_is_not_armed_has_its_reason() -> None:
     assert [reason.rpartition(" is ")[2] for reason in analyst.passed.values()] == ["open", "too short", "nearer to 0 than 0.99"]
 
 
+def test_the_journal_is_told_why_nothing_is_armed_when_that_has_changed_and_not_when_only_its_figures_have() -> None:
+    analyst, of = Analyst(analysis=Settings(least_score=1.0)), {SYMBOL: walk(3), "ETH/USDT:USDT": walk(4)}
+    for minute in range(0, 300, 60):
+        analyst.ask_now()
+        plan(analyst, market(of, NOON + minute * MINUTE))
+    (event,) = analyst.take_events()
+    assert (event.kind, set(event.data["passed"]), event.data["due_ns"]) == ("no_trade", set(of), NOON)
+    assert f"{SYMBOL}: {event.data['passed'][SYMBOL]}" in event.text
+    analyst.ask_now()
+    plan(analyst, market(of, NOON + 301 * MINUTE), held=(Held(SYMBOL, "buy", 1.0, 100.0, 1, "open"),))
+    (event,) = analyst.take_events()
+    assert event.data["passed"] == {SYMBOL: "position is open"}
+    assert analyst.take_events() == []
+
+
 def test_of_more_conditions_than_a_plan_may_have_the_surest_are_armed_and_the_others_are_told() -> None:
     history = {f"C{n}/USDT:USDT": walk(n, 3000, step=9e-4) for n in range(20)}
     now = market(history, BEGIN + 2 * DAY)

@@ -179,6 +179,33 @@ def ask(folder: Path, request: Any, timeout_s: float = 2.0) -> Any:
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.usefixtures("watchdog")
+@pytest.mark.parametrize("said", ["HTTP 500: <s>[INST] oh [/INST]", "[red]x[/red]", "it moves [/i]", "[bold", "[link=file:///x]y",
+                                  "\\[x] :warning: [/]"])
+def test_what_a_model_or_an_endpoint_says_is_text_and_no_markup(capsys: pytest.CaptureFixture[str], folder: Path, memory: Any, said: str) -> None:
+    def handle(request: Any) -> Any:
+        match request:
+            case messages.Query(what="why") if "," not in request.argument and not request.argument.isdigit():
+                return messages.Answer(data={"text": ["position 1: buy", f"because: llm: {said}"]})
+            case messages.Query(what="why"):
+                return messages.Answer(rows=[{"condition": one, "why": f"llm: {said}"} for one in request.argument.split(",")])
+            case messages.Query(what="conditions"):
+                return messages.Answer(rows=[{"id": 65537, "symbol": "BTC/USDT", "distance_bps": 3.1}])
+        return messages.Answer(rows=[{"id": said, "symbol": said, "text": said, "why": said, said: said}])
+
+    row = memory.board.activities[l.STRATEGIST * l.MAX_ACTIVITIES]
+    row["name"], row["text"], row["failures"] = b"advice llm", said.encode(), 1
+    roles = [Role(folder, name, handle) for name in ("recorder", "sniper", "reflection")]
+    try:
+        for command in ("why BTC/USDT", "health", "errors", "conditions", "trades", "orders", "positions", "knowledge"):
+            code, out, err = run(capsys, *command.split())
+            assert (code, err) == (0, ""), command
+            assert said in out, command
+    finally:
+        for role in roles:
+            role.close()
+
+
 @pytest.mark.usefixtures("sniper", "recorder", "watchdog")
 @pytest.mark.parametrize(("command", "shows"), [
     ("status", "strategist"), ("health", "healthy"), ("positions", "-1.50"), ("conditions", "because 65537"), ("orders", "abc"),

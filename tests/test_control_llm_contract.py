@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from decimal import Decimal
 from typing import Any, get_args
 
@@ -39,8 +40,24 @@ def verdict(changes: dict[str, Any], **by: Any) -> Verdict:
 # ── replies ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_reply_is_taken_also_from_between_thoughts_and_fences() -> None:
     plain = reply(proposal())
-    for text in (plain, f"\n {plain} ", f"```json\n{plain}\n```", f"```\n{plain}\n```", f"<think>{{so}} it ```is</think>\n{plain}"):
+    for text in (plain, f"\n {plain} ", f"```json\n{plain}\n```", f"```\n{plain}\n```", f"<think>{{so}} it ```is</think>\n{plain}",
+                 f" <think>\n\n</think>\n\n``` json \n\n{plain}\n\n```\n", f"```json\n{plain}```"):
         assert decode(text, 5) == decode(plain, 5)
+
+
+@pytest.mark.parametrize("text", [
+    "```\n" + "\n" * 100_000 + "x", "```json" + " \n" * 50_000 + "```x", "```" * 33_333, "```\n" * 25_000 + "x", "```" + " " * 100_000 + "x",
+    " " * 100_000 + "x", "\n" * 100_000, "<think>" * 14_000, "<think>" + "</think" * 14_000, " " * 50_000 + "<think>" + " " * 50_000 + "x",
+    "<" * 100_000, "[" * 100_000, "{" * 100_000, "[1," * 33_000, '{"a":' * 20_000, '"' + "x" * 100_000, '"' + "\\" * 99_999, "1" * 100_000,
+    "-" * 100_000, "0." + "1" * 100_000, "1e" + "9" * 100_000, '{"decision": ' + "9" * 100_000,
+    '{"reason": "' + "x" * 100_000 + '"}', '{"' + "x" * 100_000 + '": 1}',
+    "\ud800" * 100_000, "💥" * 100_000, "\x00" * 100_000, '{"proposals": [' + "{}," * 33_000 + "{}]}"], ids=lambda text: repr(text[:12]))
+def test_whatever_a_model_says_is_read_in_no_time(text: str) -> None:
+    """While it is read no other thread goes on: a strategist whose heart stands still is killed, and its successor asks again."""
+    began = time.thread_time()
+    with pytest.raises(BadReply):
+        decode(text, 5)
+    assert time.thread_time() - began < 0.05
 
 
 @pytest.mark.parametrize(("text", "says"), [

@@ -99,11 +99,25 @@ def test_what_is_worth_least_is_left_out_first_and_that_is_told() -> None:
     assert "market" in prompt_of(large, Llm(prompt_bytes=4_000)).left_out
 
 
+def test_what_is_armed_is_left_out_after_all_that_binds_no_answer_and_what_is_held_last() -> None:
+    """What is not told of it is not proposed again, and so it would go."""
+    rows = [MarketRow(symbol=f"C{number}/USDT", mark=1.0, return_5m_bps=1.5) for number in range(40)]
+    large = briefing(market=rows, headlines=["h" * 99] * 40, knowledge=Knowledge(blacklist=[f"COIN{number}" for number in range(400)],
+                                                                                favourites=["FAV"] * 50),
+                     active=[ActiveRow(symbol="BTC/USDT", side="buy", level_bps=n, minutes_left=1) for n in range(30)],
+                     held=[HeldRow(symbol="BTC/USDT", side="buy", share_bps=n, gain_bps=1.0) for n in range(60)])
+    seen = [set(prompt_of(large, Llm(prompt_bytes=most)).left_out) for most in range(30_000, 3_000, -100)]
+    order = [name for name, _ in sorted({name: min(n for n, one in enumerate(seen) if name in one) for one in seen for name in one}.items(),
+                                        key=lambda found: found[1])]
+    assert order.index("headlines") < order.index("blacklist") < order.index("active") < order.index("market") < order.index("held")
+
+
 def test_a_text_from_outside_is_one_short_line_of_what_can_be_seen() -> None:
     assert clean("  a\n\tb\x00\x1b[31mc\u202ed\u200be ") == "a b [31mc d e"
     assert clean("x" * 10_000_000, 10) == "x" * 9 + "…"
     assert clean("币安人生/USDT é") == "币安人生/USDT é"
-    assert clean("\ud800x") == "x"
+    assert clean("\ud800x\ue000y\ufffez\ufdd0\U000e0041\U0001ffff!") == "x y z !"
+    assert clean("a\U00032100b\u0378c") == "a\U00032100b\u0378c", "another Python may know it, and the prompt is the same"
 
 
 # ── injection ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,8 +25,9 @@ from control.think.llm.exchange import Exchange, Recording
 from control.think.llm.headlines import HeadlinesError
 from control.think.llm.judgement import judge
 from control.think.llm.prompt import prompt_of
-from control.think.strategy import CoinStatus, Held, Market, Portfolio
+from control.think.strategy import CoinStatus, Condition, Held, Market, Portfolio
 from hotpath.config import Limits
+from ipc.messages import Size
 from tests.analysis_market import BEGIN, DAY, MINUTE, Coins, candles, market, walk
 from tests.llm_server import proposal, reply
 
@@ -136,6 +137,31 @@ def test_an_open_position_is_told_with_its_distances() -> None:
     assert (one.side, one.stop_bps, one.target_bps, one.open_minutes) == ("sell", 100, 200, 30)
 
 
+@pytest.mark.parametrize(("side", "stop", "target", "lost", "gained"), [
+    ("buy", 99.0, 102.0, 100, 200), ("buy", 101.0, 102.0, -100, 200), ("sell", 101.0, 98.0, 100, 200), ("sell", 99.0, 98.0, -100, 200),
+    ("buy", 100.0, 99.0, 0, -100), ("buy", 0.0, 0.0, None, None)])
+def test_a_stop_that_locks_a_gain_in_is_not_told_as_a_risk(side: Any, stop: float, target: float, lost: int | None, gained: int | None) -> None:
+    held = Held(PERPETUAL, side, 2.0, 100.0, NOW, "open", stop, target)
+    asked = told(market(HISTORY, NOW), Portfolio(equity=10_000.0, positions={PERPETUAL: held}))
+    assert (asked.held[0].stop_bps, asked.held[0].target_bps) == (lost, gained)
+    assert "below 0 it locks a gain in" in prompt_of(asked, Llm()).messages[0].content
+
+
+def test_no_condition_that_is_armed_is_left_out_silently() -> None:
+    """One that the rules have armed may wait for something else than a level, and one may be in a coin that is not analysed now."""
+    plain = Condition(symbol=PERPETUAL, side="buy", direction="up", size=Size(kind="equity_bps", value="100"), confidence=0.9, why="x", stop_bps=50)
+    given = [msgspec.structs.replace(plain, **changes) for changes in (
+        {"level": "3000"}, {"rebound_bps": 30}, {"rebound_bps": 30, "level": "2900", "direction": "down"}, {"feature": "volume_burst", "value": 2.5},
+        {"anchor": "3000", "move_bps": 25, "direction": "down"}, {"symbol": "SOL/USDT", "level": "150"}, {"level": "3000", "valid_for_s": 1})]
+    now = market(HISTORY, NOW)
+    rows = situation.briefing(now, Portfolio(equity=10_000.0), Known(), analyses(now), [(NOW - 60_000_000_000, one) for one in given], Settings(),
+                              Limits()).active
+    assert [(one.symbol, one.level_bps is None, one.waits_for) for one in rows] == [
+        (PERPETUAL, False, ""), (PERPETUAL, True, "last 30 bps up from its low"),
+        (PERPETUAL, True, "last 30 bps down from its high, once at 2900"), (PERPETUAL, True, "volume_burst up through 2.5"),
+        (PERPETUAL, True, "last down through 25 bps from 3000"), ("SOL/USDT", True, "last up through 150")], "but what has expired"
+
+
 def test_permissions_are_those_of_whoever_asks() -> None:
     limits = Limits(permissions={"llm": (SPOT,), "Mine": (PERPETUAL,)})
     now, account = market(HISTORY, NOW), Portfolio(equity=10_000.0)
@@ -199,6 +225,10 @@ def test_what_is_no_file_is_told_with_a_remedy_and_never_waited_for(tmp_path: Pa
                        (tmp_path / "pipe", "is no file; name")):
         with pytest.raises(HeadlinesError, match=rf"llm\.headlines: .*{says}"):
             headlines.read(str(path))
+    for odd, says in (("~nobody-is-called-so/news.txt", "determine home directory; write"), ("a\0b", "a b: embedded null byte; write"),
+                      ("x" * 5_000, "File name too long; write"), ("half \udcff\ud800", "half: .*surrogates not allowed; write")):
+        with pytest.raises(HeadlinesError, match=rf"llm\.headlines: .*{says}"):
+            headlines.read(odd)
 
 
 def test_headlines_are_in_the_prompt_and_a_replay_has_those_that_were_recorded() -> None:

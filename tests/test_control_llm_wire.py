@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 import tracemalloc
+from urllib.parse import quote
 
 import pytest
 
 from control.think.llm.client import Client
 from control.think.llm.config import Llm, Model
-from control.think.llm.wire import MOST_BYTES, Cut, WireError, post
+from control.think.llm.wire import MOST_BYTES, Cut, Secrets, WireError, post
 from hotpath.errors import Kind
 from tests import llm_server as server
 from tests.llm_scene import KEY, advised, model, settings
@@ -89,6 +90,34 @@ def test_no_endpoint_at_all_is_a_network_failure_that_costs_nothing() -> None:
     with pytest.raises(WireError) as caught:
         post(model(f"http://127.0.0.1:{port}/v1"), KEY, [], {}, 2.0, Cut(2.0))
     assert (caught.value.kind, caught.value.billed) == (Kind.NETWORK, False)
+
+
+def test_a_connection_that_never_comes_about_costs_nothing_and_one_that_breaks_later_may() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # the backlog is full
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        with pytest.raises(WireError, match="no connection within 1 s") as caught:
+            post(model(f"http://127.0.0.1:{full.getsockname()[1]}/v1"), KEY, [], {}, 0.7, Cut(0.7))
+        for one in waiting:
+            one.close()
+    assert (caught.value.kind, caught.value.billed) == (Kind.NETWORK, False)
+    assert failure_of(server.resets()).billed
+    assert failure_of(server.late(says(GOOD), 30), timeout_s=0.5).billed
+
+
+USAGE = {"prompt_tokens": 9_000, "completion_tokens": 4_000}
+
+
+@pytest.mark.parametrize(("code", "usage", "billed", "tokens"), [
+    (502, USAGE, True, (9_000, 4_000)), (502, None, True, (None, None)), ("provider_failed", {"prompt_tokens": 5}, True, (5, None)),
+    (None, None, True, (None, None)), (429, None, False, (None, None)), (402, None, False, (None, None)), (400, USAGE, False, (9_000, 4_000))])
+def test_an_error_in_a_whole_answer_may_have_taken_tokens(code: object, usage: object, billed: bool, tokens: object) -> None:
+    error = failure_of(server.gives(json.dumps({"error": {"code": code, "message": "no"}, "usage": usage}).encode()))
+    assert (error.billed, error.tokens) == (billed, tokens)
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +201,27 @@ def test_a_key_is_in_no_text_no_exchange_and_no_log(script: Script, caplog: pyte
     assert KEY[:12] not in told, "half a key is a secret, too"
 
 
+ODD = 'sk-abc/def+GH"IJ&<KL==4711'
+
+
+@pytest.mark.parametrize("written", [
+    ODD, ODD.replace("/", "\\/"), json.dumps(ODD)[1:-1].replace("/", "\\/"), "".join(f"\\u{ord(one):04X}" for one in ODD), quote(ODD), quote(ODD, ""),
+    ODD.replace("+", "\\u002b").replace("<", "\\u003C"), "".join(f"%{ord(one):02x}" for one in ODD)])
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_key_is_told_in_no_encoding(written: str, status: int) -> None:
+    error = failure_of(server.gives(f'{{"error": "bad key {written}" }} x'.encode(), status), ODD)
+    assert "bad key [key]" in error.text
+    assert not {"abc", "4711", "%73%6b", "0073"} & set(re.split(r"[^a-z0-9%]+", error.text))
+
+
+def test_what_a_model_answers_is_read_without_the_key_in_no_time() -> None:
+    secrets = Secrets("sk-" + "aB3dE" * 30, "https://h/v1/openai/deployments/mine")
+    for text in ("sk-" + "aB3dE" * 29, "\\", "%73", "s", "sk-"):
+        began = time.thread_time()
+        assert secrets.key_out_of(text * (MOST_BYTES // len(text)))
+        assert time.thread_time() - began < 0.5
+
+
 @pytest.mark.parametrize("key", ["", " ", "sk with blanks", "sk-é", "sk\r\nX-Evil: 1"])
 def test_a_key_that_is_missing_or_cannot_be_sent_is_told_without_it_and_nothing_is_asked(key: str) -> None:
     with serving(says(GOOD)) as endpoint:
@@ -188,6 +238,11 @@ def test_only_the_host_of_an_endpoint_is_kept(caplog: pytest.LogCaptureFixture) 
         advice = advised(Client(llm, {"LLM_KEY": KEY}), llm)
     assert advice.exchange.host.startswith("127.0.0.1:")
     assert "secret-path" not in repr(advice) + caplog.text
+    echo = r"at /v1/secret-path/chat, \/v1\/secret-path\/x, %2Fv1%2Fsecret-path, or secret-path"
+    for status in (200, 404, 500):
+        with serving(server.gives(echo.encode(), status)) as endpoint, pytest.raises(WireError) as caught:
+            post(model(endpoint.base_url + "/secret-path"), KEY, [], {}, 2.0, Cut(2.0))
+        assert r"at [path]/chat, [path]\/x, [path], or [path]" in caught.value.text
 
 
 @pytest.mark.parametrize("base_url", ["https://me:pw@host/v1", "https://pw@host/v1", "https://host/v1?key=pw", "ftp://pw/v1", "pw", "http://[pw/v1",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
+from control.think.advisers import Past
+from control.think.llm.config import MOST_MODELS, Llm, Model
+from control.think.strategist import Strategist
+from hotpath.errors import ErrorManager, Kind
 from ipc import layout as l
 from ipc import ring
-from tests.strategist_scene import SECOND, START, World, settle, worlds
+from tests.strategist_scene import MINE, SECOND, START, World, settle, worlds
 
 world = pytest.fixture(worlds)
 
@@ -26,6 +31,58 @@ def test_a_strategy_that_fails_is_counted_and_journaled_and_keeps_what_it_armed(
     assert event.data["due_ns"] == START + 30 * SECOND
     assert (event.kind, event.data["decision"], event.data["in_a_row"]) == ("strategy_error", "continue", 1)
     assert (over.kind, over.text, over.data["due_ns"]) == ("recovered", "Mine: works again after 1 failure", START + 60 * SECOND)
+
+
+def test_what_a_strategy_raises_may_say_anything(world: World) -> None:
+    """Half a character, as surrogateescape makes of bytes, or an exception that has no words."""
+    for number, raises in enumerate((r'RuntimeError("bad name \ud800")', "Wordless()")):
+        world.strategy.write_text(MINE.replace('RuntimeError("thirteen")', raises) + r"""
+class Wordless(Exception):
+    def __str__(self):
+        raise ValueError
+""")
+        strategist = world.strategist()
+        for second in (0, 31):
+            world.tick(60 * number + second, 1300)
+        settle(strategist)
+    said = [event.text for event in world.recorder.events() if event.kind == "strategy_error"]
+    assert any(r"RuntimeError: bad name \ud800" in text for text in said), said
+    assert any("Wordless: it has no words" in text for text in said), said
+
+
+def test_texts_that_cannot_be_encoded_reach_the_journal_and_the_board_all_the_same(world: World) -> None:
+    strategist = world.strategist()
+    planner = strategist.planners[0]
+    strategist.activities.failed(planner.errors, "strategy_error", Kind.GENERAL, "half \udcff", 1)
+    strategist._journal_events()
+    planner.errors.said = "\ud800"
+    strategist.activities.succeeded(planner.errors, 2)
+    planner.strategy.said = "\ud800"
+    world.tick(0)
+    settle(strategist)
+    assert world.recorder.events()[0].text == "half ?"
+    assert world.recorder.plans()[0].why == "2 conditions; ?"
+
+
+def test_every_strategy_its_advice_and_every_model_have_a_row_that_a_successor_goes_on_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Strategist, "_past", lambda self: Past())
+    llm = Llm(models=tuple(Model(base_url="http://127.0.0.1:9/v1", model=f"m{number}") for number in range(MOST_MODELS)))
+
+    def life(restarts: int) -> list[ErrorManager]:
+        child = world.child((f"{world.strategy}:Mine", "llm", "analyst", "momentum"), restarts=restarts)
+        child.boot.sections["llm"] = msgspec.Raw(msgspec.json.encode(llm))
+        strategist = Strategist(child)
+        world.made = [strategist]
+        return strategist._advice
+
+    first = life(0)
+    assert len(first) == 1 + MOST_MODELS
+    for number, errors in enumerate(first):
+        errors.failed(Kind.FATAL, "HTTP 401", 5 + number)
+    for errors in first:
+        world.made[0].activities.show(errors)
+    world.made[0].close()
+    assert [(one.activity, one.breaker.state) for one in life(1)] == [(one.activity, l.BREAKER_STOPPED) for one in first]
 
 
 def breaker(world: World) -> tuple[str, int, int]:

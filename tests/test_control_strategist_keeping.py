@@ -10,6 +10,7 @@ import pytest
 from control.learn.evidence import Evidence
 from control.learn.gate import Adaptation
 from control.learn.snapshot import Snapshot
+from control.think.armed import Words
 from control.think.strategist import Strategist
 from ipc import layout as l
 from ipc import messages, ring
@@ -158,30 +159,86 @@ def test_a_successor_knows_when_its_predecessor_gave_its_last_list(world: World,
     settle(strategist)
     assert strategist.planners[0].planned_ns == START + 30 * SECOND, "it was asked then, and kept what was armed"
     strategist.close()
-    told = world.recorder._answer
-    last = messages.Answer(rows=[{"time_ns": START, "knowledge_version": 0}])
-    monkeypatch.setattr(world.recorder, "_answer", lambda request: last if isinstance(request, messages.Query) and request.what == "plans"
-                        else told(request))
+    world.in_force = [{"strategy": "Keeping", "time_ns": START, "knowledge_version": 0, "plan_seq": 1, "changed": []}]
     successor = Strategist(world.child((f"{world.folder / 'keeping.py'}:Keeping",), restarts=1))
     world.made = [successor]
     successor.recover()
     assert successor.planners[0].given_ns == START
 
 
-def test_a_plan_that_a_predecessor_had_journaled_and_not_armed_is_not_its_last_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In lockstep the horizon tells: what is due next was not armed, and what was armed before it is what may be kept."""
+def test_a_successor_goes_on_with_what_is_in_force_or_is_about_to_be_not_with_what_is_journaled(world: World,
+                                                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """In lockstep the horizon tells what is due next; a plan for it that is journaled was not armed."""
     world.memory.board.run[0]["lockstep"] = 1
     world.memory.board.cursors[0]["plan_horizon_ns"] = START + 60 * SECOND
-    told = world.recorder._answer
-    rows = [{"time_ns": START + after * SECOND, "knowledge_version": after} for after in (60, 30, 0)]
-    monkeypatch.setattr(world.recorder, "_answer", lambda request: messages.Answer(rows=rows) if isinstance(request, messages.Query)
-                        and request.what == "plans" else told(request))
+    world.in_force = [{"strategy": "Mine", "time_ns": START + 30 * SECOND, "knowledge_version": 7, "plan_seq": 3, "changed": []}]
     ring.advance(world.memory.ticks.readers, l.STRATEGIST, world.tick(50))
-    successor = Strategist(world.child(restarts=1))
+    parts = {4: messages.Plan(strategy="Mine", due_ns=START + 60 * SECOND, next_due_ns=0, knowledge_version=9),
+             5: messages.Plan(strategy="Other", due_ns=START + 60 * SECOND, next_due_ns=0, knowledge_version=9)}
+    monkeypatch.setattr(Words, "plan", lambda self, number: parts.get(number))
+    table = world.memory.conditions
+    for number, seconds, version in ((0, 30, 7), (3, 30, 7), (5, 30, 7), (4, 60, 9)):
+        table.generations[int(table.table[0]["generation"]) & 1]["plan_seq"] = number  # the newest plan that the sniper has taken
+        successor = Strategist(world.child(restarts=1))
+        world.made = [successor]
+        successor.recover()
+        planner = successor.planners[0]
+        assert (successor.next_due_ns, planner.given_ns, planner.planned_ns) == (START + 60 * SECOND, *[START + seconds * SECOND] * 2), number
+        assert (planner.armed.given_ns, planner.armed.version) == (START + seconds * SECOND, version), number
+        successor.close()
+    world.made = []
+
+
+def knowing(strategist: Strategist, known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategist._knowledge, "snapshot", lambda now_ns: Snapshot({}, known["active"], now_ns, 1e-8, version=known["version"]))
+
+
+@pytest.mark.parametrize("by", ["sniper", "recorder"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_shut_is_ended_until_that_is_armed_however_seldom_the_strategy_plans(world: World, monkeypatch: pytest.MonkeyPatch, by: str,
+                                                                                     fails: bool) -> None:
+    """Also where the strategy gives nothing any more, so that all is taken away."""
+    known: dict[str, Any] = {"active": [], "version": 0}
+    strategist = keeping(world, interval_s=3600)
+    knowing(strategist, known, monkeypatch)
+    world.tick(0)
+    world.tick(1, 1600 if fails else 1000)
+    settle(strategist)
+    assert len(world.sniper.plans()) == 1
+    known |= {"active": [blacklisting("BTC/USDT")], "version": 1}
+    peer = getattr(world, by)
+    answer = peer._answer
+    no = messages.Refused(code="no", text="not now")
+    peer._answer = lambda request: no if isinstance(request, messages.Plan | messages.Arm) else answer(request)
+    for second in range(30, 300, 30):
+        world.tick(second, 1600 if fails else 1000)
+        settle(strategist)
+    assert strategist.planners[0].armed.version == 0, "what was armed before is"
+    tried = len(peer.plans())
+    assert 4 <= tried <= 10, "again and again, with a pause"
+    peer._answer = answer
+    for second in range(300, 900, 30):
+        world.tick(second, 1600 if fails else 1000)
+        settle(strategist)
+    last = world.recorder.plans()[-1]
+    assert (len(peer.plans()), [one.paper for one in last.conditions]) == (tried + 1, [] if fails else [True]), "once"
+    assert rows_of(world.sniper.plans()[-1])["paper"].tolist() == ([] if fails else [1])
+
+
+def test_a_successor_ends_what_was_shut_and_is_still_armed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its predecessor had journaled the plan that would have, and the sniper had refused that."""
+    known: dict[str, Any] = {"active": [blacklisting("BTC/USDT")], "version": 1}
+    (world.folder / "keeping.py").write_text(KEEPING)
+    world.in_force = [{"strategy": "Keeping", "time_ns": START, "knowledge_version": 0, "plan_seq": 1, "changed": []}]
+    ring.advance(world.memory.ticks.readers, l.STRATEGIST, world.tick(70))
+    successor = Strategist(world.child((f"{world.folder / 'keeping.py'}:Keeping",), restarts=1, interval_s=3600))
     world.made = [successor]
+    knowing(successor, known, monkeypatch)
     successor.recover()
-    assert (successor.next_due_ns, successor.planners[0].given_ns) == (START + 60 * SECOND, START + 30 * SECOND)
-    assert (successor.planners[0].planned_ns, successor.planners[0].version) == (START + 30 * SECOND, 30)
+    world.tick(130)
+    settle(successor)
+    (plan,) = world.recorder.plans()
+    assert [one.paper for one in plan.conditions] == [True]
 
 
 def test_a_successor_has_the_candles_of_its_predecessor_though_the_ring_has_lost_them(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotpath.activities import Activities, event_of
+from hotpath.activities import Activities, NoRow, event_of
 from hotpath.breaker import Breaker
 from hotpath.errors import Action, ErrorManager, Hourly, Kind, classify
 from ipc import bus, messages
@@ -177,10 +177,13 @@ def test_rates_on_the_board_fall_while_nothing_happens(memory: Any, monkeypatch:
 
 def test_activities_of_one_process_have_rows_of_their_own(memory: Any) -> None:
     one = Activities(child_of(memory, l.FEED), lambda event: None)
-    for name in ("frames", "source", "a", "b", "c", "d"):
+    names = [f"n{number}" for number in range(l.MAX_ACTIVITIES)]
+    for name in names:
         one.adopt(ErrorManager(name))
     rows = memory.board.activities[l.FEED * l.MAX_ACTIVITIES: (l.FEED + 1) * l.MAX_ACTIVITIES]
-    assert rows["name"].tolist() == [b"frames", b"source", b"a", b"b", b"c", b"d"]
+    assert rows["name"].tolist() == [name.encode() for name in names]
+    with pytest.raises(NoRow, match=r"^one more: the board has 16 activities of a process, and all are taken; configure fewer$"):
+        one.adopt(ErrorManager("one more"))
 
 
 def test_the_event_of_a_decision_says_what_failed_or_that_it_is_over() -> None:

@@ -49,7 +49,7 @@ def grid(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int |
             shown.remove(missing[-1])
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for column in shown:
-        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=not column.text,
+        table.add_column(Text(column.heading), justify="right" if column.right else "left", no_wrap=not column.text,
                          overflow="fold" if column.text else "ellipsis")
     for number in range(len(rows)):
         table.add_row(*(cells[column][number] for column in shown))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.text import Text
 
 from control.serve.page import page
 
@@ -54,4 +55,4 @@ class Screen:
             return self._fault(error)
 
     def _fault(self, error: Exception) -> RenderableType:
-        return Panel(f"the screen cannot be drawn ({type(error).__name__}: {error}); the instance goes on\n{self._ctl_line}")
+        return Panel(Text(f"the screen cannot be drawn ({type(error).__name__}: {error}); the instance goes on\n{self._ctl_line}"))

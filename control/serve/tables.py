@@ -92,7 +92,8 @@ class _Console(Console):
 def print_answer(command: str, data: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Facts first, then the rows. Into a pipe nothing is cut off: one line a row, however long, without blanks at its end."""
     terminal = sys.stdout.isatty()
-    console = _Console(width=None if terminal else 400, highlight=False)
+    # what is shown comes from anywhere, a model's words too: it is text, and neither markup nor emoji
+    console = _Console(width=None if terminal else 400, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         if data.get("simulated"):
             console.print("SIMULATED MARKET: results mean nothing", style="bold yellow")
@@ -136,7 +137,7 @@ def _facts(command: str, data: dict[str, Any]) -> Table:
     except (KeyError, TypeError, ValueError):  # another version's answer: shown as it is
         facts = _plainly(data)
     for name, fact in facts.items():
-        table.add_row(name, fact)
+        table.add_row(Text(name), Text(fact) if isinstance(fact, str) else fact)
     return table
 
 

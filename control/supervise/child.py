@@ -89,7 +89,7 @@ def _isolate(boot: Boot) -> logging.Logger:
         os.dup2(stream, standard)
     faulthandler.enable(file=stream, all_threads=True)
     logging.raiseExceptions = False  # a full disk is told by the recorder, not by each line that is lost
-    logging.basicConfig(stream=os.fdopen(stream, "w", buffering=1), force=True, level=logging.INFO,
+    logging.basicConfig(stream=os.fdopen(stream, "w", buffering=1, encoding="utf-8", errors="backslashreplace"), force=True, level=logging.INFO,
                         format=f"%(asctime)s.%(msecs)03d {boot.role} %(process)d %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
     return logging.getLogger(boot.role)
 

@@ -371,7 +371,7 @@ def hold_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGHUP)) -> di
 def open_log(run_dir: Path, headless: bool) -> None:
     """The watchdog's log: always a file; lines on stderr too where there is no screen."""
     logging.raiseExceptions = False  # a full disk must not fill the terminal with what could not be logged
-    handlers: list[logging.Handler] = [logging.FileHandler(run_dir / "logs" / "watchdog.log")]
+    handlers: list[logging.Handler] = [logging.FileHandler(run_dir / "logs" / "watchdog.log", encoding="utf-8", errors="backslashreplace")]
     if headless:
         handlers.append(logging.StreamHandler(sys.stderr))
     logging.basicConfig(handlers=handlers, force=True, level=logging.INFO, datefmt="%Y-%m-%dT%H:%M:%S",

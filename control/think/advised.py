@@ -31,9 +31,9 @@ from control.think.analyst import Analyst
 from control.think.llm import situation
 from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Exchange
+from control.think.llm.exchange import LOST, Asking, Exchange, without_end
 from control.think.llm.headlines import HeadlinesError
-from control.think.llm.judgement import STRATEGY
+from control.think.llm.judgement import STRATEGY, Verdict
 from control.think.strategy import Clause, Condition, KnowledgeView, Market, Portfolio, equity_bps
 from hotpath.activities import event_of
 from hotpath.config import Limits
@@ -57,8 +57,9 @@ class Advised(Analyst):
         self._llm, self._limits = Llm(), Limits()
         #: how advice is getting on, for the board
         self.errors = ErrorManager(f"advice {STRATEGY}")
-        #: exchanges of a predecessor, newest first
+        #: exchanges of a predecessor, newest first, and its last question where no end of that is known
         self._past: Sequence[Exchange] = ()
+        self._lost: Asking | None = None
         #: analyses that the question under way is about, how long what comes of it is valid, and whether an operator wanted it
         self._analyses: dict[str, Analysis] = {}
         self._valid_for_s, self._wanted = 0, False
@@ -75,14 +76,14 @@ class Advised(Analyst):
         self._refused = False
         #: why nobody was asked, as it was journaled last
         self._told = ""
-        self._events: list[Event] = []
         self._headlines_fault = ""
         #: hash of the prompt that the last list of conditions came of, and what was said then
         self.exchange, self.said = "", ""
 
-    def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (), lost: bool = False) -> None:
-        """Ask this one from now on. `past` are exchanges of a predecessor, newest first, whose last question may be `lost`."""
-        self._advisor, self._llm, self._limits, self._past, self._failed = advisor, llm, limits, past, lost
+    def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (),
+               lost: Asking | None = None) -> None:
+        """Ask this one from now on. `past` are exchanges of a predecessor, newest first; `lost` is its last question, where it had no end."""
+        self._advisor, self._llm, self._limits, self._past, self._lost = advisor, llm, limits, past, lost
         self.errors.activity = f"advice {name}"
 
     @property
@@ -100,11 +101,6 @@ class Advised(Analyst):
         """A model is being asked: one whose turn it is in a lockstep waits for it."""
         return self._advisor is not None and self._advisor.asking
 
-    def take_events(self) -> list[Event]:
-        """What is to be journaled: exchanges, verdicts, decisions about models."""
-        taken, self._events = self._events, []
-        return taken
-
     def refused(self) -> None:
         """The last list was not armed."""
         self._refused = True
@@ -114,7 +110,7 @@ class Advised(Analyst):
         assert self._advisor is not None, "advise comes before the first plan"
         self._go_on(market.now_ns, portfolio.planned_ns)
         kept = self._kept(market, portfolio, knowledge)
-        given = self._answer(market, portfolio, knowledge)
+        given = self._answer(market, portfolio, knowledge) if self._lost is None else self._unended(self._lost, market, portfolio, knowledge)
         if given is None and not self._advisor.busy:
             given = self._next(market, portfolio, knowledge)
         given = kept if given is None else given
@@ -129,7 +125,7 @@ class Advised(Analyst):
         self._past = ()
         if last is not None and planned_ns:
             self._since_ns = last.briefing_ns
-            self._failed, self._again_ns = self._failed or bool(last.failure), 0 if self._failed else last.again_ns
+            self._failed, self._again_ns = bool(last.failure), last.again_ns
 
     def _kept(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """None where what is armed stays by itself."""
@@ -224,14 +220,14 @@ class Advised(Analyst):
         if advice.decision == "FAILED":
             return self._failure(advice, market, portfolio, knowledge)
         self._failed, self._again_ns, self._told, self.errors.said = False, 0, "", self.said
+        advice = self._held_to(advice, market, knowledge)
         self._events += advice.journaled()
         if (works := self.errors.succeeded(market.now_ns)) is not None:
             self._events.append(event_of("strategist", "recovered", works))
         self.exchange = advice.exchange.prompt_sha256
-        conditions = [sized for one in advice.conditions if (sized := self._sized(one, market, knowledge, advice)) is not None]
         shut = situation.shut(market, knowledge)
         self._for_paper = frozenset(shut)
-        return conditions + self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
+        return advice.conditions + self._decided(shut, market, portfolio, knowledge, self._valid_for_s)
 
     def _failure(self, advice: Advice, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """A pause begins, longer with each failure, and no shorter than it takes until a model may be asked again."""
@@ -247,6 +243,12 @@ class Advised(Analyst):
         self._events += advice._replace(exchange=exchange).journaled(not reason or reason != self._told, decision)
         self._told = reason
         return self._without(market, portfolio, knowledge)
+
+    def _unended(self, lost: Asking, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
+        """A question of a predecessor has failed: what came of it may be what ended that one, so it is not put again at once."""
+        self._lost, self._since_ns = None, lost.briefing_ns
+        exchange = msgspec.structs.replace(without_end(lost), taken_ns=market.now_ns)
+        return self._failure(Advice("FAILED", LOST, [], exchange, self._llm.on_failure == "rules"), market, portfolio, knowledge)
 
     def _without(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """What is planned without an answer, as often as the analyst would plan: by rules where they are to take over, else what is armed, with the
@@ -268,8 +270,14 @@ class Advised(Analyst):
         self._for_paper = frozenset(shut)
         return [one for one in left or [] if one.symbol not in shut] + self._decided(shut, market, portfolio, knowledge, valid_for_s)
 
-    def _sized(self, one: Condition, market: Market, knowledge: KnowledgeView, advice: Advice) -> Condition | None:
-        """A proposal by what is asked of the analyst's own trades: spread, reward, time, and never larger than they would be with such a stop.
+    def _held_to(self, advice: Advice, market: Market, knowledge: KnowledgeView) -> Advice:
+        """Advice as it is to be armed: what passed, by what is asked of the analyst's own trades. Each verdict is what happened in the end."""
+        verdicts = tuple(self._sized(one, one.condition, market, knowledge) if one.condition is not None else one for one in advice.verdicts)
+        return advice._replace(exchange=msgspec.structs.replace(advice.exchange, verdicts=verdicts),
+                               conditions=[one.condition for one in verdicts if one.condition is not None])
+
+    def _sized(self, verdict: Verdict, one: Condition, market: Market, knowledge: KnowledgeView) -> Verdict:
+        """The verdict on a proposal that passed so far, by spread, reward, time, and never larger than the analyst's own with such a stop.
 
         It has no pattern: its trades would be evidence about what the rules make of it."""
         seen, c = self._analyses[one.symbol], self.analysis
@@ -280,17 +288,18 @@ class Advised(Analyst):
                    f"target {one.target_bps} and stop {one.stop_bps} bps with costs of {costs_bps:.1f} bps bring {worth:.2f} of what is at risk, "
                    f"less than {c.least_reward_risk:g}" if worth < c.least_reward_risk else
                    "" if size.size_bps else f"size_bps {asked} → {size.words()}")
-        if refusal or size.size_bps < asked:
-            outcome, text = ("refused", refusal) if refusal else ("clamped", f"size_bps {asked} → {size.words()}")
-            self._events.append(advice.event(outcome, f"{one.side} {one.symbol} {outcome}: {text}", one.symbol))
         if refusal:
-            return None
+            return Verdict(outcome="refused", proposal=verdict.proposal, text=refusal)
+        if size.size_bps < asked:
+            verdict = Verdict(outcome="clamped", proposal=verdict.proposal, text="; ".join(filter(None, (
+                verdict.text, f"size_bps {asked} → {size.words()}"))))
         clauses = list(one.clauses)
         if not math.isnan(seen.spread_bps):  # a clause on what is not there never holds
             clauses.append(Clause(feature="spread_bps", op="<", value=c.max_spread_bps))
-        return msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
-                                       most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
-                                       clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
+        armed = msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
+                                        most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
+                                        clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
+        return msgspec.structs.replace(verdict, condition=armed)
 
     def close(self) -> None:
         """End what is under way."""

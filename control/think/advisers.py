@@ -13,8 +13,9 @@ import msgspec
 
 from control.record.journal import Journal, decode_event
 from control.record.records import JournalError
+from control.think.llm.briefing import clean
 from control.think.llm.config import Llm
-from control.think.llm.exchange import Asking, Exchange, ExchangeError, Recording, decode
+from control.think.llm.exchange import Asking, Exchange, ExchangeError, Recording, decode, without_end
 from control.think.planning import Planning
 from control.think.strategy import StrategyError
 from hotpath.config import Limits
@@ -36,10 +37,11 @@ _FOREKNOWLEDGE = "a model was asked about prices of the past, which it may know:
 
 
 class Past(NamedTuple):
-    """What the journal has of exchanges and of questions, newest first."""
+    """What the journal has of exchanges and of questions, newest first; of the `same_run`, or of earlier ones alone."""
 
     exchanges: Sequence[Exchange] = ()
     askings: Sequence[Asking] = ()
+    same_run: bool = True
 
 
 def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past], mode: str,
@@ -58,7 +60,7 @@ def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past
     models: list[ErrorManager] = []
     client = None
     if llm.replay_from:
-        recording = recorded(Path(llm.replay_from).expanduser())
+        recording = recorded(llm.replay_from)
     elif mode == "backtest":
         raise StrategyError("strategy llm: a model knows the past, so a backtest that asks one proves nothing",
                             "replay what it said: set llm.replay_from to an instance or a run in which it was asked")
@@ -76,9 +78,12 @@ def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past
         models = client.activities
     for planner in advised:
         own = [one for one in known.exchanges if one.strategy in ("", planner.name)]
+        recalled, lost = own[0] if own else None, _lost(planner.name, own, known.askings)
+        if lost is not None and not known.same_run:  # whoever starts anew does not wait for what an earlier run began
+            own, lost = [without_end(lost), *own], None
         source = client or Recording(one for one in recording if one.strategy in ("", planner.name))
-        advisor = Advisor(llm, source, tell, strategy=planner.name, recalled=own[0] if own else None)
-        planner.strategy.advise(advisor, llm, limits, planner.name, own, _is_lost(planner.name, own, known.askings))
+        advisor = Advisor(llm, source, tell, strategy=planner.name, recalled=recalled)
+        planner.strategy.advise(advisor, llm, limits, planner.name, own, lost)
     return [*(planner.strategy.errors for planner in advised if hasattr(planner.strategy, "errors")), *models]
 
 
@@ -90,35 +95,41 @@ def warnings(planning: Planning, llm: Llm, mode: str) -> list[Event]:
     return [Event(source="strategist", kind="foreknowledge", text=_FOREKNOWLEDGE, wall_ns=time.time_ns())]
 
 
-def _is_lost(strategy: str, exchanges: Sequence[Exchange], askings: Sequence[Asking]) -> bool:
-    """Whether no exchange came of the strategy's last question."""
+def _lost(strategy: str, exchanges: Sequence[Exchange], askings: Sequence[Asking]) -> Asking | None:
+    """The strategy's last question, where no exchange came of it."""
     last = next((one for one in askings if one.strategy == strategy), None)
-    return last is not None and all((one.prompt_sha256, one.asked_wall_ns) != (last.prompt_sha256, last.asked_wall_ns) for one in exchanges)
+    ended = last is None or any((one.prompt_sha256, one.asked_wall_ns) == (last.prompt_sha256, last.asked_wall_ns) for one in exchanges)
+    return None if ended else last
 
 
-def recorded(source: Path) -> list[Exchange]:
+def recorded(path: str | Path) -> list[Exchange]:
     """The exchanges of an instance, a run, or a journal, in their order. Raises StrategyError."""
-    for folder in (source / "journal", source / "state" / "journal", source):
-        if (folder / "data.mdb").is_file():
-            try:
-                journal = Journal(folder)
-            except JournalError as error:
-                raise StrategyError(f"llm.replay_from: {error}", "name the folder of an instance or a run") from error
-            try:
-                found = [decode(event.data["exchange"]) for _, event in journal.events() if event.kind == KIND]
-            except ExchangeError as error:
-                raise StrategyError(f"llm.replay_from: {folder}: {error}", "name a run that this program has recorded") from error
-            finally:
-                journal.close()
-            if not found:
-                raise StrategyError(f"llm.replay_from: no model was asked in {folder}", "name a run in which the strategy llm has asked one")
-            return found
-    raise StrategyError(f"llm.replay_from: {source} holds no journal", "name a folder under instances/ or runs/")
+    try:
+        source = Path(path).expanduser()
+        folders = [folder for folder in (source / "journal", source / "state" / "journal", source) if (folder / "data.mdb").is_file()]
+    except (OSError, RuntimeError, ValueError) as error:  # it may not be looked at; no such home; what no path can have in it
+        raise StrategyError(f"llm.replay_from: {clean(str(path))}: {error}", "name a folder under instances/ or runs/") from None
+    for folder in folders:
+        try:
+            journal = Journal(folder)
+        except JournalError as error:
+            raise StrategyError(f"llm.replay_from: {error}", "name the folder of an instance or a run") from error
+        try:
+            found = [decode(event.data["exchange"]) for _, event in journal.events() if event.kind == KIND]
+        except ExchangeError as error:
+            raise StrategyError(f"llm.replay_from: {folder}: {error}", "name a run that this program has recorded") from error
+        finally:
+            journal.close()
+        if not found:
+            raise StrategyError(f"llm.replay_from: no model was asked in {folder}", "name a run in which the strategy llm has asked one")
+        return found
+    raise StrategyError(f"llm.replay_from: {clean(str(source), 400)} holds no journal", "name a folder under instances/ or runs/")
 
 
 def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
-    """All of the UTC day of a moment of the wall clock, and the last exchange before. What cannot be read is told and passed over. Of another run
-    than the `same_run` no pause goes on: a key may be mended by now. Raises JournalError."""
+    """All of the UTC day of a moment of the wall clock and of the one before, which may have come after it where the clock was set back; and the last
+    exchange before. What cannot be read is told and passed over. Of another run than the `same_run` no pause goes on: a key may be mended by now.
+    Raises JournalError."""
     journal = Journal(folder)
     exchanges: list[Exchange] = []
     askings: list[Asking] = []
@@ -127,8 +138,8 @@ def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
         before: bytes | None = None
         while piece := journal.before("events", before, _PIECE):
             for _, record in piece:
-                if record.wall_ns < (today_ns if exchanges else today_ns - _DAYS * _DAY_NS):
-                    return Past(exchanges, askings)
+                if record.wall_ns < today_ns - (_DAY_NS if exchanges else _DAYS * _DAY_NS):
+                    return Past(exchanges, askings, same_run)
                 event = decode_event(record.payload)
                 try:
                     if event.kind == KIND:
@@ -139,6 +150,6 @@ def past_of(folder: Path, wall_ns: int, same_run: bool = True) -> Past:
                 except (ExchangeError, msgspec.ValidationError) as error:
                     _log.warning("what it spent is not counted for today's budget: %s", error)
             before = piece[-1][0]
-        return Past(exchanges, askings)
+        return Past(exchanges, askings, same_run)
     finally:
         journal.close()

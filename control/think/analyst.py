@@ -10,6 +10,8 @@ all of it. `passed` says of the last one why nothing is armed in a symbol.
 from __future__ import annotations
 
 import logging
+import re
+import time
 
 from control.think import config
 from control.think.analysis import pipeline, schedule
@@ -21,9 +23,14 @@ from control.think.analysis.rules import Rules
 from control.think.analysis.signal import NoTrade, Signal
 from control.think.analysis.sizing import Sized, record_of, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
+from control.think.llm.briefing import clean
 from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
+from ipc.messages import Event
 
 _log = logging.getLogger("strategist")
+#: characters of an event about symbols that were passed by; its data have all of them
+_WORDS_MOST = 1_000
+_FIGURE = re.compile(r"[-+]?[0-9][0-9.,]*")
 
 
 class Analyst(Strategy):
@@ -37,12 +44,19 @@ class Analyst(Strategy):
         #: what was seen at the last look, and at which close of the traded timeframe, since which plan: it stays until one of the two is another
         self._seen: list[schedule.Look] = []
         self._seen_at = (-1, -1)
-        #: why nothing is armed, by symbol, as of the last analysis
+        #: why nothing is armed, by symbol, as of the last analysis; and as it was journaled, figures apart
         self.passed: dict[str, str] = {}
+        self._told_passed: dict[str, str] = {}
+        self._events: list[Event] = []
 
     def ask_now(self) -> None:
         """An operator's word: the next call analyses, whatever the schedule says."""
         self._asked = True
+
+    def take_events(self) -> list[Event]:
+        """What is to be journaled: why nothing is armed, where that has changed."""
+        taken, self._events = self._events, []
+        return taken
 
     def plan(self, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> list[Condition] | None:
         """The conditions of an analysis where one is due, the most confident first; None where none is."""
@@ -76,7 +90,18 @@ class Analyst(Strategy):
         conditions.sort(key=lambda made: (-made.confidence, made.symbol))
         most = self.config.most_per_plan
         self.passed |= {one.symbol: f"strategy.most_per_plan = {most} others are surer" for one in conditions[most:]}
+        self._tell_passed(market.now_ns)
         return conditions[:most]
+
+    def _tell_passed(self, now_ns: int) -> None:
+        """An event of the symbols in which nothing is armed for another reason than at the last analysis; that its figures are others is none."""
+        plain = {symbol: _FIGURE.sub("", reason) for symbol, reason in self.passed.items()}
+        anew = {symbol: self.passed[symbol] for symbol, reason in plain.items() if self._told_passed.get(symbol) != reason}
+        self._told_passed = plain
+        if anew:
+            words = "; ".join(f"{symbol}: {reason}" for symbol, reason in anew.items())
+            self._events.append(Event(source="strategist", kind="no_trade", text=clean(f"nothing is armed in {words}", _WORDS_MOST),
+                                      wall_ns=time.time_ns(), data={"due_ns": now_ns, "passed": anew}))
 
     def _decided(self, symbols: list[str], market: Market, portfolio: Portfolio, knowledge: KnowledgeView, valid_for_s: int) -> list[Condition]:
         """What is armed by a decision about each of these symbols; `passed` says why nothing is."""

@@ -42,8 +42,17 @@ from ipc.segment import Memory
 _ERROR_CHARACTERS = 400
 #: between two looks at a strategy that waits, where time stands still
 _WAIT_S = 0.01
-#: between two instants at which strategies may be due
-_LONGEST_NS = 60_000_000_000
+#: between two instants at which strategies may be due; between two tries to arm what ends what was shut
+_LONGEST_NS, _AGAIN_NS = 60_000_000_000, 15_000_000_000
+
+
+class Standing(NamedTuple):
+    """What of a strategy is armed: event time of the list (0: nothing is), version of the knowledge that it was made with, and what of that was
+    active then (−1: not known yet)."""
+
+    given_ns: int = 0
+    version: int = 0
+    stamp: int = -1
 
 
 class Planner:
@@ -56,18 +65,23 @@ class Planner:
         self.planned_ns = 0
         #: event time of its last list of conditions, 0 where it was refused; since then it has kept what was armed
         self.given_ns = 0
-        #: of the knowledge that it was made with; what of that was active then, −1 where it is not known yet
-        self.version, self.stamp = 0, -1
+        self.armed = self._armed_before = Standing()
+        #: event time of its last plan; before `again_ns` one that was not armed is not made anew because of what was learned
+        self._made_ns = self.again_ns = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
         #: adaptations that its last plan was changed by, in words by number
         self.changed: dict[int, str] = {}
 
+    def arms(self, armed: Standing, made_ns: int) -> None:
+        """This is armed now, unless it is `refused`."""
+        self._armed_before, self.armed, self._made_ns = self.armed, armed, made_ns
+
     def refused(self, text: str) -> None:
-        """Its last plan was not armed; one that wants to hear of its list does."""
+        """Its last plan was not armed: what was armed before it is. One that wants to hear of its list does."""
         if self.given_ns and hasattr(self.strategy, "refused"):
             self.strategy.refused()
-        self.error, self.given_ns = text, 0
+        self.error, self.given_ns, self.armed, self.again_ns = text, 0, self._armed_before, self._made_ns + _AGAIN_NS
 
 
 class Outcome(NamedTuple):
@@ -138,13 +152,14 @@ class Planning:
         """Ask every strategy that is due, in the order of their numbers; the caller arms one before the next is asked.
 
         What a strategy has armed was planned with what was known then. Where that has changed it is due, and where it gives no list (it fails, is
-        paused, would keep what it has), nothing of it is armed any more: it may be what has been shut.
+        paused, would keep what it has), nothing of it is to be armed any more: it may be what has been shut. That holds until something else is
+        armed indeed: a plan that recorder or sniper refuses, or do not answer, is made anew a little later.
         """
         market = self.view.market(due_ns)
         known, unread = self._known(due_ns, knowledge)
         for planner in self.planners:
             since_ns = due_ns - planner.planned_ns
-            stale = since_ns > 0 and known is not None and self._is_outdated(planner, known, due_ns)
+            stale = since_ns > 0 and due_ns >= planner.again_ns and known is not None and self._is_outdated(planner, known, due_ns)
             wanted = stale or since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
             error, left, decision, why, given = "", None, None, "not due", None
             changed: dict[int, str] = {}
@@ -173,7 +188,8 @@ class Planning:
                 planner.given_ns = due_ns if given is not None else 0
                 why = "" if given is not None else f"nothing is armed: something was learned, and there is no plan ({why})"
                 given = given or Checked([], b"")
-                planner.error, planner.conditions, planner.version, planner.stamp = error, given.conditions, known.version, known.stamp(due_ns)
+                planner.error, planner.conditions = error, given.conditions
+                planner.arms(Standing(planner.given_ns, known.version, known.stamp(due_ns)), due_ns)
                 fresh = {number: text for number, text in changed.items() if number not in planner.changed}
                 planner.changed = changed
                 plan = messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
@@ -193,10 +209,11 @@ class Planning:
             return None, str(error)
 
     def _is_outdated(self, planner: Planner, known: Snapshot, due_ns: int) -> bool:
-        """Whether something else is active by now than when it gave its last list."""
-        if planner.stamp < 0:  # of a list that a predecessor gave
-            planner.stamp = known.stamp(planner.given_ns, planner.version)
-        return planner.given_ns > 0 and known.stamp(due_ns) != planner.stamp
+        """Whether something else is active by now than when it gave the list that is armed."""
+        armed = planner.armed
+        if armed.stamp < 0:  # of a list that a predecessor gave
+            armed = planner.armed = armed._replace(stamp=known.stamp(armed.given_ns, armed.version))
+        return armed.given_ns > 0 and known.stamp(due_ns) != armed.stamp
 
     def keep(self, planner: Planner, due_ns: int, why: str) -> messages.Plan:
         """The plan that changes nothing."""
@@ -220,7 +237,7 @@ class Planning:
                 output = output if later is None else later
         except (Exception, SystemExit) as error:
             self._log.warning("%s raised at %d", planner.name, due_ns, exc_info=True)
-            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {str(error)[:_ERROR_CHARACTERS]}",
+            raise StrategyError(f"{planner.name} raised {type(error).__name__}: {_words_of(error)}",
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
         if output is None and planned_ns:
             return None, {}  # before the first list it is a forgotten `return`
@@ -272,6 +289,15 @@ def _most(strategy: Any, name: str) -> int:
     """How far a strategy lets learning move a level, in bps, if it says so."""
     most = getattr(strategy, name, 0)
     return most if isinstance(most, int) and most > 0 else 10_000
+
+
+def _words_of(error: BaseException) -> str:
+    """What an exception says, as text that can be written anywhere."""
+    try:
+        text = str(error)
+    except Exception:  # a user's own __str__
+        text = "it has no words"
+    return text[:_ERROR_CHARACTERS].encode(errors="backslashreplace").decode()
 
 
 def _place(error: BaseException) -> str:

@@ -28,8 +28,9 @@ from control.think.armed import Words
 from control.think.carried import Carries
 from control.think.config import Strategy as Settings
 from control.think.history import resampled
-from control.think.llm.config import Llm
+from control.think.llm.config import MOST_MODELS, Llm
 from control.think.planning import Outcome, Planner, Planning, changes_of, decision_of
+from control.think.remembered import standing, take_up
 from control.think.strategy import StrategyError
 from hotpath.activities import Activities
 from hotpath.arming import arm_of
@@ -47,6 +48,7 @@ EXIT_CONFIG = 78
 _BATCH, _SLEEP_NS, _TURN_NS = 8192, 50_000_000, 2_000_000
 #: how long an answer may take before the question is put again; in lockstep it is put until it is answered
 _ANSWER_S, _TRIES = 2.0, 3
+assert 2 * l.MAX_STRATEGIES + MOST_MODELS <= l.MAX_ACTIVITIES, "each strategy, its advice, and each model have a row on the board"
 
 
 class Strategist:
@@ -76,7 +78,7 @@ class Strategist:
             self.activities.adopt(planner.errors, resume=True)
         llm: Llm = boot.section("llm", Llm)
         advice = engage(self.planning, llm, boot.section("limits", Limits), self._past, boot.mode, self._tell_now)
-        self._advice = [self.activities.adopt(errors, resume=True) for errors in advice[: l.MAX_ACTIVITIES - len(self.planners)]]
+        self._advice = [self.activities.adopt(errors, resume=True) for errors in advice]
         self._events += [] if boot.restarts else warnings(self.planning, llm, boot.mode)
         self.next_due_ns = self._lost = 0
 
@@ -145,14 +147,7 @@ class Strategist:
                 return
             self.breathe()
             time.sleep(0.1)
-        planned = {row["strategy"]: row for row in answer.rows}
-        for planner, spec in zip(self.planners, self._boot.strategies, strict=True):
-            row = planned.get(planner.name, {})
-            changed = _other_plan(row.get("changed", []), spec)
-            if changed:
-                self._child.log.info("%s plans at once: %s changed since its last plan", planner.name, ", ".join(changed))
-            planner.planned_ns = planner.given_ns = 0 if changed else row.get("time_ns", 0)
-            planner.version, planner.stamp = row.get("knowledge_version", 0), -1
+        self._take_up(answer.rows)
         if self.next_due_ns or not all(planner.planned_ns for planner in self.planners):
             return  # what has no plan, or an outdated one, gets one at once; the others are not asked twice for one instant
         last_ns = max(planner.planned_ns for planner in self.planners)
@@ -160,16 +155,19 @@ class Strategist:
         self._keep(self.planning.keep(self.planners[-1], self.next_due_ns - self.interval_ns, "goes on"))
 
     def _remember(self) -> None:
-        """When a predecessor planned last, by strategy: whose turn it is depends on that. What is due next counts as not planned."""
+        """What of a predecessor's plans is armed, by strategy: whose turn it is depends on that. What was journaled alone is not planned."""
+        if self.lockstep:  # the market waits, so the journal soon has all that the hot loop has taken over
+            self._until(self._memory.board.cursors, 0, barriers.DURABLE_ORDERS, int(barriers.published(self._memory.orders.ring)))
+        answer = self._put(self._recorder, messages.Query(what="in_force"), lambda: False)
+        self._take_up(answer.rows if isinstance(answer, messages.Answer) else [])
         for planner in self.planners:
-            answer = self._put(self._recorder, messages.Query(what="plans", argument=planner.name, limit=200), lambda: False)
-            # a plan for what is due next was not armed
-            row = next((row for row in getattr(answer, "rows", ()) if row["time_ns"] < self.next_due_ns), None)
-            if row is not None:
-                planner.planned_ns = planner.given_ns = row["time_ns"]
-                planner.version, planner.stamp = row["knowledge_version"], -1
             if planner.planned_ns < planner.errors.breaker.failed_ns < self.next_due_ns:
                 planner.planned_ns = planner.errors.breaker.failed_ns  # it was asked then, though no plan tells
+
+    def _take_up(self, rows: list[dict[str, Any]]) -> None:
+        known = standing(rows, self._memory.conditions, self._words.plan)
+        for planner, spec in zip(self.planners, self._boot.strategies, strict=True):
+            take_up(planner, known.get(planner.name, {}), spec, self._child.log)
 
     def _first_event_ns(self, seq: int) -> int:
         """Event time of the tick with that sequence, or of the oldest that is left."""
@@ -377,12 +375,6 @@ class Strategist:
         self._server.close()
         self._recorder.close()
         self._sniper.close()
-
-
-def _other_plan(changed: list[str], spec: str) -> list[str]:
-    """Of what has changed in the configuration, that by which a strategy may plan something else: symbols and their facts, settings, its own file."""
-    facts = ("run.symbols", "paper.spot_taker_fee_bps", "paper.perpetual_taker_fee_bps", f"the file {Path(spec.rpartition(':')[0]).name}")
-    return [key for key in changed if key in facts or key.startswith(("strategy.", "analysis.", "instruments.", "llm."))]
 
 
 def main(child: Child) -> int:

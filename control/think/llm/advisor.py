@@ -68,18 +68,10 @@ class Advice(NamedTuple):
                 *(self.events(wall_ns, decision) if told else []),
                 *(event_of("strategist", "llm_error" if one.action is not Action.RECOVERED else "recovered", one, wall_ns) for one in self.decisions)]
 
-    def event(self, outcome: str, text: str, symbol: str) -> Event:
-        """Something more about a proposal of this exchange."""
-        return _event(f"llm_{outcome}", text, time.time_ns(), self._about | {"symbol": symbol})
-
-    @property
-    def _about(self) -> dict[str, Any]:
-        exchange = self.exchange
-        return {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
-
     def events(self, wall_ns: int, decision: Decision | None = None) -> list[Event]:
         """What was decided, and each proposal that was clamped or refused."""
-        exchange, about = self.exchange, self._about
+        exchange = self.exchange
+        about = {"prompt": exchange.prompt_sha256[:16], "briefing_ns": exchange.briefing_ns, "model": exchange.model}
         kind = {"TRADE": "llm_trade", "NO_TRADE": "llm_no_trade", "FAILED": "llm_failed"}[self.decision]
         follows = " (the rules take over)" if self.rules else " (what is armed keeps its expiry)" if self.decision == "FAILED" else ""
         told = [_event(kind, f"{self.decision}: {self.reason}{follows}", wall_ns, about | {
@@ -169,7 +161,7 @@ class Advisor:
         asking = client.asking(prompt, form, briefing_ns)
         if not isinstance(asking, Asking):
             return waiting._replace(answer=asking.exchange, decisions=tuple(asking.decisions))
-        asking = msgspec.structs.replace(asking, strategy=self._strategy)
+        asking = msgspec.structs.replace(asking, strategy=self._strategy, headlines=waiting.headlines)
         text = f"a model is asked, which takes {asking.tokens} tokens and {asking.cost:.4f} USD at most"
         if not self._tell(_event("llm_asked", text, time.time_ns(), {"asking": msgspec.to_builtins(asking)})):
             return waiting._replace(answer=self._failed(waiting, "the journal does not take what would be asked; nothing was asked"))

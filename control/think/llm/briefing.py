@@ -5,21 +5,26 @@ Rows are in the order of their worth, best first: where the prompt would be too 
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from typing import Literal
 
 from msgspec import Struct
 
 #: characters of a text from outside that are told
 TEXT_MOST = 200
-#: Unicode's categories that are not shown: control, format (which turns the direction of writing, or is invisible), surrogates, private, unassigned
-_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+#: what is not shown: control, format (which turns the direction of writing, or is invisible), ends of lines, surrogates, private, tags, and what is
+#: no character. By their numbers: what is assigned else is another thing with each Python, and a prompt must not be
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\U000110bd\U000110cd"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\U000f0000-\U0010ffff"
+    + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(1, 15)) + "]")
 
 
 def clean(text: str, most: int = TEXT_MOST) -> str:
     """Text from outside on one line: what cannot be seen becomes a space, and what is too long ends in an ellipsis."""
-    seen = "".join(" " if unicodedata.category(character) in _UNSEEN else character for character in text[: 8 * most])
-    line = " ".join(seen.split())
+    line = " ".join(_UNSEEN.sub(" ", text[: 8 * most]).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
@@ -53,7 +58,8 @@ class MarketRow(Row, frozen=True, kw_only=True):
 
 
 class HeldRow(Row, frozen=True, kw_only=True):
-    """An open position. `gain_bps` is from the average entry, `share_bps` its value in bps of equity."""
+    """An open position. `gain_bps` is from the average entry, `share_bps` its value in bps of equity. `stop_bps` is what is lost at the stop, from
+    the entry: below 0 it locks a gain in; `target_bps` what is gained at the target."""
 
     symbol: str
     side: Literal["buy", "sell"]
@@ -66,7 +72,7 @@ class HeldRow(Row, frozen=True, kw_only=True):
 
 class RiskRow(Row, frozen=True, kw_only=True):
     """The account, with what all strategies have open: `gross_exposure_bps` is its value, working entries too, and `open_risk_bps` what is lost when
-    every stop is hit, in bps of equity; `loss_today_bps` is since 00:00 UTC; limits as [limits] has them."""
+    every stop is hit from here, in bps of equity; `loss_today_bps` is since 00:00 UTC; limits as [limits] has them."""
 
     equity: float = 0.0
     cash: float = 0.0
@@ -83,11 +89,12 @@ class RiskRow(Row, frozen=True, kw_only=True):
 
 
 class ActiveRow(Row, frozen=True, kw_only=True):
-    """A condition that is armed. `level_bps` is its distance from the mark now."""
+    """A condition that is armed. `level_bps` is its distance from the mark now; one without such a level says what it `waits_for`."""
 
     symbol: str
     side: Literal["buy", "sell"]
-    level_bps: int
+    level_bps: int | None = None
+    waits_for: str = ""
     minutes_left: int
     stop_bps: int = 0
     target_bps: int = 0

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,6 +76,9 @@ class Client:
         self._lines = [_Line(number, model, environment, settings) for number, model in enumerate(settings.models, 1)]
         self._cuts: set[Cut] = set()
         self._closed = False
+        #: what was decided before a question was put: its answer tells it
+        self._untold: list[Decision] = []
+        self._lock = threading.Lock()
 
     @property
     def activities(self) -> list[ErrorManager]:
@@ -94,6 +98,8 @@ class Client:
         lines = [line for line in self._lines if question.may_come_to(line)]
         if not lines:
             return question.ended(None, briefing_ns)
+        with self._lock:
+            self._untold += question.decisions
         worst = [worst_of(line.model, question.size(line.model)) for line in lines]
         repairs = [worst_of(line.model, question.size(line.model) + _REPAIR_BYTES) for line in lines]
         tokens, cost = self.budget.within(sum(one for one, _ in worst) + max(one for one, _ in repairs),
@@ -103,6 +109,8 @@ class Client:
     def ask(self, prompt: Prompt, schema: dict[str, Any], briefing_ns: int = 0, asked_wall_ns: int = 0) -> Asked:
         """Ask one model after the other until a reply can be used, or the deadline is over. `asked_wall_ns` is that of its Asking."""
         question = _Question(self, prompt, schema, asked_wall_ns or self._wall_ns())
+        with self._lock:
+            question.decisions, self._untold = self._untold, []
         winner = next((attempt for line in self._lines if (attempt := question.put_to(line)) is not None), None)
         return question.ended(winner, briefing_ns)
 
@@ -250,13 +258,14 @@ class _Question:
 
     def _tokens(self, model: Model, messages: list[Message], answer: Answer | None, failure: WireError | None) -> tuple[int, int, bool]:
         """(of the prompt, of the reply, whether they are estimated)."""
-        if answer is None:
-            if failure is not None and not failure.billed:
-                return 0, 0, False
-            return tokens_of(self.size(model, messages)), model.max_tokens, True  # what it was doing when it failed nobody says
-        known_in, known_out = answer.tokens_in, answer.tokens_out
-        return (tokens_of(self.size(model, messages)) if known_in is None else known_in,
-                tokens_of(len(answer.text.encode("utf-8", "replace"))) if known_out is None else known_out, known_in is None or known_out is None)
+        known_in, known_out = (None, None) if failure is None else failure.tokens
+        if answer is not None:
+            known_in, known_out = answer.tokens_in, answer.tokens_out
+        elif failure is not None and not failure.billed and known_in is known_out is None:
+            return 0, 0, False
+        # what it was doing when it failed nobody says, nor what it thought before it answered
+        return (tokens_of(self.size(model, messages)) if known_in is None else known_in, model.max_tokens if known_out is None else known_out,
+                known_in is None or known_out is None)
 
 
 def _unusable(answer: Answer, model: Model) -> WireError | None:

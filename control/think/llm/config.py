@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+#: models that may be configured
+MOST_MODELS = 8
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
@@ -61,7 +63,7 @@ class Llm(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Distances are bps of the mark, sizes bps of equity. A day is one of the wall clock, in UTC.
     """
 
-    models: Annotated[tuple[Model, ...], Meta(max_length=8, description="in the order in which they are asked; none: no LLM")] = ()
+    models: Annotated[tuple[Model, ...], Meta(max_length=MOST_MODELS, description="in the order in which they are asked; none: no LLM")] = ()
     replay_from: Annotated[str, _about("folder of an instance or a run whose recorded answers are given again; nobody is asked")] = ""
     headlines: Annotated[str, _about("file with a headline a line, best first, that a program of yours writes; it is read with each question")] = ""
     ask_in_replay: Annotated[bool, _about("in a replay ask the models, though they may know what came of those prices; results prove nothing")

@@ -7,7 +7,6 @@ the Struct takes is well-formed; whether a proposal is any good is for control/t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -88,9 +87,14 @@ def decode(text: str, most: int) -> Reply:
 
 def _json_in(text: str) -> str:
     """The reply without what models put around it where no grammar holds them: what they thought, and a fence."""
-    inner = re.sub(r"^\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL).strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n\s*```", inner, flags=re.DOTALL)
-    return fenced.group(1) if fenced else inner
+    inner = text.strip()  # in linear time, whatever it is: a regex that goes back and forth would hold up every thread of the process
+    if inner.startswith("<think>"):
+        thought, end, said = inner.partition("</think>")
+        inner = said.strip() if end else thought
+    if inner.startswith("```") and inner.endswith("```"):
+        name, _, fenced = inner[3:-3].partition("\n")
+        inner = fenced if name.strip() in ("", "json") else inner
+    return inner
 
 
 # ── the schema ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,8 @@ from control.think.llm.prompt import Message, Prompt, sha256_of
 
 #: number of this layout; an exchange of another one is refused
 SCHEMA = 1
+#: the failure of a question whose end nobody saw
+LOST = "the process ended while a model was asked: no end of the question is known"
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -40,7 +42,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
 
 class Asking(Struct, frozen=True, kw_only=True):
-    """A question that is about to be put: what it may take at most, in tokens and USD. Its exchange has the same hash and the same wall clock."""
+    """A question that is about to be put: what it may take at most, in tokens and USD. Its exchange has the same hash, wall clock and headlines."""
 
     prompt_sha256: str
     strategy: str = ""
@@ -48,6 +50,7 @@ class Asking(Struct, frozen=True, kw_only=True):
     asked_wall_ns: int = 0
     tokens: int = 0
     cost: float = 0.0
+    headlines: tuple[str, ...] = ()
 
 
 class Exchange(Struct, frozen=True, kw_only=True):
@@ -85,6 +88,12 @@ class Exchange(Struct, frozen=True, kw_only=True):
     def asked(self) -> bool:
         """Whether a model was asked at all."""
         return bool(self.messages)
+
+
+def without_end(asking: Asking) -> Exchange:
+    """What is known of a question whose end nobody saw: it has failed, and what it may have taken counts as taken. Its text was not kept."""
+    return Exchange(prompt_sha256=asking.prompt_sha256, messages=(), strategy=asking.strategy, briefing_ns=asking.briefing_ns, failure=LOST,
+                    asked_wall_ns=asking.asked_wall_ns, tokens_in=asking.tokens, cost=asking.cost, headlines=asking.headlines)
 
 
 class ExchangeError(Exception):

@@ -24,8 +24,9 @@ def read(path: str) -> list[str]:
     """The headlines, best first: each line that says something. "" is none. Raises HeadlinesError; never waits, whatever is at that path."""
     if not path:
         return []
-    place = Path(path).expanduser()
+    place: Path | str = path
     try:
+        place = Path(path).expanduser()
         handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would be waited for
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -33,7 +34,8 @@ def read(path: str) -> list[str]:
             body = os.read(handle, MOST_BYTES)
         finally:
             os.close(handle)
-    except OSError as error:
-        raise HeadlinesError(f"llm.headlines: {place}: {error.strerror}; write a headline a line there, best first, or take the key out") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such home; what no path can have in it
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error).rstrip(".")
+        raise HeadlinesError(f"llm.headlines: {clean(str(place))}: {why}; write a headline a line there, best first, or take the key out") from None
     lines = (clean(line) for line in body.decode("utf-8", "replace").splitlines())
     return [line for line in lines if line][:MOST]

@@ -107,22 +107,35 @@ def _held_row(one: Held, marks: Mapping[str, float], equity: float, now_ns: int)
     sign, price = 1 if one.side == "buy" else -1, marks.get(one.symbol, one.entry_price)
     known = one.entry_price > 0
 
-    def away(level: float) -> int | None:
-        return round(abs(_bps(level / one.entry_price - 1))) if level > 0 and known else None
+    def gained_at(level: float) -> int | None:
+        return round(sign * _bps(level / one.entry_price - 1)) if level > 0 and known else None
 
+    lost = gained_at(one.stop_price)
     return HeldRow(symbol=one.symbol, side=one.side, share_bps=round(_of_equity_bps(one.amount * price, equity)),
                    gain_bps=sign * _bps(price / one.entry_price - 1) if known else 0.0,
-                   stop_bps=away(one.stop_price), target_bps=away(one.target_price),
+                   stop_bps=None if lost is None else -lost, target_bps=gained_at(one.target_price),
                    open_minutes=max(0.0, (now_ns - one.opened_ns) / _MINUTE_NS) if one.opened_ns else 0.0)
 
 
 def _active_row(planned_ns: int, one: Condition, marks: Mapping[str, float], now_ns: int) -> ActiveRow | None:
-    mark = marks.get(one.symbol)
+    mark, price = marks.get(one.symbol), one.level if not one.rebound_bps else None
     left_ns = planned_ns + one.valid_for_s * 1_000_000_000 - now_ns
-    if mark is None or one.level is None or left_ns <= 0:
+    if left_ns <= 0:
         return None
-    return ActiveRow(symbol=one.symbol, side=one.side, level_bps=round(_bps(float(one.level) / mark - 1)), minutes_left=round(left_ns / _MINUTE_NS),
+    by_level = mark is not None and price is not None
+    return ActiveRow(symbol=one.symbol, side=one.side, level_bps=round(_bps(float(price) / mark - 1)) if mark and price else None,
+                     waits_for="" if by_level else _waits_for(one), minutes_left=round(left_ns / _MINUTE_NS),
                      stop_bps=one.stop_bps, target_bps=one.target_bps, strategy="llm", why=one.why)
+
+
+def _waits_for(one: Condition) -> str:
+    """What fires a condition that has no distance from a mark: the rules arm such ones where they have taken over."""
+    if one.rebound_bps:
+        came_to = f", once at {one.level}" if one.level else ""
+        return f"{one.price} {one.rebound_bps} bps {one.direction} from its {'low' if one.direction == 'up' else 'high'}{came_to}"
+    if one.feature is not None:
+        return f"{one.feature} {one.direction} through {one.value or 0:g}"
+    return f"{one.price} {one.direction} through {one.level or f'{one.move_bps} bps from {one.anchor}'}"
 
 
 def _knowledge(market: Market, knowledge: Any) -> Knowledge:

@@ -16,6 +16,7 @@ import time
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import openai
@@ -33,6 +34,8 @@ MOST_BYTES, MOST_ERROR_BYTES = 2 << 20, 4_096
 MOST_TOKENS = 10**8
 #: how long a connection may take to come about
 CONNECT_S = 10.0
+#: characters of a part of an endpoint's path that may be a secret by itself
+_NAME_LEAST = 8
 #: an endpoint that asks to be left alone for longer is asked again after so long
 MOST_PAUSE_S = 3_600.0
 
@@ -67,18 +70,24 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 class WireError(Exception):
     """A request without an answer. `kind` is a class of hotpath.errors, `pause_s` how long the endpoint asks to be left alone; `billed`: it may have
-    worked on a reply. No secret is in the text."""
+    worked on a reply; `tokens` of prompt and reply, None where the endpoint does not tell them. No secret is in the text."""
 
-    def __init__(self, kind: Kind, text: str, pause_s: float = 0.0, billed: bool = False) -> None:
+    def __init__(self, kind: Kind, text: str, pause_s: float = 0.0, billed: bool = False,
+                 tokens: tuple[int | None, int | None] = (None, None)) -> None:
         super().__init__(text)
-        self.kind, self.text, self.pause_s, self.billed = kind, text, pause_s, billed
+        self.kind, self.text, self.pause_s, self.billed, self.tokens = kind, text, pause_s, billed, tokens
+
+    def anew(self) -> WireError:
+        """The same without a traceback and whatever that holds on to."""
+        return WireError(self.kind, self.text, self.pause_s, self.billed, self.tokens)
 
 
 class Cut:
-    """Cuts one request's connection off, at its deadline or when it is asked to; what is under way there then fails at once."""
+    """Cuts one request's connection off, at its deadline or when it is asked to; what is under way there then fails at once. `sent`: the endpoint has
+    some of the request, so that it may work on a reply."""
 
     def __init__(self, after_s: float) -> None:
-        self.happened = False
+        self.happened = self.sent = False
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._timer = threading.Timer(after_s, self.now)
@@ -87,6 +96,7 @@ class Cut:
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """What the transport reports: a new connection among other things."""
+        self.sent = self.sent or event.endswith("send_request_body.started")
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")
@@ -110,26 +120,52 @@ class Cut:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
+class Secrets:
+    """What no text may tell, wherever somebody has echoed it: the key, and the path of the endpoint, which may hold one. As they are, and as JSON and
+    addresses write them."""
+
+    def __init__(self, key: str, base_url: str) -> None:
+        path = urlsplit(base_url).path.rstrip("/")
+        names = [path, *sorted((name for name in path.split("/") if len(name) >= _NAME_LEAST), key=len, reverse=True)]
+        self._key = _written(key) if key else None
+        self._path = re.compile("|".join(_written(name).pattern for name in names)) if path else None
+
+    def key_out_of(self, text: str) -> str:
+        """Without the key: what a model says of paths is its reply."""
+        return self._key.sub("[key]", text) if self._key else text
+
+    def out_of(self, text: str) -> str:
+        """Without either."""
+        text = self.key_out_of(text)
+        return self._path.sub("[path]", text) if self._path else text
+
+
+def _written(secret: str) -> re.Pattern[str]:
+    """A text as it is, each character also behind a backslash (JSON's "\\/"), as JSON's or an address' number. Nothing is tried twice."""
+    return re.compile("".join(f"(?>\\\\u(?i:{ord(one):04x})|%(?i:{ord(one):02x})|\\\\?{re.escape(one)})" for one in secret))
+
+
 def post(model: Model, key: str, messages: list[Message], schema: dict[str, Any], timeout_s: float, cut: Cut) -> Answer:
-    """Ask once. Raises WireError, and nothing else; whatever is in its text, `key` is not."""
+    """Ask once. Raises WireError, and nothing else; whatever is in its text, `key` is not, nor the path of the endpoint."""
+    secrets = Secrets(key, model.base_url)
     try:
-        body = _body(model, key, messages, schema, timeout_s, cut)
-        return _answer(body, key)
+        body = _body(model, key, messages, schema, timeout_s, cut, secrets)
+        return _answer(body, secrets)
     except WireError as error:
-        failure = WireError(error.kind, error.text, error.pause_s, error.billed)
+        failure = error.anew()
     except Exception as error:  # openai's, its transport's, and whatever a body can provoke
-        failure = _failure(error, key, cut, timeout_s)
+        failure = _failure(error, secrets, cut, timeout_s)
     finally:
         cut.done()
     raise failure  # outside of the handler: an exception's context would carry the request, and its headers, along
 
 
-def _body(model: Model, key: str, messages: list[Message], schema: dict[str, Any], timeout_s: float, cut: Cut) -> bytes:
+def _body(model: Model, key: str, messages: list[Message], schema: dict[str, Any], timeout_s: float, cut: Cut, secrets: Secrets) -> bytes:
     def asked(request: Any) -> None:
         request.extensions["trace"] = cut.trace
         _dress(request, key)
 
-    transport = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": [asked], "response": [partial(_looked_over, key)]})
+    transport = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": [asked], "response": [partial(_looked_over, secrets)]})
     timeout = openai.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
     parameters = _parameters(model, messages, schema)
     with (openai.OpenAI(api_key=key or "none", base_url=model.base_url, max_retries=0, timeout=timeout, http_client=transport) as client,
@@ -172,7 +208,7 @@ def _parameters(model: Model, messages: list[Message], schema: dict[str, Any]) -
     return parameters
 
 
-def _looked_over(key: str, response: Any) -> None:
+def _looked_over(secrets: Secrets, response: Any) -> None:
     """Before any of a body is read: refuse an error, and what says that it is too long or packed. Raises WireError."""
     status, headers = response.status_code, response.headers
     if status >= 300:
@@ -181,7 +217,7 @@ def _looked_over(key: str, response: Any) -> None:
             excerpt += piece
             if len(excerpt) >= MOST_ERROR_BYTES:
                 break
-        raise _refused(status, headers.get("retry-after", ""), _excerpt(excerpt, key))
+        raise _refused(status, headers.get("retry-after", ""), _excerpt(excerpt, secrets))
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise WireError(Kind.DATA, "the reply is packed, which was not asked for: its size could not be bounded", billed=True)
     length = headers.get("content-length", "")
@@ -197,7 +233,7 @@ def _refused(status: int, retry_after: str, excerpt: str) -> WireError:
         return WireError(Kind.RATE_LIMIT, text, _pause_s(retry_after))
     if status in (401, 403):
         return WireError(Kind.FATAL, f"{text}; is the key in api_key_env's variable the right one?")
-    return WireError(Kind.API, text, billed=status >= 500)
+    return WireError(Kind.API, text, billed=status >= 500 or status == 408)
 
 
 def _pause_s(retry_after: str) -> float:
@@ -210,24 +246,27 @@ def _pause_s(retry_after: str) -> float:
         return 0.0
 
 
-def _answer(body: bytes, key: str) -> Answer:
+def _answer(body: bytes, secrets: Secrets) -> Answer:
     """The answer in a body. Raises WireError."""
     try:
         completion = msgspec.json.decode(body, type=_Completion)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        what = "is empty" if not body.strip() else f"is no chat completion ({clean(str(error), 80)}): {_excerpt(body, key)}"
+        what = "is empty" if not body.strip() else f"is no chat completion ({clean(str(error), 80)}): {_excerpt(body, secrets)}"
         raise WireError(Kind.DATA, f"the reply {what}", billed=True) from None
+    usage = completion.usage if isinstance(completion.usage, dict) else {}
+    tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     if completion.error is not None:  # some endpoints answer 200 with it
         said = completion.error if isinstance(completion.error, dict) else {"message": completion.error}
-        limited = said.get("code") in (429, "429", "rate_limit_exceeded")
-        text = clean(_scrubbed(str(said.get("message")), key))
-        raise WireError(Kind.RATE_LIMIT if limited else Kind.API, f"the endpoint answered an error: {text}")
+        code, text = str(said.get("code")), clean(secrets.out_of(str(said.get("message"))))
+        limited = code in ("429", "rate_limit_exceeded")
+        refused = limited or (code.startswith("4") and code.isdecimal() and code != "408")  # before anybody worked on it
+        raise WireError(Kind.RATE_LIMIT if limited else Kind.API, f"the endpoint answered an error: {text}", billed=not refused, tokens=tokens)
     if not completion.choices:
-        raise WireError(Kind.DATA, "the reply has no choices", billed=True)
-    choice, usage = completion.choices[0], completion.usage if isinstance(completion.usage, dict) else {}
-    return Answer(text=_scrubbed(choice.message.content or "", key), finish_reason=clean(_scrubbed(choice.finish_reason or "", key), 32),
-                  refusal=clean(_scrubbed(choice.message.refusal or "", key)),
-                  tokens_in=_count(usage.get("prompt_tokens")), tokens_out=_count(usage.get("completion_tokens")))
+        raise WireError(Kind.DATA, "the reply has no choices", billed=True, tokens=tokens)
+    choice = completion.choices[0]
+    return Answer(text=secrets.key_out_of(choice.message.content or ""), finish_reason=clean(secrets.out_of(choice.finish_reason or ""), 32),
+                  refusal=clean(secrets.out_of(choice.message.refusal or "")),
+                  tokens_in=tokens[0], tokens_out=tokens[1])
 
 
 def _count(value: Any) -> int | None:
@@ -235,28 +274,22 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
-def _failure(error: BaseException, key: str, cut: Cut, timeout_s: float) -> WireError:
+def _failure(error: BaseException, secrets: Secrets, cut: Cut, timeout_s: float) -> WireError:
     """Any other exception as a WireError; openai wraps what its transport, or a hook of ours, raised."""
     chain: list[BaseException] = []
     while error is not None and error not in chain and len(chain) < 10:
         chain.append(error)
         if isinstance(error, WireError):
-            return WireError(error.kind, error.text, error.pause_s, error.billed)
+            return error.anew()
         error = error.__cause__  # type: ignore[assignment]
     names = " ← ".join(dict.fromkeys(type(one).__name__ for one in chain))
     if cut.happened or any(isinstance(one, openai.APITimeoutError) or "Timeout" in type(one).__name__ for one in chain):
-        return WireError(Kind.NETWORK, f"no whole reply within {timeout_s:.0f} s ({names})", billed=True)
-    said = clean(_scrubbed(next((str(one) for one in reversed(chain) if str(one)), ""), key))
+        return WireError(Kind.NETWORK, f"no {'whole reply' if cut.sent else 'connection'} within {timeout_s:.0f} s ({names})", billed=cut.sent)
+    said = clean(secrets.out_of(next((str(one) for one in reversed(chain) if str(one)), "")))
     kind = Kind.NETWORK if isinstance(chain[0], openai.APIConnectionError) or "Protocol" in names or "ReadError" in names else classify(chain[0])
-    refused = "refused" in said.lower() or "ConnectError" in names
-    return WireError(kind, f"{names}: {said}", billed=not refused)
+    return WireError(kind, f"{names}: {said}", billed=cut.sent)
 
 
-def _excerpt(body: bytes | bytearray, key: str) -> str:
+def _excerpt(body: bytes | bytearray, secrets: Secrets) -> str:
     """The beginning of a body for a person; the key goes before anything is cut, as half a key is a secret, too."""
-    return clean(_scrubbed(body[:MOST_ERROR_BYTES].decode("utf-8", "replace"), key))
-
-
-def _scrubbed(text: str, key: str) -> str:
-    """A text without the key, wherever somebody has echoed it."""
-    return text.replace(key, "[key]") if key else text
+    return clean(secrets.out_of(body[:MOST_ERROR_BYTES].decode("utf-8", "replace")))
