@@ -1,11 +1,12 @@
 """Trades on paper: what a condition that learning keeps from trading would have made, so that a restriction can be found wrong.
 
 A condition marked `paper` fires as any other and passes the gate's controls of the market, of itself and of its order, but for those of the account
-and of rates; PER_ENTRY times as many a day as entries are permitted. No order is made, nothing is reserved, no position opens, no group is taken. What is followed
-lies in `papers`, rows like those of positions, one a strategy and instrument. It enters at the price that an order would have met (a limit order
-waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the taker's fee both
-ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE and CLOSED do
-of a position. A position's twin (twins.py) lies in the same row and ends in the same ways; while it is there, nothing else is followed.
+and of rates; PER_ENTRY times as many a day as entries are permitted. No order is made, nothing is reserved, no position opens, no group is taken.
+What is followed lies in `papers`, rows like those of positions, one a strategy and instrument. It enters at the price that an order would have met
+(a limit order waits until it would) and ends at its stop, trailing stop, target, rungs or time at the executable price of that tick, with the
+taker's fee both ways and no slippage. Ticks that the sniper has missed are missed here, too. PAPER_OPENED and PAPER_CLOSED tell of it as LIFECYCLE
+and CLOSED do of a position. A position's twin (twins.py) lies in the same row and ends in the same ways; while it is there, nothing else is
+followed.
 
 What is open outlives a start, as positions do (restore.py): it waits for its first price there, and what was due meanwhile ends at that.
 """
