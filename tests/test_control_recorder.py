@@ -81,7 +81,7 @@ def test_killed_at_random_while_both_rings_run_it_leaves_no_hole_and_no_duplicat
         stage.start()
         end = time.monotonic() + 0.1 + random.random() * 0.2
         while time.monotonic() < end:
-            if ring.free_slots(stage.memory.orders.ring, stage.memory.orders.readers) > 50:
+            if all(ring.free_slots(region.ring, region.readers) > 50 for region in (stage.memory.orders, stage.memory.reports)):
                 stage.publish(orders=7, reports=5)
         assert stage.process is not None
         stage.process.send_signal(signal.SIGKILL)
