@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from control.learn.evidence import Evidence
+from control.learn.gate import Adaptation
 from control.learn.trade import Trade
 from control.think.analysis import pipeline
 from control.think.analysis.config import Analysis as Settings
@@ -94,6 +96,17 @@ def test_a_return_over_a_part_of_a_candle_is_none() -> None:
     moved = situation._market_row(market({PERPETUAL: of}, BEGIN + 3000 * MINUTE), seen, Settings())
     assert (moved.return_5m_bps, moved.return_15m_bps, moved.volume_burst) == (None, None, None)
     assert moved.return_1h_bps is not None
+
+
+def test_a_rule_is_told_with_what_its_figure_is() -> None:
+    """Of what is compared it is not what its trades have lost."""
+    known = Known()
+    known.active = [Adaptation(number=number, family=family, value=value, direction="loses", stage="active", made_ns=0, since_ns=0,  # type: ignore[arg-type]
+                               trades=50, mean_bps=-107.6, log_e=9, needed=8, since=Evidence(direction="wins"))
+                    for number, (family, value) in enumerate((("hour", "14"), ("pattern", "breakout buy")), 1)]
+    rules = told(market(HISTORY, NOW), knowledge=known).knowledge
+    assert [(one.edge_bps, one.measure) for one in (*rules.hours, *rules.patterns)] == [
+        (-107.6, "beyond what its strategy's trades make in general"), (-107.6, "")]
 
 
 @pytest.mark.parametrize("candle_s", [10, 60])

@@ -115,12 +115,14 @@ class CoinRow(Row, frozen=True, kw_only=True):
 
 
 class RuleRow(Row, frozen=True, kw_only=True):
-    """What has been learned of a pattern, a regime or an hour of the day (UTC): what follows from it."""
+    """What has been learned of a pattern, a regime or an hour of the day (UTC): what follows from it. `edge_bps` is of a trade, after costs or as
+    `measure` says."""
 
     name: str
     rule: str
     trades: int = 0
     edge_bps: float | None = None
+    measure: str = ""
 
 
 class ResultRow(Row, frozen=True, kw_only=True):

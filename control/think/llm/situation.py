@@ -152,7 +152,8 @@ def _knowledge(market: Market, knowledge: Any) -> Knowledge:
 
 
 def _rule_row(one: Adaptation) -> RuleRow:
-    return RuleRow(name=one.value, rule="no entries" if one.scale == 0 else f"size × {one.scale:g}", trades=one.trades, edge_bps=one.mean_bps)
+    return RuleRow(name=one.value, rule="no entries" if one.scale == 0 else f"size × {one.scale:g}", trades=one.trades, edge_bps=one.mean_bps,
+                   measure=one.claim.measure if one.claim.is_compared else "")
 
 
 def _result_row(trade: Trade, now_ns: int) -> ResultRow:
