@@ -134,7 +134,7 @@ def test_a_model_that_fails_arms_nothing_and_what_is_armed_stays(instance: Runni
 
 
 @pytest.mark.parametrize(("script", "text"), [
-    (late(eager, 60), "no whole reply within"), (gives(b"slow down", 429, retry_after="30"), "HTTP 429"),
+    (late(eager, 60), "no whole reply within"), (gives(b"slow down", 429, retry_after="10"), "HTTP 429"),
     (resets(b"HTTP/1.1 200 OK\r\nContent-Ty"), "scripted: "), (gives(b"", 401), "HTTP 401"),
     # these differ in the reply alone, which tests/test_control_llm_client.py judges
     pytest.param(gives(b'{"choices": [', 200, 4_000), "scripted: ", marks=pytest.mark.slow),
