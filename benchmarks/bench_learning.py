@@ -35,8 +35,8 @@ from control.learn.gate import Adaptation, Step
 from control.learn.kinds import FAMILIES, Claim, Family, Kind
 from control.learn.learner import Learner, Look, Opened, universe
 
-#: seeds of the benchmark, and of --quick; of a gate that must fail
-SEEDS, QUICK_SEEDS, FAILING_SEEDS = 400, 20, 60
+#: seeds of the benchmark, and of --quick; of a gate that must fail; of edges that turn and of the walk; of these with --quick
+SEEDS, QUICK_SEEDS, FAILING_SEEDS, TURNED_SEEDS, QUICK_FEW = 400, 20, 60, 100, 8
 MINUTES: Final = 116_000
 ORACLE_TRADES: Final = 50_000
 #: to reach: upper bounds of the share of runs in which …
@@ -209,14 +209,14 @@ def run(quick: bool) -> list[Row]:
              for share in (0.5, 0.9, 0.99)]
     gained = [one.with_learning - one.without for one in runs]
     rows.append(Row("learning", "gained_by_learning", round(median(gained)), "bps", {"runs": seeds, "least": round(min(gained))}))
-    few = min(seeds, FAILING_SEEDS)
+    few = QUICK_FEW if quick else FAILING_SEEDS
     for name, (look, episodes) in FAILING.items():
         failed, _ = shares(few, look, episodes)
-        broken = [one for one, target in TARGETS.items()  # twenty runs prove nothing by themselves
+        broken = [one for one, target in TARGETS.items()  # a few runs prove nothing by themselves
                   if (failed[one] / few if quick else 1.0 - upper_bound(few - failed[one], few)) > target]
         check(broken, f"a gate that is wrong passes: {name}")
         rows.append(Row("learning", "targets_broken", len(broken), "", {"gate": name, "runs": few, "broken": ", ".join(broken)}))
-    few = min(seeds, 100)
+    few = QUICK_FEW if quick else TURNED_SEEDS
     return [*rows, *_turned(few), *_all_lost(few), *_walked(few)]
 
 
