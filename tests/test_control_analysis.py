@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
-import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from control.think.analysis import indicators, patterns, regime
 from control.think.analysis.findings import PATTERNS, REGIMES
 from control.think.analysis.indicators import RECENT, Series, series
 from control.think.analysis.regime import ADX, EFFICIENCY, RATIO, Figures, names
+from control.think.analysis.ta import talib
 from control.think.analysis.timeframes import MOST, resampled
 from control.think.strategy import Candles
 from tests.analysis_market import BEGIN, MINUTE, candles, upside_down, walk
@@ -315,3 +317,10 @@ def test_whatever_the_candles_are_patterns_are_of_the_list_and_their_figures_fin
     if found:
         assert 0 <= found.confidence <= 1
         assert 0 <= found.efficiency <= 1
+
+
+def test_the_analysis_loads_no_library_of_tables_and_keeps_nobody_from_loading_one() -> None:
+    """TA-Lib's package would: 23 MB in the strategist."""
+    code = ("import sys, control.think.analysis.pipeline as pipeline; loaded = {'polars', 'pandas'} & set(sys.modules); import polars; "
+            "print(loaded, polars.Series([1, 2]).sum())")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set() 3"

@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import talib
 
 from control.think.analysis.findings import Indicators
+from control.think.analysis.ta import talib
 from control.think.strategy import Candles
 
 Floats = npt.NDArray[np.float64]

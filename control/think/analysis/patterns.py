@@ -25,10 +25,10 @@ stocks (Marshall, Young, Rose 2006): they are worth what learning finds by their
 from __future__ import annotations
 
 import numpy as np
-import talib
 
 from control.think.analysis.findings import Pattern, PatternName, Side
 from control.think.analysis.indicators import Floats, Series
+from control.think.analysis.ta import talib
 
 #: candles of a range; candles in which a breakout fails or a pullback ends; candles that a squeeze is compared with, and the share that is narrow
 RANGE, TURN, WIDTHS, NARROW = 20, 3, 100, 0.2
