@@ -168,7 +168,9 @@ def test_without_a_symbol_that_could_be_traded_nothing_is_asked() -> None:
     with serving(says(GOOD)) as endpoint:
         llm = settings(endpoint.base_url)
         for asked, by in ((briefing(market=[]), grounds()), (briefing(), grounds(marks={})), (briefing(), grounds(equity=0.0)),
-                          (briefing(knowledge=Knowledge(blacklist=["BTC", "ETH"])), grounds())):
+                          (briefing(knowledge=Knowledge(blacklist=["BTC", "ETH"])), grounds()),
+                          (briefing(), grounds(limits=Limits(restricted_symbols=("BTC/USDT", "ETH/USDT:USDT")))),
+                          (briefing(), grounds(limits=Limits(permissions={"llm": ()})))):
             advice = advised(Client(llm, {"LLM_KEY": KEY}), llm, asked, by)
             assert "nothing was asked" in advice.reason
         assert endpoint.requests == []

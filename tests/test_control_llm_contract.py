@@ -133,6 +133,8 @@ def test_every_object_is_closed_every_integer_bounded_every_text_and_list_has_an
 def test_the_least_that_a_symbol_needs_is_told_by_its_facts_and_one_that_could_never_pass_is_left_out() -> None:
     found = rooms(["BTC/USDT", "ETH/USDT:USDT", "XRP/USDT"], grounds())
     assert found == [Room("BTC/USDT", False, 5, 2, 22), Room("ETH/USDT:USDT", True, 5, 2, 12)]
+    assert [room.least_target_bps for room in rooms(FACTS, grounds(least_reward_risk=1.5))] == [56, 31]
+    assert rooms(FACTS, grounds(least_reward_risk=75.0)) == rooms(["ETH/USDT:USDT"], grounds(least_reward_risk=75.0))
     assert [room.symbol for room in rooms(FACTS, grounds(marks={"BTC/USDT": Mark(60_000.0, 1.0, 1_600.0)}))] == []
     assert rooms(FACTS, grounds(equity=0.0)) == rooms(FACTS, grounds(marks={"BTC/USDT": Mark(math.nan)})) == []
 
@@ -166,6 +168,10 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
     assert condition.why == "llm: over the [31mrange"
 
 
+def test_a_target_that_is_just_worth_its_stop_passes() -> None:
+    assert verdict({"stop_bps": 50, "target_bps": 92}, least_reward_risk=1.0).outcome == "accepted"
+
+
 @pytest.mark.parametrize(("changes", "by", "says"), [
     ({"symbol": "XRP/USDT"}, {}, "XRP/USDT is not one of the symbols"),
     ({}, {"blacklist": frozenset({"BTC/USDT"})}, "blacklisted"), ({}, {"blacklist": frozenset({"BTC"})}, "blacklisted"),
@@ -180,6 +186,7 @@ def test_a_good_proposal_becomes_the_condition_that_it_says() -> None:
     ({"level_bps": 301}, {}, "farther from the mark than 300"), ({"level_bps": -9_999, "direction": "down"}, {}, "farther"),
     ({"stop_bps": 0}, {}, "no stop"), ({"stop_bps": 501}, {}, "more than 500"), ({"stop_bps": 1}, {}, "within the spread"),
     ({"target_bps": 0}, {}, "does not pay the costs"), ({"target_bps": 21}, {}, "does not pay the costs"), ({"target_bps": 1_501}, {}, "1500"),
+    ({"stop_bps": 50, "target_bps": 91}, {"least_reward_risk": 1.0}, "with costs of 21.0 bps bring 0.99 of what is at risk, less than 1"),
     ({"valid_minutes": 0}, {}, "no time"), ({"size_bps": 4}, {}, "too small"), ({"size_bps": 0}, {}, "too small"),
     ({}, {"exposure_bps": {"BTC/USDT": 2000.0}}, "too small.*max_symbol_exposure"),
     ({"clauses": [{"feature": "spread_bps", "op": ">", "value": 3}, {"feature": "spread_bps", "op": "<", "value": 3}]}, {}, "never true"),

@@ -72,7 +72,7 @@ def test_costs_are_told_and_judged_by_the_fees_of_the_instrument() -> None:
     assert (row(now, SPOT).costs_bps, row(now).costs_bps) == (pytest.approx(21.0), pytest.approx(11.0))
     dear = replace(now, facts={symbol: replace(facts, fee_bps=25.0) for symbol, facts in now.facts.items()})
     assert (row(dear, SPOT).costs_bps, row(dear).costs_bps) == (pytest.approx(51.0), pytest.approx(51.0))
-    cheap, lost = judged(now, Portfolio(equity=10_000.0), target_bps=40), judged(dear, Portfolio(equity=10_000.0), target_bps=40)
+    cheap, lost = (judged(of, Portfolio(equity=10_000.0), stop_bps=15, target_bps=40) for of in (now, dear))
     assert cheap.outcome == "accepted"
     assert (lost.outcome, lost.text) == ("refused", "target_bps 40 does not pay the costs of 51.0 bps")
 

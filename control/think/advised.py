@@ -277,16 +277,13 @@ class Advised(Analyst):
                                conditions=[one.condition for one in verdicts if one.condition is not None])
 
     def _sized(self, verdict: Verdict, one: Condition, market: Market, knowledge: KnowledgeView) -> Verdict:
-        """The verdict on a proposal that passed so far, by spread, reward, time, and never larger than the analyst's own with such a stop.
+        """The verdict on a proposal that passed so far, by spread and time, and never larger than the analyst's own with such a stop.
 
         It has no pattern: its trades would be evidence about what the rules make of it."""
         seen, c = self._analyses[one.symbol], self.analysis
         costs_bps, spread_bps = situation.costs_bps(seen, c), market.quotes[one.symbol].spread_bps
         size, asked = self.size_of(seen, one.stop_bps, costs_bps, one.confidence, knowledge), int(one.size.value)
-        worth = (one.target_bps - costs_bps) / (one.stop_bps + costs_bps)
         refusal = (f"spread {spread_bps:.1f} bps is above {c.max_spread_bps:g}" if spread_bps > c.max_spread_bps else
-                   f"target {one.target_bps} and stop {one.stop_bps} bps with costs of {costs_bps:.1f} bps bring {worth:.2f} of what is at risk, "
-                   f"less than {c.least_reward_risk:g}" if worth < c.least_reward_risk else
                    "" if size.size_bps else f"size_bps {asked} → {size.words()}")
         if refusal:
             return Verdict(outcome="refused", proposal=verdict.proposal, text=refusal)

@@ -27,7 +27,7 @@ from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
 from control.think.llm.contract import BadReply, decode, schema
 from control.think.llm.exchange import Asking, Exchange, Recording
-from control.think.llm.judgement import STRATEGY, Grounds, Verdict, judge, rooms
+from control.think.llm.judgement import STRATEGY, Grounds, Verdict, barred, judge, rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
 from hotpath.activities import event_of
@@ -139,10 +139,11 @@ class Advisor:
         if self.busy:
             return False
         least = round((grounds.limits.min_confidence or 0.0) * 10_000)
-        prompt = prompt_of(briefing, self._settings, least)
+        grounds = replace(grounds, settings=self._settings, strategy=self._strategy)
+        prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk,
+                           [symbol for symbol in grounds.facts if barred(symbol, grounds)])
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
-        waiting = _Waiting(prompt, replace(grounds, settings=self._settings, marks=told, strategy=self._strategy), briefing.now_ns,
-                           headlines=tuple(briefing.headlines))
+        waiting = _Waiting(prompt, replace(grounds, marks=told), briefing.now_ns, headlines=tuple(briefing.headlines))
         possible, recalled = rooms(prompt.symbols, waiting.grounds), self._recalled
         if not possible:
             waiting = waiting._replace(answer=self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked"))

@@ -50,6 +50,17 @@ class Grounds:
     #: symbols or coins that are left alone
     blacklist: frozenset[str] = frozenset()
     newest: Mapping[str, float] = field(default_factory=dict)
+    #: (target − costs) / (stop + costs) that is asked of a proposal
+    least_reward_risk: float = 0.0
+
+
+def barred(symbol: str, grounds: Grounds) -> str:
+    """Why the limits let this strategy enter nothing in a symbol, whatever is proposed, or nothing."""
+    if symbol in grounds.limits.restricted_symbols:
+        return f"{symbol} is in limits.restricted_symbols"
+    if symbol not in grounds.limits.permissions.get(grounds.strategy, (symbol,)):
+        return f"limits.permissions does not let {grounds.strategy} open positions in {symbol}"
+    return ""
 
 
 def rooms(symbols: Iterable[str], grounds: Grounds) -> list[Room]:
@@ -63,7 +74,7 @@ def rooms(symbols: Iterable[str], grounds: Grounds) -> list[Room]:
             continue
         least_value = max(float(facts.min_notional), float(facts.lot_size) * mark.price)
         room = Room(symbol, facts.short_allowed, max(1, math.ceil(least_value / grounds.equity * 10_000)), math.floor(mark.spread_bps) + 1,
-                    math.floor(mark.costs_bps) + 1)
+                    max(math.floor(mark.costs_bps) + 1, math.ceil(_least_target_bps(math.floor(mark.spread_bps) + 1, mark, grounds))))
         settings = grounds.settings
         if (room.least_size_bps <= settings.most_size_bps and room.least_stop_bps <= settings.most_stop_bps
                 and room.least_target_bps <= settings.most_target_bps):
@@ -109,6 +120,8 @@ def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[st
     facts, mark = grounds.facts.get(proposal.symbol), grounds.marks.get(proposal.symbol)
     if proposal.symbol in grounds.blacklist or proposal.symbol.partition("/")[0] in grounds.blacklist:
         raise _Refused(f"{clean(proposal.symbol)} is blacklisted")
+    if proposal.symbol in grounds.facts and (why := barred(proposal.symbol, grounds)):
+        raise _Refused(why)
     if facts is None or mark is None:
         raise _Refused(f"{clean(proposal.symbol)} is not one of the symbols of the prompt")
     for reason in _faults(proposal, grounds, facts, mark):
@@ -132,10 +145,6 @@ def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[st
 def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> Iterator[str]:
     """Every reason to refuse a proposal that needs no price."""
     settings, limits, symbol = grounds.settings, grounds.limits, proposal.symbol
-    if symbol in limits.restricted_symbols:
-        yield f"{symbol} is in limits.restricted_symbols"
-    if symbol not in limits.permissions.get(grounds.strategy, (symbol,)):
-        yield f"limits.permissions does not let {grounds.strategy} open positions in {symbol}"
     if limits.min_confidence is None:
         yield "limits.min_confidence is not set, so nothing is entered"
     elif proposal.confidence_bps < round(limits.min_confidence * 10_000):
@@ -156,6 +165,10 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
         yield f"stop_bps {proposal.stop_bps} lies within the spread of {mark.spread_bps:.1f} bps"
     if not proposal.target_bps > mark.costs_bps:
         yield f"target_bps {proposal.target_bps} does not pay the costs of {mark.costs_bps:.1f} bps"
+    if proposal.target_bps < _least_target_bps(proposal.stop_bps, mark, grounds):
+        worth = (proposal.target_bps - mark.costs_bps) / (proposal.stop_bps + mark.costs_bps)
+        yield (f"target {proposal.target_bps} and stop {proposal.stop_bps} bps with costs of {mark.costs_bps:.1f} bps bring {worth:.2f} "
+               f"of what is at risk, less than {grounds.least_reward_risk:g}")
     if proposal.target_bps > settings.most_target_bps:
         yield f"target_bps {proposal.target_bps} is more than {settings.most_target_bps}, llm.most_target_bps"
     if proposal.valid_minutes == 0:
@@ -166,6 +179,11 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
     for above in proposal.clauses:
         if any(above.op == ">" and below.op == "<" and above.feature == below.feature and above.value >= below.value for below in proposal.clauses):
             yield f"its clauses about {above.feature} are never true together"
+
+
+def _least_target_bps(stop_bps: int, mark: Mark, grounds: Grounds) -> float:
+    """The nearest target that is worth a stop so far away."""
+    return grounds.least_reward_risk * (stop_bps + mark.costs_bps) + mark.costs_bps
 
 
 def _level(proposal: Proposal, facts: Facts, mark: Mark, newest: float | None) -> str:

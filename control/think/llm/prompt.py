@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import time
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -44,7 +45,8 @@ strategy is "llm": propose again what shall stay. At most {most_conditions} prop
 - "size_bps": whole bps of equity, 1 to {most_size_bps}
 - "confidence_bps": 0 to 10000; 10000 is certain; below {least_confidence_bps} nothing is entered
 - "stop_bps": distance of the stop from the entry, 1 to {most_stop_bps}, more than the spread
-- "target_bps": distance of the target, 1 to {most_target_bps}, more than "costs_bps"
+- "target_bps": distance of the target, 1 to {most_target_bps}, more than "costs_bps" of the symbol, and so far that
+  (target_bps - costs_bps) / (stop_bps + costs_bps) is {least_reward_risk} or more
 - "valid_minutes": 1 to {most_valid_minutes}
 - "clauses": 0 to {clauses} further conditions that must hold at the level, each {"feature", "op", "value"}: op "<" or ">", value a whole number,
   feature one of {features}
@@ -76,26 +78,29 @@ def sha256_of(messages: tuple[Message, ...] | list[Message]) -> str:
     return hashlib.sha256(msgspec.json.encode(messages)).hexdigest()
 
 
-def prompt_of(briefing: Briefing, settings: Llm, least_confidence_bps: int = 0) -> Prompt:
-    """The prompt for a briefing, of at most `llm.prompt_bytes` bytes where its last row of market leaves that room."""
+def prompt_of(briefing: Briefing, settings: Llm, least_confidence_bps: int = 0, least_reward_risk: float = 0.0,
+              barred: Collection[str] = ()) -> Prompt:
+    """The prompt for a briefing, of at most `llm.prompt_bytes` bytes where its last row of market leaves that room. `barred` are symbols that are
+    told, and that a proposal may not name."""
+    asked = {"least_confidence_bps": least_confidence_bps, "least_reward_risk": f"{least_reward_risk:g}"}
     data: dict[str, Any] = _cleaned(msgspec.to_builtins(briefing, enc_hook=_plain))
     del data["now_ns"]
     data["utc"] = _utc(briefing.now_ns)
     left_out: dict[str, int] = {}
-    black = frozenset(data["knowledge"].get("blacklist", ()))  # all of it, also what will not be told
+    black = frozenset(barred).union(data["knowledge"].get("blacklist", ()))  # all of it, also what will not be told
     while True:
-        prompt = _written(data, black, settings, least_confidence_bps, left_out)
+        prompt = _written(data, black, settings, asked, left_out)
         size = sum(len(message.content.encode()) for message in prompt.messages)
         if size <= settings.prompt_bytes or not _cut(data, left_out):
             return prompt
 
 
-def _written(data: dict[str, Any], black: frozenset[str], settings: Llm, least_confidence_bps: int, left_out: dict[str, int]) -> Prompt:
+def _written(data: dict[str, Any], black: frozenset[str], settings: Llm, asked: dict[str, Any], left_out: dict[str, int]) -> Prompt:
     symbols = tuple(dict.fromkeys(row["symbol"] for row in data["market"] if _SYMBOL.fullmatch(row["symbol"])
                                   and not black & {row["symbol"], row["symbol"].partition("/")[0]}))
-    words = {"symbols": ", ".join(symbols) or "none", "most_conditions": settings.most_conditions, "most_level_bps": settings.most_level_bps,
+    words = asked | {"symbols": ", ".join(symbols) or "none", "most_conditions": settings.most_conditions, "most_level_bps": settings.most_level_bps,
              "most_size_bps": settings.most_size_bps, "most_stop_bps": settings.most_stop_bps, "most_target_bps": settings.most_target_bps,
-             "most_valid_minutes": settings.most_valid_minutes, "least_confidence_bps": least_confidence_bps, "clauses": CLAUSES_MOST,
+             "most_valid_minutes": settings.most_valid_minutes, "clauses": CLAUSES_MOST,
              "features": ", ".join(get_args(Feature)), "why": WHY_MOST, "reason": REASON_MOST, "begin": BEGIN, "end": END}
     contract = _CONTRACT
     for name, value in words.items():

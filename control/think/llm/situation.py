@@ -58,7 +58,7 @@ def grounds(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Sequ
     held = {symbol: one.side for symbol, one in portfolio.positions.items()}
     exposure = {symbol: _of_equity_bps(value, portfolio.equity) for symbol, value in portfolio.exposure.items()}
     return Grounds(facts=market.facts, marks=marks, equity=portfolio.equity, settings=llm, limits=limits, held=held,
-                   exposure_bps=exposure, blacklist=frozenset(shut(market, knowledge)))
+                   exposure_bps=exposure, blacklist=frozenset(shut(market, knowledge)), least_reward_risk=settings.least_reward_risk)
 
 
 def shut(market: Market, knowledge: Any) -> list[str]:
