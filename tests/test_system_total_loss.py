@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -110,12 +111,30 @@ def is_set(running: Running) -> bool:
                 and now["event_ns"] > rows["over"]["valid_until_ns"] and {position.symbol for position in last_snapshot(running).positions} >= HELD)
 
 
+def is_spoiled(running: Running) -> bool:
+    """An entry that may fire no more has ended without a fill."""
+    return any(row["symbol"] in {*HELD, "XRP/USDT"} and row["state"] in ("lost", "cancelled") for row in running.ctl("orders")[1]["rows"])
+
+
+def set_up(running: Running, *flags: str) -> None:
+    """A run in which all is there that is to be carried over. Where a process stood still for a second meanwhile, an entry was given up, as it has to
+    be: then anew, in an empty folder."""
+    for _ in range(5):
+        start(running, *flags)
+        until(lambda: is_set(running) or is_spoiled(running), 60, "positions, a working entry, a spent group, learned trades")
+        if not is_spoiled(running):
+            return
+        assert running.stop() == 0
+        shutil.rmtree(running.state)
+        shutil.rmtree(running.folder / "runs")
+    pytest.fail("in each of five runs an entry was given up")
+
+
 @pytest.mark.parametrize("flags", [(), pytest.param(("--lockstep",), marks=pytest.mark.slow)], ids=["free", "lockstep"])
 def test_from_lmdb_alone_everything_comes_back_and_what_was_armed_before_fires_after(flags: tuple[str, ...], instance: Running) -> None:
     (instance.folder / "once.py").write_text(STRATEGY.format(later_s=LATER_S, soon_s=60 + SOON_S))
-    start(instance, *flags)
+    set_up(instance, *flags)
     assert instance.status()["config_version"] == 1
-    until(lambda: is_set(instance), 110, "positions, a working entry, a spent group, learned trades")
     rows, before = armed(instance), instance.status()
     assert rows["group down"]["group_spent"]
     assert (rows["later"]["fired"], rows["trailing"]["fired"]) == (0, 1)
