@@ -157,3 +157,87 @@ def test_without_a_feed_a_position_is_left_when_its_time_is_over(instance: Runni
         assert len(timers) >= 1
         assert len({int(row["event_ns"]) for row in (*timers, *left)}) == 1, "event time stands still without ticks"
     sound(instance)
+
+
+def test_a_feed_that_dies_counts_what_it_did_not_see(instance: Running) -> None:
+    until(instance.last_fill_ns, 40, "a first fill")
+    mark = instance.last_order()
+    instance.kill("feed")
+    missed = until(lambda: missed_behind(instance, mark), 30, "the gap is in the journal")
+    assert [int(row["code"]) for row in missed] == [l.MISSED_FEED]
+    assert int(missed[0]["value"]) > 0
+    assert 0 < int(missed[0]["lots"]) < 30 * 30 * 10**9
+    until(lambda: instance.last_fill_ns() > int(missed[0]["event_ns"]), 40, "trading goes on behind it")
+    sound(instance)
+
+
+def missed_behind(instance: Running, after: tuple[int, int]) -> list[Any]:
+    journal = instance.journal()
+    try:
+        return [record.row for record in journal.orders(after) if record.row["kind"] == l.MISSED]
+    finally:
+        journal.close()
+
+
+def test_without_a_gateway_intents_wait_and_go_out_once_when_it_is_back(instance: Running) -> None:
+    closing = ""
+    for _ in range(10):  # a position may have been on its way out before the gateway stood still
+        until(lambda: monitored(instance), 40, "an open position")
+        with standing_still(instance, "gateway"):
+            time.sleep(0.3)
+            if rows := monitored(instance):
+                instance.ctl("close", rows[0]["id"])
+                time.sleep(1.0)
+                held = {row["id"]: row["state"] for row in instance.ctl("positions")[1]["rows"]}
+                closing = rows[0]["id"] if held.get(rows[0]["id"]) == "closing" else ""
+        if closing:
+            break
+    assert closing, "its exit waits for the gateway"
+    until(lambda: closing not in {row["id"] for row in instance.ctl("positions")[1]["rows"]}, 10, "the exit is filled")
+    sound(instance)
+
+
+def test_without_strategist_and_reflection_what_is_armed_trades_on_for_longer_than_the_ring_lasts(tmp_path: Path) -> None:
+    instance = Running(tmp_path, BUSY + PATIENT + "[hotpath]\ntick_slots = 1024\n")
+    try:
+        instance.start()
+        until(instance.last_fill_ns, 40, "a first fill")
+        assert instance.status()["conditions"]
+        with standing_still(instance, "strategist", "reflection"):
+            before = instance.status()
+            until(lambda: instance.status()["ticks"] > before["ticks"] + 4 * 1024, 40, "the market waits for nobody who plans")
+            until(lambda: instance.status()["trades_closed"] > before["trades_closed"], 40, "positions are closed by their own protection")
+            assert instance.status()["trading"] == "running"
+            plans = strategist(instance)["plans"]
+        until(lambda: instance.ctl("health")[1]["data"]["healthy"], 20, "both are well again")
+        until(lambda: strategist(instance)["plans"] > plans, 20, "it plans again")
+        assert strategist(instance)["ticks_lost"] >= 3 * 1024
+        sound(instance)
+    finally:
+        instance.end()
+
+
+def test_a_strategist_that_is_given_up_holds_back_no_market_even_at_full_speed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("class Mine:\n    def plan(self, market, portfolio, knowledge): return []\n")
+    instance = Running(tmp_path, BUSY + "[hotpath]\ntick_slots = 1024\n")
+    try:
+        instance.start("--strategy", f"momentum,{mine}:Mine", speed="max")
+        until(lambda: instance.status()["trades_closed"], 40, "it trades")
+        mine.write_text("class Mine:\n")
+        instance.kill("strategist")
+        until(lambda: instance.row("strategist")["state"] == "failed", 20, "its successor cannot read the strategy, and is the last one")
+        before = instance.status()["ticks"]
+        until(lambda: instance.status()["ticks"] > before + 100_000, 40, "the market goes on without it")
+        until(lambda: not instance.ctl("positions")[1].get("rows"), 40, "every position comes to its time stop")
+        assert instance.stop() == 5
+        assert instance.summary()["reconciled"] is True
+        instance.leaves_nothing()
+    finally:
+        instance.end()
+
+
+def strategist(instance: Running) -> dict[str, Any]:
+    """Its metrics."""
+    found: dict[str, Any] = next(row["metrics"] for row in instance.ctl("health")[1]["rows"] if row["role"] == "strategist")
+    return found
