@@ -83,9 +83,9 @@ class Condition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `break_even_bps` of gain on the stop is where nothing is lost, fees included. `ladder` closes parts before the target. Of the conditions of
     a plan that name the same `group` one fires. Valid from `valid_after_s` behind the plan's time, for `valid_for_s`.
 
-    `pattern` and `regime` are what its strategy saw; learning judges trades by them. `mark` is the last price when it was planned.
-    Learning enlarges a size to `most_equity_bps` of equity at most (0: to the limits). One that is
-    `paper` makes no order: it is followed as if it did, since learning keeps its kind from trading and wants to know if that is right.
+    `pattern` and `regime` are what its strategy saw (a regime that it does not name is filled in); learning judges trades by them. `mark` is the last
+    price when it was planned. Learning enlarges a size to `most_equity_bps` of equity at most (0: to the limits). One that is `paper` makes no order:
+    it is followed as if it did, since learning keeps its kind from trading and wants to know if that is right.
     `twin_stop_pct` and `twin_target_pct` are learning's, too: beside its position the same trade is followed on paper with a stop, or a target,
     at so many percent of its distance (0: the same; both 0: no twin).
     """

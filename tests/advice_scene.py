@@ -93,7 +93,7 @@ class Scene:
         made = Advised(None, self.settings)
         past = advise.get("past", ())
         made.advise(Advisor(self.llm, self.model, tell or told, recalled=past[0] if past else None),  # type: ignore[arg-type]
-                    self.llm, Limits(), **advise)
+                    self.llm, advise.pop("limits", Limits()), **advise)
         self.strategy = made
         return made
 

@@ -306,6 +306,17 @@ def test_where_every_coin_has_a_position_nobody_is_asked() -> None:
     assert (scene.asked, scene.strategy.said) == ([], "nobody is asked: every coin has a position open")
 
 
+@pytest.mark.parametrize(("held", "limits", "says"), [
+    ((), Limits(restricted_symbols=(BTC, ETH)), "in any coin"), ((BTC,), Limits(restricted_symbols=(ETH,)), "in any coin without a position"),
+    ((), Limits(permissions={"llm": ()}), "in any coin")])
+def test_where_the_limits_let_nothing_be_entered_nobody_is_asked_and_nothing_has_failed(held: tuple[str, ...], limits: Limits, says: str) -> None:
+    scene = Scene(limits=limits)
+    scene.held = {symbol: filled(1, symbol) for symbol in held}
+    scene.plan(NOON)
+    assert (scene.asked, scene.strategy.said) == ([], f"nobody is asked: the limits let nothing be entered {says}")
+    assert not scene.strategy.errors.failing
+
+
 # ── a list that does not get there ───────────────────────────────────────────────────────────────────────────────────
 def test_a_refused_list_is_offered_again_with_the_time_that_is_left_and_no_answer_is_bought_twice() -> None:
     scene = Scene(reply(GOOD | {"valid_minutes": 10}))

@@ -135,12 +135,13 @@ def told(instance: Running) -> Told:
         journal.close()
 
 
-def has_settled(instance: Running, count: int) -> bool:
-    """So many questions are answered, and what came of the last answer is armed."""
+def settled(instance: Running, count: int) -> Told | None:
+    """What is told once so many questions are answered, and what came of the last answer is armed."""
     time.sleep(0.3)  # the model needs the processor more than this does
     seen = told(instance)
-    return len(seen.exchanges) >= count and (bool(seen.exchanges[-1].failure) or any(
+    is_armed = len(seen.exchanges) >= count and (bool(seen.exchanges[-1].failure) or any(
         plan.exchange == seen.exchanges[-1].prompt_sha256 and number in seen.armed for number, plan in seen.plans.items()))
+    return seen if is_armed else None
 
 
 @pytest.mark.timeout(900)
@@ -149,13 +150,12 @@ def test_a_real_model_drives_an_instance_and_only_what_passes_the_guards_reaches
     try:
         instance.start("--strategy", "llm", speed="15")
         for attempt in range(1, ATTEMPTS + 1):
-            until(lambda count=attempt: has_settled(instance, count), 200, f"exchange {attempt}")  # type: ignore[misc]
-            if attempt >= LEAST and told(instance).armed_as_proposed():
+            seen: Told = until(lambda count=attempt: settled(instance, count), 200, f"exchange {attempt}")  # type: ignore[misc]
+            if attempt >= LEAST and seen.armed_as_proposed():
                 break
             instance.ctl("replan")
         assert instance.stop() == 0
-        seen, faults = told(instance), instance.faults()
-        summary = instance.summary()
+        after, summary, faults = told(instance), instance.summary(), instance.faults()
     finally:
         instance.end()
     as_proposed = seen.armed_as_proposed()
@@ -168,10 +168,10 @@ def test_a_real_model_drives_an_instance_and_only_what_passes_the_guards_reaches
                 symbols = [event.data["symbol"] for event in about if event.kind in ("llm_clamped", "llm_refused") and event.text]
                 assert verdict.proposal.symbol in symbols
             assert verdict.text or verdict.outcome == "accepted"
-    conditions = [one for plan in seen.plans.values() for one in plan.conditions]
+    conditions = [one for plan in after.plans.values() for one in plan.conditions]
     assert {one.symbol for one in conditions} == {"BTC/USDT"}, "the other one is restricted"
     assert all(1 <= int(one.size.value) <= 300 and one.stop_bps > 0 and one.target_bps > 20 and one.confidence >= 0.5 for one in conditions)
-    entries = Counter(int(row["event_ns"]) // (1440 * MINUTE_NS) for row in seen.orders if row["kind"] == l.NEW and row["purpose"] == l.ENTRY)
+    entries = Counter(int(row["event_ns"]) // (1440 * MINUTE_NS) for row in after.orders if row["kind"] == l.NEW and row["purpose"] == l.ENTRY)
     assert all(count <= 3 for count in entries.values())
     assert summary["reconciled"] is True
     assert faults == []

@@ -117,6 +117,7 @@ def test_a_paper_venue_whose_ledger_cannot_grow_stands_still_with_its_market_and
         memory, pids = Memory(running.name), [int(running.row(role)["pid"]) for role in ("recorder", "gateway")]
         for pid in pids:  # both are on one disk, as they mostly are; not even a page that was freed can be written again
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 12, resource.RLIM_INFINITY))
+        time.sleep(0.3)  # a commit that was under way is over
         events, closing = read_ledger(running.state / "paper").venue_seq, [row["id"] for row in held(running)]
         assert closing
         for one in closing:

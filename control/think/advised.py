@@ -33,7 +33,7 @@ from control.think.llm.advisor import Advice, Advisor
 from control.think.llm.config import Llm
 from control.think.llm.exchange import LOST, Asking, Exchange, without_end
 from control.think.llm.headlines import HeadlinesError
-from control.think.llm.judgement import STRATEGY, Verdict
+from control.think.llm.judgement import STRATEGY, Verdict, barred
 from control.think.strategy import Clause, Condition, KnowledgeView, Market, Portfolio, equity_bps
 from hotpath.activities import event_of
 from hotpath.config import Limits
@@ -54,7 +54,7 @@ class Advised(Analyst):
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
         self._advisor: Advisor | None = None
-        self._llm, self._limits = Llm(), Limits()
+        self._llm, self._limits, self._name = Llm(), Limits(), STRATEGY
         #: how advice is getting on, for the board
         self.errors = ErrorManager(f"advice {STRATEGY}")
         #: exchanges of a predecessor, newest first, and its last question where no end of that is known
@@ -83,7 +83,7 @@ class Advised(Analyst):
     def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (),
                lost: Asking | None = None) -> None:
         """Ask this one from now on. `past` are exchanges of a predecessor, newest first; `lost` is its last question, where it had no end."""
-        self._advisor, self._llm, self._limits, self._past, self._lost = advisor, llm, limits, past, lost
+        self._advisor, self._llm, self._limits, self._name, self._past, self._lost = advisor, llm, limits, name, past, lost
         self.errors.activity = f"advice {name}"
 
     @property
@@ -171,8 +171,10 @@ class Advised(Analyst):
             self.passed |= dict.fromkeys(young, "history is too short")
             self._analyses |= {one.symbol: one for one in analyses}
         seen = list(self._analyses.values())
-        if not any(one.symbol not in portfolio.positions for one in seen):
-            return self._nobody("every coin has a position open" if seen else "history is too short" if self.passed else
+        free = [one for one in seen if one.symbol not in portfolio.positions]
+        if not any(not barred(one.symbol, self._name, self._limits) for one in free):
+            return self._nobody("the limits let nothing be entered in any coin" + " without a position" * (len(free) < len(seen)) if free else
+                                "every coin has a position open" if seen else "history is too short" if self.passed else
                                 "learning has shut every coin", market, portfolio, knowledge)
         armed = [(planned_ns, one) for planned_ns, one in portfolio.armed() if not one.paper]
         brief = situation.briefing(market, portfolio, knowledge, seen, armed, self.analysis, self._limits,

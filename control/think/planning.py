@@ -24,6 +24,7 @@ from control.think.carried import Carried, Carries
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
 from control.think.enforce import Caps, enforced
+from control.think.regimes import Regimes
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
 from hotpath.activities import event_of
@@ -140,6 +141,7 @@ class Planning:
         self.carried = Carried(memory, self.fold, carries)
         self.fold = self.carried.fold
         self.view = View(memory, self.fold, settings.candle_s, Rates(sources, while_working))
+        self._regimes = Regimes(self.view, (analysis or Analysis()).trade_timeframe_min)
         self._checker = Checker(self.view.facts, facts_by_symbol(self.view.instruments), len(memory.conditions.thresholds) // 2, while_working)
         #: quanta → units of the account currency
         self.quantum = 10.0 ** int(self.view.instruments[0]["quantum_exponent"]) if len(self.view.instruments) else 1.0
@@ -244,6 +246,7 @@ class Planning:
         changed: dict[int, str] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
+            conditions = [one if one.regime else msgspec.structs.replace(one, regime=self._regimes.of(one.symbol, market)) for one in conditions]
             try:
                 found = enforced(conditions, planner.name, knowledge, market, due_ns, limits)
             except ArithmeticError as error:  # a size or a level of a magnitude that nothing could be counted with

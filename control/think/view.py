@@ -65,6 +65,15 @@ class View:
         quotes = {symbol: self._quote(number, now_ns) for symbol, number in self._number.items()}
         return Market(now_ns, self._candle_s, self.facts, quotes, candles, self._funding.before(now_ns))
 
+    @property
+    def kept_s(self) -> int:
+        """Seconds of candles that are kept."""
+        return len(self._scratch) * self._candle_s
+
+    def session_of(self, symbol: str) -> int:
+        """Number of the candle that the symbol's session began with; −1 without one."""
+        return int(self._fold.rows[self._number[symbol]]["first"])
+
     def _window(self, symbol: str, count: int, now_ns: int) -> Candles:
         number = self._number[symbol]
         instrument, candle_ns = self.instruments[number], self._candle_s * 1_000_000_000

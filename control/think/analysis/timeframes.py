@@ -15,14 +15,14 @@ MOST = 240
 MINUTE_NS = 60_000_000_000
 
 
-def resampled(candles: Candles, minutes: int, now_ns: int) -> Candles | None:
-    """The newest closed candles of a timeframe, MOST at most; None where there is none, or where it is no whole number of the candles given."""
+def resampled(candles: Candles, minutes: int, now_ns: int, most: int = MOST) -> Candles | None:
+    """The newest closed candles of a timeframe, so many at most; None where there is none, or where it is no whole number of the candles given."""
     frame_ns, candle_ns = minutes * MINUTE_NS, candles.candle_s * 1_000_000_000
     if frame_ns % candle_ns:
         return None
     size, closed_ns = frame_ns // candle_ns, now_ns // frame_ns * frame_ns
     end = int(np.searchsorted(candles.time_ns, closed_ns))
-    count = min(MOST, end // size)
+    count = min(most, end // size)
     if not count or int(candles.time_ns[end - 1]) + candle_ns != closed_ns:
         return None  # too young, or it ends before its last frame does
     rows, starts = slice(end - count * size, end), np.arange(0, count * size, size)

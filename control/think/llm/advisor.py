@@ -141,7 +141,7 @@ class Advisor:
         least = round((grounds.limits.min_confidence or 0.0) * 10_000)
         grounds = replace(grounds, settings=self._settings, strategy=self._strategy)
         prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk,
-                           [symbol for symbol in grounds.facts if barred(symbol, grounds)])
+                           [symbol for symbol in grounds.facts if barred(symbol, self._strategy, grounds.limits)])
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
         waiting = _Waiting(prompt, replace(grounds, marks=told), briefing.now_ns, headlines=tuple(briefing.headlines))
         possible, recalled = rooms(prompt.symbols, waiting.grounds), self._recalled

@@ -54,12 +54,12 @@ class Grounds:
     least_reward_risk: float = 0.0
 
 
-def barred(symbol: str, grounds: Grounds) -> str:
-    """Why the limits let this strategy enter nothing in a symbol, whatever is proposed, or nothing."""
-    if symbol in grounds.limits.restricted_symbols:
+def barred(symbol: str, strategy: str, limits: Limits) -> str:
+    """Why the limits let a strategy enter nothing in a symbol, whatever is proposed; "" where they do not."""
+    if symbol in limits.restricted_symbols:
         return f"{symbol} is in limits.restricted_symbols"
-    if symbol not in grounds.limits.permissions.get(grounds.strategy, (symbol,)):
-        return f"limits.permissions does not let {grounds.strategy} open positions in {symbol}"
+    if symbol not in limits.permissions.get(strategy, (symbol,)):
+        return f"limits.permissions does not let {strategy} open positions in {symbol}"
     return ""
 
 
@@ -120,7 +120,7 @@ def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[st
     facts, mark = grounds.facts.get(proposal.symbol), grounds.marks.get(proposal.symbol)
     if proposal.symbol in grounds.blacklist or proposal.symbol.partition("/")[0] in grounds.blacklist:
         raise _Refused(f"{clean(proposal.symbol)} is blacklisted")
-    if proposal.symbol in grounds.facts and (why := barred(proposal.symbol, grounds)):
+    if proposal.symbol in grounds.facts and (why := barred(proposal.symbol, grounds.strategy, grounds.limits)):
         raise _Refused(why)
     if facts is None or mark is None:
         raise _Refused(f"{clean(proposal.symbol)} is not one of the symbols of the prompt")
