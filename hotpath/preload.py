@@ -107,8 +107,8 @@ def load(progress: str) -> None:
 
 
 def _let_go() -> None:
-    """Give back what numba keeps of each kernel only to compile others into it: 45 MB, of which each process that is forked from here would hold a
-    share. From here on nothing that calls a kernel of ours can be compiled, but by a process that begins anew; numba says so where it is tried."""
+    """Give back what numba keeps of each kernel only to compile others into it, of which each process that is forked from here would hold a share.
+    From here on nothing that calls a kernel of ours can be compiled, but by a process that begins anew; numba says so where it is tried."""
     from numba.core.dispatcher import Dispatcher
 
     for module in [sys.modules[name] for name in module_names() if name in sys.modules]:
