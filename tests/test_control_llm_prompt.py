@@ -68,10 +68,17 @@ def test_a_blacklisted_coin_may_not_be_proposed() -> None:
         assert prompt_of(briefing(knowledge=Knowledge(blacklist=[black])), Llm()).symbols == ("ETH/USDT:USDT",)
 
 
-def test_a_symbol_that_the_limits_bar_is_told_and_may_not_be_proposed() -> None:
-    prompt = prompt_of(briefing(), Llm(), barred=["BTC/USDT"])
+def test_a_symbol_that_is_not_free_is_told_behind_the_others_and_may_not_be_proposed() -> None:
+    prompt = prompt_of(briefing(), Llm(), free=["ETH/USDT:USDT"])
     assert prompt.symbols == ("ETH/USDT:USDT",)
-    assert [row["symbol"] for row in data_in(prompt)["market"]] == ["BTC/USDT", "ETH/USDT:USDT"]
+    assert [row["symbol"] for row in data_in(prompt)["market"]] == ["ETH/USDT:USDT", "BTC/USDT"]
+
+
+def test_what_is_not_free_does_not_crowd_out_what_is() -> None:
+    rows = [MarketRow(symbol=f"C{number}/USDT", mark=1.0) for number in range(500)]
+    prompt = prompt_of(briefing(market=rows), Llm(prompt_bytes=5_000), free=["C499/USDT"])
+    assert prompt.left_out["market"] > 100
+    assert prompt.symbols == ("C499/USDT",)
 
 
 def test_a_blacklist_that_is_too_long_to_be_told_holds_all_the_same() -> None:

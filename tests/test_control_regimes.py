@@ -88,8 +88,11 @@ def test_between_two_closes_it_is_the_same_whoever_asks_first(memory: segment.Me
     """Also where a day of candles slides out of what is kept meanwhile, and where one has just begun to be enough."""
     for seed in range(6):
         path = walk(began + 90, seed=seed)
-        views = [(seen_by(memory, path[: began + later], NOW + later * TEN_S), NOW + later * TEN_S) for later in range(90)]
+        views = [(seen_by(memory, path[: began + later], NOW + later * TEN_S), NOW + later * TEN_S + past) for later in range(90)
+                 for past in (0, TEN_S - 1)]
         assert len({told(view, now_ns) for view, now_ns in views}) == 1
+        looked_at = {len(resampled(view.market(now_ns).candles(SYMBOL), 15, now_ns, Regimes(view, 15)._most) or ()) for view, now_ns in views}
+        assert len(looked_at) == 1, "another number of candles may be another regime"
 
 
 def test_it_is_told_once_between_two_closes_and_anew_behind_the_next(memory: segment.Memory) -> None:
@@ -115,6 +118,21 @@ def test_without_enough_candles_and_without_prices_there_is_none(memory: segment
     assert told(view, NOW + 61 * 1_000_000_000) == "", "its session is over"
     odd = View(memory, candles.new_fold(memory, 1, 7, KEPT, 60), 7)
     assert Regimes(odd, 15).of(SYMBOL, odd.market(NOW)) == "", "no whole number of candles"
+
+
+def test_what_cannot_be_told_is_a_fault_of_the_plan_and_ends_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.strategy.write_text(PLAIN)
+    strategist = world.strategist()
+
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError("no number")
+
+    monkeypatch.setattr(Regimes, "of", broken)
+    for after_s in (1, 31):
+        world.tick(after_s)
+        settle(strategist)
+    assert not any(one.conditions for one in world.recorder.plans())
+    assert "the regime of BTC/USDT cannot be told: no number" in strategist.planners[0].error
 
 
 PLAIN = """

@@ -47,8 +47,9 @@ _SAFE_AFTER_S = 5.0
 _GIVE_UP_S, EXIT_CONFIG = 10.0, 78
 #: until an unanswered step is told again
 _TELL_AGAIN_NS = 1_000_000_000
-#: patterns and regimes that conditions may name: bounds of how many claims there can be, known before any trade is
-MOST_PATTERNS, MOST_REGIMES = 24, 4
+#: patterns and regimes that conditions may name (four that are filled in, and as many of a strategy's own): bounds of how many claims there can be,
+#: known before any trade is
+MOST_PATTERNS, MOST_REGIMES = 24, 8
 
 
 class Reflection:

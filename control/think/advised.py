@@ -173,7 +173,7 @@ class Advised(Analyst):
         seen = list(self._analyses.values())
         free = [one for one in seen if one.symbol not in portfolio.positions]
         if not any(not barred(one.symbol, self._name, self._limits) for one in free):
-            return self._nobody("the limits let nothing be entered in any coin" + " without a position" * (len(free) < len(seen)) if free else
+            return self._nobody("the limits let nothing be entered in any coin that is left" if free else
                                 "every coin has a position open" if seen else "history is too short" if self.passed else
                                 "learning has shut every coin", market, portfolio, knowledge)
         armed = [(planned_ns, one) for planned_ns, one in portfolio.armed() if not one.paper]

@@ -246,9 +246,8 @@ class Planning:
         changed: dict[int, str] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
-            conditions = [one if one.regime else msgspec.structs.replace(one, regime=self._regimes.of(one.symbol, market)) for one in conditions]
             try:
-                found = enforced(conditions, planner.name, knowledge, market, due_ns, limits)
+                found = enforced([self._named(one, market) for one in conditions], planner.name, knowledge, market, due_ns, limits)
             except ArithmeticError as error:  # a size or a level of a magnitude that nothing could be counted with
                 raise StrategyError(f"a condition cannot be counted with: {error!r}", "give sizes and levels that a venue takes") from error
             changed.update(found.changed)
@@ -258,6 +257,16 @@ class Planning:
             return self._checker.checked(output, due_ns, put_upon), changed
         except StrategyError as error:
             raise StrategyError(f"{planner.name}: {error.text}", error.remedy) from None
+
+    def _named(self, one: messages.Condition, market: Any) -> messages.Condition:
+        """With the regime of its symbol where it names none. Raises StrategyError: what a library of numbers may raise ends no strategist."""
+        if one.regime:
+            return one
+        try:
+            return msgspec.structs.replace(one, regime=self._regimes.of(one.symbol, market))
+        except Exception as error:
+            self._log.warning("the regime of %s cannot be told", one.symbol, exc_info=True)
+            raise StrategyError(f"the regime of {one.symbol} cannot be told: {_words_of(error)}", "name a regime in the condition itself") from error
 
     def _warmup(self, planner: Planner, market: Any) -> float:
         """Seconds until a strategy that says so is warm; what only informs must not fail a plan."""

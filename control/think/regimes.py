@@ -26,7 +26,7 @@ class Regimes:
         self._told: dict[str, tuple[tuple[int, int], str]] = {}
 
     def of(self, symbol: str, market: Market) -> str:
-        """trend_up, trend_down, range or volatile; "" where too little is known: no day of candles yet, no prices any more."""
+        """trend_up, trend_down, range or volatile; "" where too little is known: fewer than REGIME_CANDLES of its candles, no prices any more."""
         if self._most < 1 or math.isnan(market.quotes[symbol].last):
             return ""
         at = market.now_ns // (self._minutes * MINUTE_NS), self._view.session_of(symbol)

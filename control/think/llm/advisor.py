@@ -27,7 +27,7 @@ from control.think.llm.briefing import Briefing, clean
 from control.think.llm.config import Llm
 from control.think.llm.contract import BadReply, decode, schema
 from control.think.llm.exchange import Asking, Exchange, Recording
-from control.think.llm.judgement import STRATEGY, Grounds, Verdict, barred, judge, rooms
+from control.think.llm.judgement import STRATEGY, Grounds, Verdict, judge, rooms
 from control.think.llm.prompt import Prompt, prompt_of
 from control.think.llm.worker import Worker
 from hotpath.activities import event_of
@@ -140,8 +140,7 @@ class Advisor:
             return False
         least = round((grounds.limits.min_confidence or 0.0) * 10_000)
         grounds = replace(grounds, settings=self._settings, strategy=self._strategy)
-        prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk,
-                           [symbol for symbol in grounds.facts if barred(symbol, self._strategy, grounds.limits)])
+        prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk, [room.symbol for room in rooms(grounds.marks, grounds)])
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
         waiting = _Waiting(prompt, replace(grounds, marks=told), briefing.now_ns, headlines=tuple(briefing.headlines))
         possible, recalled = rooms(prompt.symbols, waiting.grounds), self._recalled

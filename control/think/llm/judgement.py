@@ -70,11 +70,11 @@ def rooms(symbols: Iterable[str], grounds: Grounds) -> list[Room]:
         facts, mark = grounds.facts.get(symbol), grounds.marks.get(symbol)
         if facts is None or mark is None or not all(map(math.isfinite, (mark.price, mark.spread_bps, mark.costs_bps))) or not grounds.equity > 0:
             continue
-        if symbol in grounds.held:
+        if symbol in grounds.held or barred(symbol, grounds.strategy, grounds.limits):
             continue
         least_value = max(float(facts.min_notional), float(facts.lot_size) * mark.price)
         room = Room(symbol, facts.short_allowed, max(1, math.ceil(least_value / grounds.equity * 10_000)), math.floor(mark.spread_bps) + 1,
-                    max(math.floor(mark.costs_bps) + 1, math.ceil(_least_target_bps(math.floor(mark.spread_bps) + 1, mark, grounds))))
+                    max(math.floor(mark.costs_bps) + 1, _least_target_bps(math.floor(mark.spread_bps) + 1, mark, grounds)))
         settings = grounds.settings
         if (room.least_size_bps <= settings.most_size_bps and room.least_stop_bps <= settings.most_stop_bps
                 and room.least_target_bps <= settings.most_target_bps):
@@ -122,6 +122,8 @@ def _condition(proposal: Proposal, grounds: Grounds) -> tuple[Condition, list[st
         raise _Refused(f"{clean(proposal.symbol)} is blacklisted")
     if proposal.symbol in grounds.facts and (why := barred(proposal.symbol, grounds.strategy, grounds.limits)):
         raise _Refused(why)
+    if proposal.symbol in grounds.held:
+        raise _Refused(f"a position in {proposal.symbol} is open")
     if facts is None or mark is None:
         raise _Refused(f"{clean(proposal.symbol)} is not one of the symbols of the prompt")
     for reason in _faults(proposal, grounds, facts, mark):
@@ -151,8 +153,6 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
         yield f"confidence_bps {proposal.confidence_bps} is below {round(limits.min_confidence * 10_000)}, limits.min_confidence"
     if proposal.side == "sell" and not facts.short_allowed:
         yield f"{symbol} is spot and cannot be sold short"
-    if symbol in grounds.held:
-        yield f"a position in {symbol} is open"
     if proposal.level_bps * (1 if proposal.direction == "up" else -1) <= 0:
         yield f"level_bps {proposal.level_bps} lies on the wrong side of the mark for a price that goes {proposal.direction}"
     if abs(proposal.level_bps) > settings.most_level_bps:
@@ -165,8 +165,8 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
         yield f"stop_bps {proposal.stop_bps} lies within the spread of {mark.spread_bps:.1f} bps"
     if not proposal.target_bps > mark.costs_bps:
         yield f"target_bps {proposal.target_bps} does not pay the costs of {mark.costs_bps:.1f} bps"
-    if proposal.target_bps < _least_target_bps(proposal.stop_bps, mark, grounds):
-        worth = (proposal.target_bps - mark.costs_bps) / (proposal.stop_bps + mark.costs_bps)
+    worth = (proposal.target_bps - mark.costs_bps) / (proposal.stop_bps + mark.costs_bps) if proposal.stop_bps + mark.costs_bps else math.inf
+    if worth < grounds.least_reward_risk:
         yield (f"target {proposal.target_bps} and stop {proposal.stop_bps} bps with costs of {mark.costs_bps:.1f} bps bring {worth:.2f} "
                f"of what is at risk, less than {grounds.least_reward_risk:g}")
     if proposal.target_bps > settings.most_target_bps:
@@ -181,9 +181,9 @@ def _faults(proposal: Proposal, grounds: Grounds, facts: Facts, mark: Mark) -> I
             yield f"its clauses about {above.feature} are never true together"
 
 
-def _least_target_bps(stop_bps: int, mark: Mark, grounds: Grounds) -> float:
-    """The nearest target that is worth a stop so far away."""
-    return grounds.least_reward_risk * (stop_bps + mark.costs_bps) + mark.costs_bps
+def _least_target_bps(stop_bps: int, mark: Mark, grounds: Grounds) -> int:
+    """The nearest target that could be worth a stop so far away, rather one too near than one too far: each is judged by itself."""
+    return math.ceil(grounds.least_reward_risk * (stop_bps + mark.costs_bps) + mark.costs_bps - 1e-9)
 
 
 def _level(proposal: Proposal, facts: Facts, mark: Mark, newest: float | None) -> str:

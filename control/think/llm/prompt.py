@@ -79,15 +79,18 @@ def sha256_of(messages: tuple[Message, ...] | list[Message]) -> str:
 
 
 def prompt_of(briefing: Briefing, settings: Llm, least_confidence_bps: int = 0, least_reward_risk: float = 0.0,
-              barred: Collection[str] = ()) -> Prompt:
-    """The prompt for a briefing, of at most `llm.prompt_bytes` bytes where its last row of market leaves that room. `barred` are symbols that are
-    told, and that a proposal may not name."""
+              free: Collection[str] | None = None) -> Prompt:
+    """The prompt for a briefing, of at most `llm.prompt_bytes` bytes where its last row of market leaves that room. `free` are the symbols that a
+    proposal may name (None: all); of the others the market is told, behind theirs."""
     asked = {"least_confidence_bps": least_confidence_bps, "least_reward_risk": f"{least_reward_risk:g}"}
     data: dict[str, Any] = _cleaned(msgspec.to_builtins(briefing, enc_hook=_plain))
     del data["now_ns"]
     data["utc"] = _utc(briefing.now_ns)
     left_out: dict[str, int] = {}
-    black = frozenset(barred).union(data["knowledge"].get("blacklist", ()))  # all of it, also what will not be told
+    black = frozenset(data["knowledge"].get("blacklist", ()))  # all of it, also what will not be told
+    if free is not None:
+        black |= {row["symbol"] for row in data["market"]}.difference(free)
+        data["market"].sort(key=lambda row: row["symbol"] in black)
     while True:
         prompt = _written(data, black, settings, asked, left_out)
         size = sum(len(message.content.encode()) for message in prompt.messages)
