@@ -25,7 +25,8 @@ max_open_positions = 20
 max_entries_per_day = 100000
 min_confidence = 0.0
 """
-#: one plan a day: whatever stands behind the kill was armed before it. What fires waits for a rebound, which comes soon wherever the price is.
+#: one plan a day: whatever stands behind the kill was armed before it. What fires once waits for a rebound, which comes soon wherever the price is;
+#: what fires again does so in markets that make no new low, too.
 STRATEGY = """
 from control.think.strategy import Condition, Strategy, equity_bps
 
@@ -43,13 +44,14 @@ class Once(Strategy):
             return Condition(**fields | more)
         def price(symbol, factor):
             return market.facts[symbol].price_text(market.candles(symbol, 1).close[-1] * factor)
+        often = dict(rebound_bps=0, feature="return_10s_bps", value=0.0)
         return [
-            entry("BTC/USDT", "again and again", max_fires=900, cooldown_s=20, time_stop_s=10),
+            entry("BTC/USDT", "again and again", **often, max_fires=900, cooldown_s=20, time_stop_s=10),
             entry("ETH/USDT", "trailing", max_fires=3, trail_distance_bps=800),
             entry("SOL/USDT", "group up", group="sol", max_fires=2, target_bps=900, cooldown_s=600),
             entry("SOL/USDT", "group down", group="sol", direction="down", max_fires=2, valid_after_s=LATER_S),
             entry("XRP/USDT", "working", order="limit", limit_price=price("XRP/USDT", 0.9)),
-            entry("BTC/USDT:USDT", "later", max_fires=2, valid_after_s=LATER_S, time_stop_s=10),
+            entry("BTC/USDT:USDT", "later", **often, max_fires=2, valid_after_s=LATER_S, time_stop_s=10),
             entry("ETH/USDT:USDT", "far", rebound_bps=0, level=price("ETH/USDT:USDT", 1.3)),
             entry("ETH/USDT:USDT", "over", rebound_bps=0, level=price("ETH/USDT:USDT", 1.4), valid_for_s=SOON_S),
         ]
