@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -156,4 +155,3 @@ def test_a_condition_gets_one_unless_its_strategy_has_named_its_own(world: World
     settle(strategist)
     plan = next(one for one in world.recorder.plans() if one.conditions)
     assert [one.regime for one in plan.conditions] == ["trend_up", "my_own"]
-    assert msgspec.json.decode(msgspec.json.encode(plan))

@@ -140,10 +140,11 @@ class Advisor:
             return False
         least = round((grounds.limits.min_confidence or 0.0) * 10_000)
         grounds = replace(grounds, settings=self._settings, strategy=self._strategy)
-        prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk, [room.symbol for room in rooms(grounds.marks, grounds)])
+        free = {room.symbol: room for room in rooms(grounds.marks, grounds)}
+        prompt = prompt_of(briefing, self._settings, least, grounds.least_reward_risk, free)
         told = {symbol: mark for symbol, mark in grounds.marks.items() if symbol in prompt.symbols}
         waiting = _Waiting(prompt, replace(grounds, marks=told), briefing.now_ns, headlines=tuple(briefing.headlines))
-        possible, recalled = rooms(prompt.symbols, waiting.grounds), self._recalled
+        possible, recalled = [free[symbol] for symbol in prompt.symbols], self._recalled
         if not possible:
             waiting = waiting._replace(answer=self._failed(waiting, "the briefing has no symbol that could be traded; nothing was asked"))
         elif isinstance(self._source, Recording):
