@@ -10,6 +10,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,9 @@ FLAGS = {"run.strategies": "--strategy"}
 #: strategies that look at the timeframes of [analysis]
 ANALYSING = frozenset({"analyst", "llm"})
 
+#: where `run.begin` may lie, in Unix seconds: 2000 to 2099
+_FIRST_BEGIN_S, _LAST_BEGIN_S = 946_684_800, 4_102_444_800
+
 Milliseconds = Annotated[int, Meta(ge=1, le=600_000)]
 
 
@@ -48,6 +52,8 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     speed: Annotated[float, Meta(gt=0, le=1e6, description='event seconds a wall second; "max": as fast as the slowest reader')] | Literal[
         "max"] = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="of the simulated market and of everything random")] = 1
+    begin: Annotated[str, Meta(description="minute at which the simulated market of a new paper instance begins, such as 2026-01-05T12:00 (UTC): "
+                                           "with the same seed it has the same prices from there on; now: the clock's")] = "now"
     lockstep: Annotated[bool, Meta(description="the processes take turns, so that a replay is exactly repeatable")] = False
     flatten_at_end: Annotated[bool, Meta(description="close all positions when the run ends")] = False
 
@@ -55,6 +61,17 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def event_speed(self) -> float:
         """Speed as Boot has it: 0 is as fast as the slowest reader."""
         return 0.0 if self.speed == "max" else float(self.speed)
+
+    @property
+    def begin_ns(self) -> int:
+        """Event time of `begin`, 0 for now. Raises ValueError for what is no time, or one that no clock of an instance can have."""
+        if self.begin == "now":
+            return 0
+        moment = datetime.fromisoformat(self.begin)
+        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        if not _FIRST_BEGIN_S <= seconds < _LAST_BEGIN_S:
+            raise ValueError("lies before 2000 or behind 2099")
+        return seconds * 1_000_000_000
 
 
 class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -193,6 +210,10 @@ def _cross_faults(config: Config, source: str, origins: Mapping[str, str]) -> li
         values = getattr(config.run, name)
         if twice := sorted({value for value in values if values.count(value) > 1}):
             fault(f"run.{name}", f"{', '.join(twice)} is there more than once", "name each once")
+    try:
+        _ = config.run.begin_ns
+    except ValueError as error:
+        fault("run.begin", f"{config.run.begin!r}: {error}", "write now, 2026-01-05 or 2026-01-05T12:00 (UTC)")
     if config.supervise.backoff_first_ms > config.supervise.backoff_most_ms:
         fault("supervise.backoff_first_ms", "is longer than backoff_most_ms", "make it shorter")
     if ANALYSING & set(config.run.strategies):

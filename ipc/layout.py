@@ -30,7 +30,7 @@ import numpy as np
 from ipc.codes import *  # noqa: F403  (one name for everything that processes share: `layout`)
 
 #: schema of everything in this file; part of every segment's header, bumped with any change of a layout
-LAYOUT_VERSION: Final = 12
+LAYOUT_VERSION: Final = 13
 #: first word of every segment, "TRADERSM" in little-endian ASCII
 MAGIC: Final = int.from_bytes(b"TRADERSM", "little")
 #: bytes of a cache line; rows with different writers never share one
@@ -116,9 +116,9 @@ ACTIVITY = _record(
 #: durable and barrier cursors, one line each so that each has one writer
 CURSORS = _record(
     # line 0, recorder: what is durable in LMDB of both rings, the incarnation it counted up, and the last venue event in the journal when
-    # it began (what the venue has beyond it is published anew)
+    # it began (what the venue has beyond it is published anew); open positions and armed conditions that it resumed with
     ("durable_orders", "<i8"), ("durable_reports", "<i8"), ("incarnation", "<i8"), ("journal_ok", "<i8"),
-    ("journaled_venue_seq", "<i8"), ("_recorder", "S24"),
+    ("journaled_venue_seq", "<i8"), ("resumed_positions", "<i8"), ("resumed_conditions", "<i8"), ("_recorder", "S8"),
     # line 1, reflection: order-ring sequence up to which every closed trade is in the knowledge store
     ("learned_orders", "<i8"), ("_reflection", "S56"),
     # line 2, sniper's main thread: event time from which a lockstep tick waits for the next plan (0: never waits)

@@ -27,6 +27,8 @@ from tests.books import Books, book_disagrees, fills_disagree, fills_file
 BIN = Path(sys.executable).parent
 #: names the instance in the environment of each of its processes
 MARK = "RUNNING_UNDER_TEST"
+#: minute at which the simulated market of a new instance begins; TESTS_BEGIN in the environment names another (now: that of the clock)
+BEGIN = "2026-01-05T12:00"
 #: many small trades on the simulated market, and no limit that ends them
 BUSY = """
 [limits]
@@ -65,10 +67,11 @@ class Running:
 
     def start(self, *arguments: str, mode: str = "paper", speed: str = "30", wait: bool = True, before: tuple[str, ...] = ()) -> None:
         """trader-launch, headless; with `wait` until every process is ready. `before` is a program that starts it, such as nohup."""
+        begin = ("--begin", os.environ.get("TESTS_BEGIN", BEGIN)) if mode == "paper" else ()  # the same prices at every time of day
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*before, str(BIN / "trader-launch"), mode, "--headless", "--instance", self.name, "--data-dir", str(self.folder), "--config",
-                 str(self.config), "--speed", speed, "--seed", "7", *arguments],
+                 str(self.config), "--speed", speed, "--seed", "7", *begin, *arguments],
                 stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True, env={**os.environ, MARK: self.name})
         if wait:  # the first start of all may have to compile the kernels
             until(lambda: self.process is None or self.process.poll() is not None or self.status()["phase"] == "running", 240, "it runs")
@@ -198,11 +201,12 @@ class Running:
     def kill_everything(self, memory: bool = True) -> None:
         """Launcher and children at once; with `memory` their shared memory is gone too, as when the machine dies."""
         assert self.process is not None
-        for pid in self.alive():
+        pids = self.alive()
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(5)
-        until(lambda: not self.alive(), 5, "all are dead")
+        until(lambda: not self.alive() and not any(map(_holds_files, pids)), 5, "all are dead")
         if memory:
             shutil.rmtree(instance_dir(self.name), ignore_errors=True)
 
@@ -226,6 +230,16 @@ class Running:
         for folder in (instance_dir(self.name), bus.socket_dir(self.name)):
             shutil.rmtree(folder, ignore_errors=True)
         instance_dir(self.name).with_name(f"{instance_dir(self.name).name}.lock").unlink(missing_ok=True)
+
+
+def _holds_files(pid: int) -> bool:
+    """Whether a killed process may still have files open, locks of LMDB among them: its memory, and so its environment, goes before. While such a
+    lock is held, a reader is told of the commit before the one in which a writer was killed."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def _environment(process: Path) -> list[bytes]:

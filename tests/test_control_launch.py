@@ -464,6 +464,7 @@ def test_a_child_that_ignores_the_stop_and_sigterm_is_ended_after_its_grace_and_
 def test_a_storm_of_restarts_is_a_crash_loop_and_when_it_is_over_all_run_with_nothing_left_of_it(launch: Callable[..., Run]) -> None:
     run = launch("restart_intensity=3, restart_window_s=4, backoff_first_ms=10, backoff_most_ms=100")
     run.all_ready()
+    run.wait_for(lambda: "strategist is ready" in run.text("events"))  # the last of them: up to then a crash loop ends the run
     open_before = len(list(Path(f"/proc/{run.process.pid}/fd").iterdir()))
     killed: set[int] = set()
     end = time.monotonic() + 3.0

@@ -114,6 +114,8 @@ class Recorder:
                 if text := restore(self.journal, self.memory):
                     self.log.info("%s", text)
                 again = rearm(self.journal, self.memory, max(boot.start_event_ns, self.journal.last_event_ns()))
+                cursors["resumed_positions"] = (self.memory.sniper.positions["lots"] > 0).sum()
+                cursors["resumed_conditions"] = again.armed
             told = again.events(time.time_ns())
             for event in told:
                 self.log.info("%s", event.text)

@@ -223,11 +223,11 @@ def journal_start(state_dir: Path) -> Any:
         return starts[max(starts)] if starts else None
 
 
-def start_event_ns(identity: Identity, wall_ns: int) -> int:
-    """Event time at which the simulated market starts: the wall clock's minute at first, then the second behind where it stopped."""
+def start_event_ns(identity: Identity, begin_ns: int) -> int:
+    """Event time at which the simulated market starts: the minute of `begin_ns` at first, then the second behind where it stopped."""
     if identity.event_ns:
         return -(-identity.event_ns // _SECOND_NS) * _SECOND_NS
-    return wall_ns // _MINUTE_NS * _MINUTE_NS
+    return begin_ns // _MINUTE_NS * _MINUTE_NS
 
 
 # ── shared memory ────────────────────────────────────────────────────────────────────────────────────────────────────

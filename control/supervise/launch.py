@@ -51,6 +51,8 @@ trader-launch paper --strategy momentum --symbols BTC/USDT,ETH/USDT --for 60s
 
 trader-launch paper --instance night --speed 30 --headless
 
+trader-launch paper --instance again --seed 7 --begin 2026-01-05T12:00
+
 trader-launch replay spot_btcusdt_20240808.gz spot_btcusdt_20240809.gz --speed max
 
 trader-launch replay quotes.csv=BTC/USDT --lockstep --seed 7
@@ -81,6 +83,8 @@ def launch(
     lockstep: Annotated[bool | None, typer.Option("--lockstep", help="processes take turns: exactly repeatable")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="end after this time: 60s, 5m, 1h")] = None,
     seed: Annotated[str | None, typer.Option("--seed", help="of the simulated market and of everything random")] = None,
+    begin: Annotated[str | None, typer.Option("--begin", help="paper: UTC minute at which a new instance's market begins, such as 2026-01-05T12:00"
+                                              )] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="paper: archive the instance's state and begin anew")] = False,
     knowledge: Annotated[Path | None, typer.Option("--knowledge", help="replay: begin with the knowledge of this instance or run")] = None,
     flatten_at_end: Annotated[bool | None, typer.Option("--flatten-at-end", help="close all positions when the run ends")] = None,
@@ -89,7 +93,7 @@ def launch(
     """Run the whole loop: paper trading on the simulated market, or a replay of recorded market data."""
     flags: dict[str, Any] = {
         "run.instance": instance_name, "run.data_dir": data_dir, "run.symbols": symbols, "run.strategies": strategy, "run.speed": speed,
-        "run.lockstep": lockstep, "run.seed": seed, "run.flatten_at_end": flatten_at_end,
+        "run.lockstep": lockstep, "run.seed": seed, "run.begin": begin, "run.flatten_at_end": flatten_at_end,
     }
     try:
         plan = make_plan(mode, paths or [], configuration.load(config, flags), for_, speed_given=speed is not None)
@@ -179,7 +183,10 @@ def run(plan: Plan, *, fresh: bool, knowledge: Path | None, headless: bool) -> i
         try:
             plan = take_along(plan, places.state_dir)
             permit(plan)
-            session = Session(plan, places, instance.identify(places, plan.mode, plan.seed), say=lambda text: print(text, file=sys.stderr))
+            identity = instance.identify(places, plan.mode, plan.seed)
+            if identity.event_ns and plan.config.run.begin_ns:
+                print(f"run.begin is for a new instance: {name!r} goes on where it stopped; --fresh archives it and begins anew", file=sys.stderr)
+            session = Session(plan, places, identity, say=lambda text: print(text, file=sys.stderr))
         except BaseException:
             instance.remove_all(places)
             raise

@@ -177,7 +177,8 @@ class Session:
             role=role, instance=places.instance, mode=plan.mode, market=plan.market, run_id=places.run_id, run_dir=str(places.run_dir),
             state_dir=str(places.state_dir), socket_dir=str(places.socket_dir), sections=plan.config.sections(), strategies=plan.strategies,
             sources=plan.sources, speed=plan.speed, lockstep=plan.lockstep, seed=plan.seed, flatten_at_end=plan.flatten_at_end,
-            start_event_ns=instance.start_event_ns(self.identity, self.started_wall_ns) if plan.market == "simulated" else 0,
+            start_event_ns=0 if plan.market != "simulated" else
+            instance.start_event_ns(self.identity, plan.config.run.begin_ns or self.started_wall_ns),
             restarts=restarts, config_version=self.config_version)
 
     @property
@@ -235,9 +236,8 @@ class Session:
                 self.stop(cause)
         if self._resumes and self.watchdog.roles["recorder"].been_ready:  # it has restored the book
             self._resumes = False
-            count = int((self.memory.sniper.positions["lots"] > 0).sum())
-            table = self.memory.conditions
-            armed = int(table.generations[int(table.table[0]["generation"]) & 1]["armed"])
+            cursors = self.memory.board.cursors[0]  # the sniper may have traded since
+            count, armed = int(cursors["resumed_positions"]), int(cursors["resumed_conditions"])
             self.chronicle.note("resumed", f"resumed: {count} open position{'' if count == 1 else 's'}, conditions armed: {armed}",
                                 positions=count, conditions=armed)
         if now - self._remembered_at >= _REMEMBER_S:
