@@ -62,6 +62,14 @@ def test_a_proposal_that_the_analyst_would_not_make_is_refused_with_its_reason(c
     assert refused.text.startswith(f"buy {BTC} refused: ")
 
 
+def test_a_size_that_no_venue_takes_is_refused_and_not_armed_to_be_refused_each_time_it_fires() -> None:
+    """The proposal is large enough; what the analyst's risk leaves of it is not."""
+    scene = Scene(settings={"risk_bps": 0.03})
+    assert scene.plan(NOON) == []
+    (refused,) = (event for event in scene.events if event.kind == "llm_refused")
+    assert re.search(r"size \d+ bps of 10000 is less than the venue's least order of \d+", refused.text), refused.text
+
+
 def test_a_verdict_is_what_became_of_the_proposal_in_the_end() -> None:
     """In the recorded exchange as in the events: one that the prompt's terms let pass may still be worth too little."""
     scene = Scene(reply(GOOD, proposal(symbol=ETH, level_bps=30, stop_bps=50, target_bps=350, size_bps=600)), 
@@ -212,6 +220,14 @@ def test_an_operators_word_and_what_happens_end_a_pause(what: str) -> None:
         scene.held[ETH] = filled(NOON + 4 * MINUTE - 1, ETH)
     scene.minutes(NOON + 4 * MINUTE, 10)
     assert scene.asked[2:] == [NOON + 4 * MINUTE], "and only once"
+
+
+@pytest.mark.parametrize(("speed", "minutes"), [(1.0, 60), (2.0, 120)])
+def test_a_pause_that_an_endpoint_wants_is_one_of_the_wall_clock(speed: float, minutes: int) -> None:
+    scene = Scene("", speed=speed)
+    scene.model.wait_s = 3600.0
+    scene.minutes(NOON, 130)
+    assert [(at_ns - NOON) // MINUTE for at_ns in scene.asked][:2] == [0, minutes]
 
 
 def test_where_nobody_may_be_asked_the_journal_has_neither_prompt_nor_the_same_reason_twice_and_it_waits_as_long_as_that_lasts() -> None:

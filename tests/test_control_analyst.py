@@ -38,6 +38,17 @@ def plan(analyst: Analyst, now: Market, planned_ns: int = 0, knowledge: Knowledg
     return analyst.plan(now, Portfolio(positions={one.symbol: one for one in held}, planned_ns=planned_ns), knowledge or Coins())
 
 
+def test_a_size_below_the_venues_least_order_is_told_and_not_armed_to_be_refused_each_time_it_fires() -> None:
+    now = market({SYMBOL: walk(1, 2600)}, NOON)
+    given, passed = [], []
+    for equity in (10_000.0, 1.0, 0.0):
+        analyst = Analyst(None, Settings(least_score=0.0, least_reward_risk=0.0, stop_most_bps=5000))
+        given.append(analyst.plan(now, Portfolio(equity=equity), Coins()))
+        passed.append(analyst.passed.get(SYMBOL, ""))
+    assert [len(one or []) for one in given] == [1, 0, 1], "where equity is not known yet the gate decides"
+    assert re.fullmatch(r"size \d+ bps of 1 is less than the venue's least order of \d+, or than a lot", passed[1]), passed
+
+
 # ── the schedule ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_interval_goes_from_four_hours_to_a_quarter_with_volatility() -> None:
     c = Settings(calm_bps=25, wild_bps=100)

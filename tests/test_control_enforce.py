@@ -15,8 +15,10 @@ from control.learn.evidence import Evidence
 from control.learn.gate import Adaptation
 from control.learn.kinds import MOST_SCALE
 from control.learn.snapshot import Snapshot
-from control.think.enforce import Caps, Enforced, enforced, scaled
+from control.think.enforce import Caps, Changed, Enforced, enforced, scaled
+from control.think.planning import Planner
 from control.think.strategy import Facts, Market, Quote
+from hotpath.config import Recovery
 from ipc.messages import Condition, Size
 
 HOUR_NS = 3_600_000_000_000
@@ -45,6 +47,10 @@ CAPS = Caps(2000, 1e6, 10_000.0)
 
 def put(one: Condition, *adaptations: Adaptation, apply: bool = True, strategy: str = "momentum", caps: Caps = CAPS) -> Enforced:
     return enforced([one], strategy, Snapshot({}, adaptations, NOW, 1e-8, apply), market(), NOW, caps)
+
+
+def words(found: Enforced) -> dict[int, str]:
+    return {number: one.text for number, one in found.changed.items()}
 
 
 def test_nothing_learned_changes_nothing_but_the_mark() -> None:
@@ -78,7 +84,7 @@ def test_what_is_shut_is_followed_on_paper_only_with_its_whole_size(adaptation: 
     found = put(condition(pattern="breakout", regime="volatile"), adaptation, active("coin", "BTC/USDT", "wins", 40, number=2))
     (one,) = found.conditions
     assert (one.paper, one.size.value, one.valid_for_s) == (True, "500", 1800)
-    assert "on paper only for BTC/USDT" in found.changed[1]
+    assert "on paper only for BTC/USDT" in found.changed[1].text
 
 
 def test_a_strategy_cannot_take_the_paper_off() -> None:
@@ -111,13 +117,13 @@ def test_an_entry_that_belongs_to_a_candidate_that_wins_is_larger() -> None:
     assert [put(condition(regime=regime), good, strategy=strategy).conditions[0].size.value
             for regime, strategy in (("trend", "momentum"), ("range", "momentum"), ("trend", "other"))] == ["625", "500", "500"]
 def test_a_condition_that_an_hours_rule_ends_sooner_is_told() -> None:
-    assert put(condition(valid_for_s=1800), active("hour", "14")).changed == {1: "hour rule 14 (adaptation 1): ends before that hour for BTC/USDT"}
+    assert words(put(condition(valid_for_s=1800), active("hour", "14"))) == {1: "hour rule 14 (adaptation 1): ends before that hour for BTC/USDT"}
     assert put(condition(valid_for_s=500), active("hour", "14")).changed == {}
-    assert put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13")).changed == {
+    assert words(put(condition(valid_for_s=7 * 86_400, valid_after_s=900), active("hour", "13"))) == {
         1: "hour rule 13 (adaptation 1): ends before that hour for BTC/USDT"}
     known = Snapshot({}, [active("hour", "14")], NOW, 1e-8)
     both = enforced([condition(valid_for_s=1800), condition(valid_after_s=900)], "momentum", known, market(), NOW, CAPS)
-    assert both.changed == {1: "hour rule 14 (adaptation 1): on paper only for BTC/USDT"}, "of two that it changes the graver is told"
+    assert words(both) == {1: "hour rule 14 (adaptation 1): on paper only for BTC/USDT"}, "of two that it changes the graver is told"
 
 
 def test_with_learning_switched_off_nothing_is_put_upon_a_plan() -> None:
@@ -151,9 +157,25 @@ def test_only_what_changes_a_condition_is_told() -> None:
     base = condition(size=Size(kind="base", value="1"))
     assert put(base, active("coin", "BTC/USDT", "wins", 40)).changed == {}, "what is given in the base currency is not enlarged"
     both = put(condition(), active("coin", "BTC/USDT", "wins", 40), active("hour", "13", number=2))
-    assert both.changed == {2: "hour rule 13 (adaptation 2): on paper only for BTC/USDT"}
+    assert words(both) == {2: "hour rule 13 (adaptation 2): on paper only for BTC/USDT"}
     small = put(condition(size=Size(kind="quote", value="9")), active("strategy", "momentum"))
-    assert small.changed == {1: "resize momentum (adaptation 1): on paper only for BTC/USDT"}
+    assert words(small) == {1: "resize momentum (adaptation 1): on paper only for BTC/USDT"}
+
+
+@pytest.mark.parametrize("small_first", [True, False])
+def test_what_is_put_on_paper_and_what_is_only_made_smaller_by_the_same_adaptation_are_told_apart(small_first: bool) -> None:
+    two = [condition(size=Size(kind="quote", value="9")), condition()]
+    known = Snapshot({}, [active("strategy", "momentum")], NOW, 1e-8)
+    found = enforced(two if small_first else two[::-1], "momentum", known, market(), NOW, CAPS)
+    assert words(found) == {1: "resize momentum (adaptation 1): size × 0.5 for BTC/USDT; on paper only for BTC/USDT"}
+    assert found.changed[1].where == {("BTC/USDT", True), ("BTC/USDT", False)}
+
+
+def test_what_an_adaptation_changes_is_told_once_for_each_symbol_and_again_when_it_had_changed_nothing_for_a_plan() -> None:
+    planner = Planner(0, "momentum", object(), 60, Recovery())
+    halved, other, paper = Changed("A", {("A", False)}), Changed("B", {("B", False)}), Changed("A on paper", {("A", True)})
+    told = [planner.tell(changed) for changed in ({1: halved}, {1: halved}, {1: other, 2: other}, {1: halved}, {1: paper}, {}, {1: halved})]
+    assert told == [{1: "A"}, {}, {1: "B", 2: "B"}, {}, {1: "A on paper"}, {}, {1: "A"}]
 
 
 def test_a_candidate_that_names_a_part_of_the_day_has_plans_looked_at_again_when_that_ends() -> None:

@@ -63,8 +63,8 @@ def test_an_active_variant_moves_its_level_and_the_twin_has_the_strategys_own(va
     found = put(condition(), active(variant))
     (one,) = found.conditions
     assert (one.stop_bps, one.target_bps, one.size.value, (one.twin_stop_pct, one.twin_target_pct)) == (stop, target, size, twin)
-    assert variant in found.changed[1]
-    assert ("size ÷ 1.5" in found.changed[1]) == (variant == "widen stop")
+    assert variant in found.changed[1].text
+    assert ("size ÷ 1.5" in found.changed[1].text) == (variant == "widen stop")
 
 
 @pytest.mark.parametrize(("variant", "stop", "target", "size"), [
@@ -176,7 +176,7 @@ def test_a_favour_and_a_wider_stop_go_together() -> None:
     three = [condition(), condition(target_bps=0), condition()]
     several = enforced(three, "momentum", Snapshot({}, [active(), favour], NOW, 1e-8), market(), NOW, CAPS)
     assert [one.target_bps for one in several.conditions] == [240, 0, 240]
-    assert several.changed == {1: "widen target momentum (adaptation 1): target × 1.5 for BTC/USDT",
+    assert {number: one.text for number, one in several.changed.items()} == {1: "widen target momentum (adaptation 1): target × 1.5 for BTC/USDT",
                                2: "favour BTC/USDT (adaptation 2): size × 1.5 for BTC/USDT"}
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.think.llm.config import Llm
-from control.think.llm.contract import NEVER_NEGATIVE, BadReply, Feature, Reply, Room, decode, schema, strict
+from control.think.llm.contract import NEVER_NEGATIVE, BadReply, Feature, Proposal, Reply, Room, decode, schema, strict
 from control.think.llm.judgement import Mark, Verdict, judge, rooms
 from control.think.strategy import Facts
 from hotpath.config import Limits
@@ -153,6 +153,21 @@ def test_strict_form_closes_objects_requires_all_fields_and_drops_what_openai_re
     assert not {"minLength", "maxLength"} & {key for part in every(ours) for key in part}
     assert ours["type"] == "object", "OpenAI wants no alternatives at the root"
     assert strict(ours) == ours
+
+
+def test_strict_form_has_no_alternatives_as_openai_refuses_those_that_begin_with_the_same_key_and_takes_whatever_they_take() -> None:
+    ours = strict(schema(BOTH, Llm(), 7000))
+    assert not [part for part in every(ours) if "anyOf" in part]
+    kind = ours["properties"]["proposals"]["items"]["properties"]
+    assert list(kind) == list(Proposal.__struct_fields__)
+    assert (kind["symbol"]["enum"], kind["side"]["enum"], kind["direction"]["enum"]) == (
+        ["BTC/USDT", "SOL/USDT", "ETH/USDT:USDT"], ["buy", "sell"], ["up", "down"])
+    assert (kind["level_bps"], kind["target_bps"]["minimum"], kind["confidence_bps"]["minimum"]) == (
+        {"type": "integer", "minimum": -300, "maximum": 300}, 12, 7000)
+    clause = kind["clauses"]["items"]["properties"]
+    assert set(clause["feature"]["enum"]) == set(get_args(Feature))
+    assert clause["value"] == {"type": "integer", "minimum": -10_000, "maximum": 10_000}
+    assert [part["type"] for part in every(strict(schema(BOTH[:1], Llm()))) if "properties" in part] == ["object"] * 3
 
 
 # ── judgement ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -150,6 +150,15 @@ def test_an_open_position_is_told_with_its_distances() -> None:
     assert (one.side, one.stop_bps, one.target_bps, one.open_minutes) == ("sell", 100, 200, 30)
 
 
+def test_a_position_in_a_coin_that_is_not_analysed_is_told_at_its_last_price() -> None:
+    now, held = market(HISTORY, NOW), Held(PERPETUAL, "sell", 2.0, 3_000.0, NOW - MINUTE, "open", 3_030.0, 2_940.0)
+    now.quotes[PERPETUAL] = replace(now.quotes[PERPETUAL], last=3_300.0)
+    seen = [one for one in analyses(now) if one.symbol == SPOT]
+    account = Portfolio(equity=10_000.0, positions={PERPETUAL: held})
+    (one,) = situation.briefing(now, account, Known(), seen, [], Settings(), Limits()).held
+    assert (one.gain_bps, one.share_bps) == (pytest.approx(-1_000), 6_600)
+
+
 @pytest.mark.parametrize(("side", "stop", "target", "lost", "gained"), [
     ("buy", 99.0, 102.0, 100, 200), ("buy", 101.0, 102.0, -100, 200), ("sell", 101.0, 98.0, 100, 200), ("sell", 99.0, 98.0, -100, 200),
     ("buy", 100.0, 99.0, 0, -100), ("buy", 0.0, 0.0, None, None)])

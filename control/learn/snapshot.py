@@ -22,11 +22,15 @@ _WORDS = {"blacklist": "blacklisted", "reduce": "reduced", "favour": "favoured"}
 
 
 class Snapshot:
-    """See KnowledgeView in control/think/strategy.py. `apply` false: what is active is told and changes nothing."""
+    """See KnowledgeView in control/think/strategy.py. `apply` false: nothing that is active binds anybody, so that nobody is told of it either; but
+    for the variant of exits, whose twins go on comparing."""
 
     def __init__(self, scores: Mapping[ScoreKey, Score], active: Iterable[Adaptation], now_ns: int, quantum: float, apply: bool = True,
                  version: int = 0, results: Callable[[int], list[Trade]] = lambda most: []) -> None:
-        self.scores, self.active, self.version = scores, list(active), version
+        self.scores, self.version = scores, version
+        standing = list(active)
+        self.active = standing if apply else []
+        self._exits = {one.claim.subject: one for one in standing if one.family == "exits"}
         self._now_ns, self._quantum, self.applies, self._results = now_ns, quantum, apply, results
 
     def coin(self, symbol: str) -> CoinStatus:
@@ -35,7 +39,7 @@ class Snapshot:
         mine = [one for one in self.active if one.family == "coin" and one.value == symbol]
         word = next((_WORDS[one.action] for one in mine), "unknown" if score.trades < FEW_TRADES else "normal")
         return CoinStatus(trades=score.trades, wins=score.wins, pnl=score.pnl * self._quantum, streak=score.streak, status=word,
-                          scale=combined(one.scale for one in mine) if self.applies else 1.0, mean_bps=score.mean_bps, trend_bps=score.trend_bps,
+                          scale=combined(one.scale for one in mine), mean_bps=score.mean_bps, trend_bps=score.trend_bps,
                           average_win_bps=score.average_win_bps, average_loss_bps=score.average_loss_bps,
                           last_trade_ns=score.last_ns)
 
@@ -45,23 +49,20 @@ class Snapshot:
 
     def concerning(self, kind: Kind, now_ns: int) -> list[Adaptation]:
         """What is active and changes such an entry at that time."""
-        if not self.applies:
-            return []
         return [one for one in self.active if concerns(one.claim, kind, now_ns)]
 
     def exits(self, strategy: str) -> Adaptation | None:
         """The variant of a strategy's exits that is active, applied or not."""
-        return next((one for one in self.active if one.family == "exits" and one.claim.subject == strategy), None)
+        return self._exits.get(strategy)
 
     def stamp(self, now_ns: int, version: int | None = None) -> int:
         """Differs where something else is active, or would be at that time: hours, and parts of the day that a candidate names, begin and end."""
-        part = part_of(now_ns) if self.applies and any(one.family == "pattern" and names_a_time(one.value) for one in self.active) else 0
+        part = part_of(now_ns) if any(one.family == "pattern" and names_a_time(one.value) for one in self.active) else 0
         return (self.version if version is None else version) << 8 | part << 1 | self.time_is_shut(now_ns)
 
     def time_is_shut(self, now_ns: int) -> bool:
         """No entries in the hour, or on the day, of that time, whatever they are."""
-        return self.applies and any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0
-                                    for one in self.active)
+        return any((one.family, one.value) in (("hour", hour_of(now_ns)), ("day", day_of(now_ns))) and one.scale == 0.0 for one in self.active)
 
 
 class Reader:

@@ -74,6 +74,7 @@ class Advised(Analyst):
         #: coins of it that learning had shut: what the rules say of these is for paper alone
         self._for_paper: frozenset[str] = frozenset()
         self._refused = False
+        self._speed = 1.0
         #: why nobody was asked, as it was journaled last
         self._told = ""
         self._headlines_fault = ""
@@ -81,8 +82,10 @@ class Advised(Analyst):
         self.exchange, self.said = "", ""
 
     def advise(self, advisor: Advisor, llm: Llm, limits: Limits, name: str = STRATEGY, past: Sequence[Exchange] = (),
-               lost: Asking | None = None) -> None:
-        """Ask this one from now on. `past` are exchanges of a predecessor, newest first; `lost` is its last question, where it had no end."""
+               lost: Asking | None = None, speed: float = 1.0) -> None:
+        """Ask this one from now on. `past` are exchanges of a predecessor, newest first; `lost` is its last question, where it had no end. `speed`:
+        event seconds a wall second, by which a pause is as long as an endpoint and a budget want it."""
+        self._speed = speed
         self._advisor, self._llm, self._limits, self._name, self._past, self._lost = advisor, llm, limits, name, past, lost
         self.errors.activity = f"advice {name}"
 
@@ -222,7 +225,7 @@ class Advised(Analyst):
         if advice.decision == "FAILED":
             return self._failure(advice, market, portfolio, knowledge)
         self._failed, self._again_ns, self._told, self.errors.said = False, 0, "", self.said
-        advice = self._held_to(advice, market, knowledge)
+        advice = self._held_to(advice, market, portfolio, knowledge)
         self._events += advice.journaled()
         if (works := self.errors.succeeded(market.now_ns)) is not None:
             self._events.append(event_of("strategist", "recovered", works))
@@ -236,7 +239,7 @@ class Advised(Analyst):
         exchange = advice.exchange
         row = self.errors.breaker.failures + (self.errors.breaker.failed_ns != market.now_ns)  # the same instant again is the same failure
         first_s = float(self._llm.breaker_cooldown_s)
-        pause_s = max(min(first_s * 2.0 ** min(row - 1, 20), max(first_s, _PAUSE_MOST_S)), exchange.wait_s)
+        pause_s = max(min(first_s * 2.0 ** min(row - 1, 20), max(first_s, _PAUSE_MOST_S)), exchange.wait_s * self._speed)
         self._failed, self._again_ns = True, market.now_ns + math.ceil(pause_s) * _SECOND_NS
         kind = next((Kind(one.kind) for one in reversed(exchange.attempts) if one.kind), Kind.GENERAL)
         decision = self.errors.record(kind, Action.PAUSE, advice.reason, market.now_ns, math.ceil(pause_s))
@@ -272,13 +275,13 @@ class Advised(Analyst):
         self._for_paper = frozenset(shut)
         return [one for one in left or [] if one.symbol not in shut] + self._decided(shut, market, portfolio, knowledge, valid_for_s)
 
-    def _held_to(self, advice: Advice, market: Market, knowledge: KnowledgeView) -> Advice:
+    def _held_to(self, advice: Advice, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> Advice:
         """Advice as it is to be armed: what passed, by what is asked of the analyst's own trades. Each verdict is what happened in the end."""
-        verdicts = tuple(self._sized(one, one.condition, market, knowledge) if one.condition is not None else one for one in advice.verdicts)
+        verdicts = tuple(one if one.condition is None else self._sized(one, one.condition, market, portfolio, knowledge) for one in advice.verdicts)
         return advice._replace(exchange=msgspec.structs.replace(advice.exchange, verdicts=verdicts),
                                conditions=[one.condition for one in verdicts if one.condition is not None])
 
-    def _sized(self, verdict: Verdict, one: Condition, market: Market, knowledge: KnowledgeView) -> Verdict:
+    def _sized(self, verdict: Verdict, one: Condition, market: Market, portfolio: Portfolio, knowledge: KnowledgeView) -> Verdict:
         """The verdict on a proposal that passed so far, by spread and time, and never larger than the analyst's own with such a stop.
 
         It has no pattern: its trades would be evidence about what the rules make of it."""
@@ -287,6 +290,8 @@ class Advised(Analyst):
         size, asked = self.size_of(seen, one.stop_bps, costs_bps, one.confidence, knowledge), int(one.size.value)
         refusal = (f"spread {spread_bps:.1f} bps is above {c.max_spread_bps:g}" if spread_bps > c.max_spread_bps else
                    "" if size.size_bps else f"size_bps {asked} → {size.words()}")
+        one = msgspec.structs.replace(one, size=equity_bps(max(1, min(asked, size.size_bps))))
+        refusal = refusal or self.least_order(one, seen, market.facts[one.symbol], portfolio)
         if refusal:
             return Verdict(outcome="refused", proposal=verdict.proposal, text=refusal)
         if size.size_bps < asked:
@@ -295,7 +300,7 @@ class Advised(Analyst):
         clauses = list(one.clauses)
         if not math.isnan(seen.spread_bps):  # a clause on what is not there never holds
             clauses.append(Clause(feature="spread_bps", op="<", value=c.max_spread_bps))
-        armed = msgspec.structs.replace(one, size=equity_bps(min(asked, size.size_bps)), regime=seen.trade.regime.name,
+        armed = msgspec.structs.replace(one, regime=seen.trade.regime.name,
                                         most_equity_bps=min(size.most_bps, self._llm.most_size_bps),
                                         clauses=clauses, time_stop_s=one.time_stop_s or min(HOLD * seen.trade.minutes * 60, 7 * 86_400))
         return msgspec.structs.replace(verdict, condition=armed)

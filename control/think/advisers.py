@@ -45,11 +45,12 @@ class Past(NamedTuple):
 
 
 def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past], mode: str,
-           tell: Callable[[Event], bool] = lambda event: True) -> list[ErrorManager]:
+           tell: Callable[[Event], bool] = lambda event: True, speed: float = 1.0) -> list[ErrorManager]:
     """Give every strategy that wants advice its adviser; gives how advice and models are getting on. Raises StrategyError where there is none.
 
     `mode` is that of the run: a backtest may ask no model, as one knows the past that is tested, and a replay only where the configuration says so.
-    `tell` writes an event into the journal at once, and says whether it has it. All of them ask the same models, within one budget.
+    `tell` writes an event into the journal at once, and says whether it has it. `speed`: event seconds a wall second, 0 as fast as it goes. All of
+    them ask the same models, within one budget.
     """
     advised = [planner for planner in planning.planners if hasattr(planner.strategy, "advise")]  # loaded with what it is made of, alone
     if not advised:
@@ -83,7 +84,7 @@ def engage(planning: Planning, llm: Llm, limits: Limits, past: Callable[[], Past
             own, lost = [without_end(lost), *own], None
         source = client or Recording(one for one in recording if one.strategy in ("", planner.name))
         advisor = Advisor(llm, source, tell, strategy=planner.name, recalled=recalled)
-        planner.strategy.advise(advisor, llm, limits, planner.name, own, lost)
+        planner.strategy.advise(advisor, llm, limits, planner.name, own, lost, speed or 1.0)
     return [*(planner.strategy.errors for planner in advised if hasattr(planner.strategy, "errors")), *models]
 
 

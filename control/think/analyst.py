@@ -23,8 +23,9 @@ from control.think.analysis.rules import Rules
 from control.think.analysis.signal import NoTrade, Signal
 from control.think.analysis.sizing import Sized, record_of, sized
 from control.think.analysis.timeframes import MINUTE_NS, resampled
+from control.think.enforce import is_too_small
 from control.think.llm.briefing import clean
-from control.think.strategy import Condition, KnowledgeView, Market, Portfolio, Strategy
+from control.think.strategy import Condition, Facts, KnowledgeView, Market, Portfolio, Strategy
 from ipc.messages import Event
 
 _log = logging.getLogger("strategist")
@@ -113,19 +114,28 @@ class Analyst(Strategy):
             self.passed |= dict.fromkeys(young, "history is too short")
             for seen in analyses:
                 one = rules.of(seen)
-                made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, knowledge, valid_for_s)
+                made = one.reason if isinstance(one, NoTrade) else self._condition(one, seen, market, portfolio, knowledge, valid_for_s)
                 if isinstance(made, str):
                     self.passed[seen.symbol] = made
                 else:
                     conditions.append(made)
         return conditions
 
-    def _condition(self, signal: Signal, seen: Analysis, market: Market, knowledge: KnowledgeView, valid_for_s: int) -> Condition | str:
+    def _condition(self, signal: Signal, seen: Analysis, market: Market, portfolio: Portfolio, knowledge: KnowledgeView,
+                   valid_for_s: int) -> Condition | str:
         """What is armed by a signal, or why nothing is."""
         size = self.size_of(seen, signal.stop_bps, signal.cost_bps, signal.confidence, knowledge)
         if not size.size_bps:
             return f"no size: {size.words()}"
-        return condition(signal, size, seen, market.facts[seen.symbol], self.analysis, valid_for_s)
+        facts = market.facts[seen.symbol]
+        made = condition(signal, size, seen, facts, self.analysis, valid_for_s)
+        return made if isinstance(made, str) else self.least_order(made, seen, facts, portfolio) or made
+
+    def least_order(self, one: Condition, seen: Analysis, facts: Facts, portfolio: Portfolio) -> str:
+        """Why a size is none that the venue takes, "" for one that it does, and where equity is not known yet."""
+        if not portfolio.equity > 0 or not is_too_small(one, one.size, facts, seen.price, portfolio.equity):
+            return ""
+        return f"size {one.size.value} bps of {portfolio.equity:g} is less than the venue's least order of {facts.min_notional:f}, or than a lot"
 
     @property
     def most_stop_bps(self) -> int:

@@ -67,16 +67,23 @@ class Caps(NamedTuple):
         return max(0.0, least * (1.0 - _MOVED))
 
 
+class Changed(NamedTuple):
+    """What an adaptation has changed: in words, and as (symbol, put on paper)."""
+
+    text: str
+    where: set[tuple[str, bool]]
+
+
 class Enforced(NamedTuple):
-    """Conditions as they may be armed, and what was changed, in words: once for each adaptation that changed any."""
+    """Conditions as they may be armed, and what was changed of them, by the number of the adaptation."""
 
     conditions: list[Condition]
-    changed: dict[int, str]
+    changed: dict[int, Changed]
 
 
 def enforced(conditions: Sequence[Condition], strategy: str, known: Known, market: Market, due_ns: int, caps: Caps) -> Enforced:
     """The conditions of one plan as they may be armed."""
-    found, touched, ended = [], dict[int, tuple[Adaptation, set[str], bool]](), dict[int, tuple[Adaptation, set[str]]]()
+    found, touched, ended = [], dict[int, tuple[Adaptation, set[tuple[str, bool]]]](), dict[int, tuple[Adaptation, set[str]]]()
     of_exits, shut = known.exits(strategy), _hours_that_are_shut(known)
     variant = None if of_exits is None else parts(of_exits.value)[1]
     for place, one in enumerate(conditions):
@@ -85,15 +92,15 @@ def enforced(conditions: Sequence[Condition], strategy: str, known: Known, marke
         found.append(changed := msgspec.structs.replace(one, **fields | moved | twin))
         concerning += [of_exits] if moved and of_exits is not None else []
         for adaptation in concerning:
-            touched.setdefault(adaptation.number, (adaptation, set(), changed.paper))[1].add(one.symbol)
+            touched.setdefault(adaptation.number, (adaptation, set()))[1].add((one.symbol, changed.paper))
         if changed.valid_for_s < one.valid_for_s:
             shut_ns = due_ns + (one.valid_after_s + changed.valid_for_s) * _SECOND_NS
             for adaptation in known.concerning(Kind(one.symbol, strategy, one.side), shut_ns):
                 if adaptation.family in ("hour", "day"):
                     ended.setdefault(adaptation.number, (adaptation, set()))[1].add(one.symbol)
-    told = {number: f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that {adaptation.family} for {_names(symbols)}"
-            for number, (adaptation, symbols) in ended.items()}
-    return Enforced(found, told | {number: _words(adaptation, symbols, paper) for number, (adaptation, symbols, paper) in touched.items()})
+    told = {number: Changed(f"{adaptation.action} {adaptation.value} (adaptation {number}): ends before that {adaptation.family} for "
+                            f"{_names(symbols)}", {(symbol, False) for symbol in symbols}) for number, (adaptation, symbols) in ended.items()}
+    return Enforced(found, told | {number: Changed(_words(adaptation, where), where) for number, (adaptation, where) in touched.items()})
 
 
 def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: int, caps: Caps,
@@ -110,7 +117,7 @@ def _one(one: Condition, strategy: str, known: Known, market: Market, due_ns: in
     if 0.0 < scale != 1.0:
         size = scaled(one.size, scale, min(caps.equity_bps(one.symbol), float(one.most_equity_bps or 10_000)), caps.equity,
                       facts.lot_size if facts else _SMALLEST)
-        if size is None or (scale < 1.0 and facts and last and _is_too_small(one, size, facts, last, caps.equity)):
+        if size is None or (scale < 1.0 and facts and last and is_too_small(one, size, facts, last, caps.equity)):
             fields["paper"] = True
         else:
             fields["size"] = size
@@ -128,7 +135,7 @@ def _exits(one: Condition, fields: dict[str, Any], applied: Variant | None, vari
         one = msgspec.structs.replace(one, size=fields.get("size", one.size), paper=fields["paper"])
     most_bps = None if applied is None else caps.stop_bps if applied.level == "stop" else caps.target_bps
     moved = exits.moved(one, applied, facts, quote, most_bps) if applied is not None else None
-    if moved and "size" in moved and facts and quote and quote.last > 0 and _is_too_small(one, moved["size"], facts, quote.last, caps.equity):
+    if moved and "size" in moved and facts and quote and quote.last > 0 and is_too_small(one, moved["size"], facts, quote.last, caps.equity):
         moved = None  # an order that the venue refuses would compare nothing
     return moved or {}, exits.twin_of(one, variant, moved is not None, facts, quote, due_ns, place)
 
@@ -148,7 +155,7 @@ def _hours_that_are_shut(known: Known) -> Callable[[int], int | None]:
     return next_shut_ns
 
 
-def _is_too_small(one: Condition, size: Size, facts: Facts, last: float, equity: float) -> bool:
+def is_too_small(one: Condition, size: Size, facts: Facts, last: float, equity: float) -> bool:
     """The venue would take no order of that size, in whole lots, at the last price or where the condition waits, or a little beside it."""
     prices = [last, *(float(text) for text in (one.level, one.limit_price) if text is not None)]
     high, low, lot = max(prices) * (1.0 + _MOVED), min(prices) * (1.0 - _MOVED), float(facts.lot_size)
@@ -177,12 +184,15 @@ def scaled(size: Size, scale: float, most_bps: float, equity: float, lot: Decima
     return Size(kind=size.kind, value=format(value.normalize(), "f")) if value else None
 
 
-def _words(adaptation: Adaptation, symbols: set[str], paper: bool) -> str:
-    what = "on paper only" if paper else f"size × {adaptation.scale:g}"
+def _words(adaptation: Adaptation, where: set[tuple[str, bool]]) -> str:
+    smaller, followed = ({symbol for symbol, paper in where if paper is shut} for shut in (False, True))
+    done = {f"size × {adaptation.scale:g}": smaller, "on paper only": followed}
     if adaptation.family == "exits":
         variant = parts(adaptation.value)[1]
         what = f"{variant.level} × {variant.percent / 100:g}" + (f", size ÷ {variant.larger:g}" if variant.larger > 1 else "")
-    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {what} for {_names(symbols)}"
+        done = {what: {symbol for symbol, _ in where}}
+    told = "; ".join(f"{what} for {_names(symbols)}" for what, symbols in done.items() if symbols)
+    return f"{adaptation.action} {adaptation.claim.subject} (adaptation {adaptation.number}): {told}"
 
 
 def _names(symbols: set[str]) -> str:

@@ -23,7 +23,7 @@ from control.think.armed import Armed
 from control.think.carried import Carried, Carries
 from control.think.check import Checked, Checker
 from control.think.config import Strategy as Settings
-from control.think.enforce import Caps, enforced
+from control.think.enforce import Caps, Changed, enforced
 from control.think.regimes import Regimes
 from control.think.strategy import StrategyError, load, name_of
 from control.think.view import View
@@ -71,8 +71,14 @@ class Planner:
         self._made_ns = self.again_ns = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
-        #: adaptations that its last plan was changed by, in words by number
-        self.changed: dict[int, str] = {}
+        #: adaptations that its last plan was changed by, and all that each has changed since then, as enforce.Enforced has it
+        self.changed: dict[int, set[tuple[str, bool]]] = {}
+
+    def tell(self, changed: dict[int, Changed]) -> dict[int, str]:
+        """What of the changes of a plan has not been told, in words by number: another adaptation, or another symbol."""
+        before = {number: self.changed.get(number, set()) for number in changed}
+        self.changed = {number: before[number] | one.where for number, one in changed.items()}
+        return {number: one.text for number, one in changed.items() if one.where - before[number]}
 
     def arms(self, armed: Standing, made_ns: int) -> None:
         """This is armed now, unless it is `refused`."""
@@ -164,7 +170,7 @@ class Planning:
             stale = since_ns > 0 and due_ns >= planner.again_ns and known is not None and self._is_outdated(planner, known, due_ns)
             wanted = stale or since_ns >= planner.interval_ns or (since_ns > 0 and due_ns % planner.interval_ns == 0)  # never twice for one instant
             error, left, decision, why, given = "", None, None, "not due", None
-            changed: dict[int, str] = {}
+            changed: dict[int, Changed] = {}
             if wanted and not planner.errors.permits(due_ns):
                 wanted, why = False, "stopped" if planner.errors.breaker.state == l.BREAKER_STOPPED else "paused after failures"
             if wanted:
@@ -192,8 +198,7 @@ class Planning:
                 given = given or Checked([], b"")
                 planner.error, planner.conditions = error, given.conditions
                 planner.arms(Standing(planner.given_ns, known.version, known.stamp(due_ns)), due_ns)
-                fresh = {number: text for number, text in changed.items() if number not in planner.changed}
-                planner.changed = changed
+                fresh = planner.tell(changed)
                 plan = messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns,
                                      why=why or f"{len(given.conditions)} conditions" + (f"; {said}" if said else ""),
                                      knowledge_version=known.version,
@@ -221,7 +226,7 @@ class Planning:
         """The plan that changes nothing."""
         return messages.Plan(strategy=planner.name, due_ns=due_ns, next_due_ns=due_ns + self.interval_ns, keep=True, why=why)
 
-    def _ask(self, planner: Planner, market: Any, due_ns: int, knowledge: Snapshot, planned_ns: int) -> tuple[Checked | None, dict[int, str]]:
+    def _ask(self, planner: Planner, market: Any, due_ns: int, knowledge: Snapshot, planned_ns: int) -> tuple[Checked | None, dict[int, Changed]]:
         """What a strategy wants armed (None where it keeps what is) with what was learned put upon it, and by which adaptations that changed it.
 
         Raises StrategyError for whatever it raises or gives amiss.
@@ -243,7 +248,7 @@ class Planning:
                                 f"mend it{_place(error)}; logs/strategist.log has the whole stack") from error
         if output is None and planned_ns:
             return None, {}  # before the first list it is a forgotten `return`
-        changed: dict[int, str] = {}
+        changed: dict[int, Changed] = {}
 
         def put_upon(conditions: list[messages.Condition]) -> list[messages.Condition]:
             try:

@@ -77,7 +77,7 @@ class Strategist:
         for planner in self.planners:
             self.activities.adopt(planner.errors, resume=True)
         llm: Llm = boot.section("llm", Llm)
-        advice = engage(self.planning, llm, boot.section("limits", Limits), self._past, boot.mode, self._tell_now)
+        advice = engage(self.planning, llm, boot.section("limits", Limits), self._past, boot.mode, self._tell_now, boot.speed)
         self._advice = [self.activities.adopt(errors, resume=True) for errors in advice]
         self._events += [] if boot.restarts else warnings(self.planning, llm, boot.mode)
         self.next_due_ns = self._lost = 0

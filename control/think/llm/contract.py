@@ -162,12 +162,37 @@ _NOT_STRICT = frozenset({"minLength", "maxLength"})
 
 
 def strict(schema: Any) -> Any:
-    """A schema of ours as OpenAI's strict mode takes it: every object closed, every field required, and no lengths of texts."""
+    """A schema of ours as OpenAI's strict mode takes it: every object closed, every field required, no lengths of texts, and one form where ours has
+    alternatives: objects of an `anyOf` whose first keys are the same are refused. What only the alternatives say, the judgement holds."""
     if isinstance(schema, list):
         return [strict(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
+    if all(form.get("type") == "object" for form in schema.get("anyOf", [{}])):
+        return strict(_widest(schema["anyOf"]))
     # keys of "properties" are names, not keywords
     kept = {key: {name: strict(entry) for name, entry in value.items()} if key == "properties" else strict(value)
             for key, value in schema.items() if key not in _NOT_STRICT}
     return kept | ({"required": list(kept["properties"]), "additionalProperties": False} if "properties" in kept else {})
+
+
+def _widest(forms: Sequence[Any]) -> Any:
+    """One form that takes whatever one of these takes, all of the same shape: values of each enum, the least minimum, the largest maximum."""
+    first = forms[0]
+    if isinstance(first, dict):
+        assert all(isinstance(form, dict) and form.keys() == first.keys() for form in forms)
+        found = {}
+        for key in first:
+            values = [form[key] for form in forms]
+            match key:
+                case "enum":
+                    found[key] = list(dict.fromkeys(one for value in values for one in value))
+                case "minimum":
+                    found[key] = min(values)
+                case "maximum":
+                    found[key] = max(values)
+                case _:
+                    found[key] = _widest(values)
+        return found
+    assert all(form == first for form in forms)
+    return first

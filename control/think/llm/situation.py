@@ -43,7 +43,7 @@ def briefing(market: Market, portfolio: Portfolio, knowledge: Any, analyses: Seq
     marks = {one.symbol: mark_of(market, one) for one in analyses}
     return Briefing(
         now_ns=market.now_ns, market=[_market_row(market, one, settings) for one in sorted(analyses, key=lambda one: (-abs(one.score), one.symbol))],
-        risk=_risk(portfolio, limits), held=[_held_row(one, marks, portfolio.equity, market.now_ns) for one in portfolio.positions.values()],
+        risk=_risk(portfolio, limits), held=[_held_row(one, market, marks, portfolio.equity) for one in portfolio.positions.values()],
         active=[row for planned_ns, one in armed if (row := _active_row(planned_ns, one, marks, market.now_ns)) is not None],
         knowledge=_knowledge(market, knowledge), results=[_result_row(one, market.now_ns) for one in knowledge.results(RESULTS)],
         headlines=list(headlines))
@@ -103,9 +103,10 @@ def _risk(portfolio: Portfolio, limits: Limits) -> RiskRow:
         least_confidence_bps=None if limits.min_confidence is None else round(limits.min_confidence * 10_000))
 
 
-def _held_row(one: Held, marks: Mapping[str, float], equity: float, now_ns: int) -> HeldRow:
-    sign, price = 1 if one.side == "buy" else -1, marks.get(one.symbol, one.entry_price)
-    known = one.entry_price > 0
+def _held_row(one: Held, market: Market, marks: Mapping[str, float], equity: float) -> HeldRow:
+    """At the last price also where a coin is not analysed, as learning has shut it, or its history is short."""
+    sign, known, quote = 1 if one.side == "buy" else -1, one.entry_price > 0, market.quotes.get(one.symbol)
+    price = quote.last if quote is not None and quote.last > 0 else marks.get(one.symbol, one.entry_price)
 
     def gained_at(level: float) -> int | None:
         return round(sign * _bps(level / one.entry_price - 1)) if level > 0 and known else None
@@ -114,7 +115,7 @@ def _held_row(one: Held, marks: Mapping[str, float], equity: float, now_ns: int)
     return HeldRow(symbol=one.symbol, side=one.side, share_bps=round(_of_equity_bps(one.amount * price, equity)),
                    gain_bps=sign * _bps(price / one.entry_price - 1) if known else 0.0,
                    stop_bps=None if lost is None else -lost, target_bps=gained_at(one.target_price),
-                   open_minutes=max(0.0, (now_ns - one.opened_ns) / _MINUTE_NS) if one.opened_ns else 0.0)
+                   open_minutes=max(0.0, (market.now_ns - one.opened_ns) / _MINUTE_NS) if one.opened_ns else 0.0)
 
 
 def _active_row(planned_ns: int, one: Condition, marks: Mapping[str, float], now_ns: int) -> ActiveRow | None:
