@@ -345,12 +345,12 @@ def main(child: Child, venue: Callable[..., Any] = PaperVenue) -> int:
         meta = ledger.meta
         if meta.incarnation > incarnation or (meta.incarnation == incarnation and meta.run_id not in ("", boot.run_id)):
             raise LedgerError(f"{boot.state_dir}/paper has seen incarnation {meta.incarnation} (run {meta.run_id or 'unknown'}), the journal is "
-                              f"older and counts {incarnation} for run {boot.run_id}; they belong together: restore both from the same backup, "
+                              f"older and counts {incarnation} for run {boot.run_id}; restore journal, paper and knowledge from the same backup, "
                               "or start with --fresh")
         known = int(memory.board.cursors[0]["journaled_venue_seq"])
         if meta.incarnation != incarnation and meta.venue_seq < known:
-            raise LedgerError(f"{boot.state_dir}/paper knows {meta.venue_seq} events of the venue, the journal beside it {known}; they belong "
-                              "together: restore both from the same backup, or start with --fresh")
+            raise LedgerError(f"{boot.state_dir}/paper knows {meta.venue_seq} events of the venue, the journal beside it {known}; restore "
+                              "journal, paper and knowledge from the same backup, or start with --fresh")
         gateway = Gateway(child, ledger, server, int(memory.board.run[0]["instance_number"]), incarnation, venue)
         if not takeover.take_over(gateway):  # told to stop in the middle of it: the next start takes over again
             ledger.close()

@@ -19,6 +19,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_PLAN_CONDITIONS = 1000
 #: bytes of their rows (layout.CONDITION)
 MAX_ROWS_BYTES = MAX_PLAN_CONDITIONS * 320
+#: characters of what people name a kind of trades by; a candidate's name holds its strategy's, a pattern's and a regime's
+MAX_ABOUT = 200
 
 Bps = Annotated[int, Meta(ge=0, le=10_000)]
 #: Unix time; bounded so that shared memory can hold it with what is added to it
@@ -256,21 +258,21 @@ class Errors(Message, frozen=True):
 class Knowledge(Message, frozen=True):
     """What is known of each kind of trades, or figures by one dimension (`about`: side, exit, …, version), or what is known of one coin."""
 
-    about: Annotated[str, Meta(max_length=64)] = ""
+    about: Annotated[str, Meta(max_length=MAX_ABOUT)] = ""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class Adaptations(Message, frozen=True):
     """What was learned and changes plans, or did, newest first; `about` selects a stage, a family, or a value."""
 
-    about: Annotated[str, Meta(max_length=64)] = ""
+    about: Annotated[str, Meta(max_length=MAX_ABOUT)] = ""
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class Why(Message, frozen=True):
-    """Explain an adaptation by its number, a position by its id, or a kind of trades by its value."""
+    """Explain an adaptation by its number, a position by its id, or a kind of trades by its value or its family and value (hour 14)."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    id: Annotated[str, Meta(min_length=1, max_length=MAX_ABOUT)]
 
 
 class Replan(Message, frozen=True):

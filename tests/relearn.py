@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ def relearned(journal: Journal, folder: Path, strategies: int, until: Applied | 
     store, settings = Knowledge(folder, writable=True, sync=False), Learning(**options)
     symbols = len(next(iter(reversed(journal.instruments().values()))))
     learner = Learner(universe(symbols, strategies, MOST_PATTERNS, MOST_REGIMES), settings.trades_between_looks, settings.hours_between_looks)
-    follower = Follower(learner, JournalLookUp(journal), store)
+    follower = Follower(learner, JournalLookUp(journal, logging.getLogger("relearned")), store)
     table, applied = journal.table("orders"), Applied()
     for incarnation, row in relevant(table.rows, table.incarnations):
-        at = Applied(incarnation, int(row["seq"]))
+        at = Applied(incarnation, int(row["seq"]), int(row["event_ns"]))
         if until is not None and at > until:
             break
         follower.take(incarnation, row)

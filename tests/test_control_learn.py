@@ -150,7 +150,7 @@ def test_a_trade_of_an_unknown_instrument_is_passed_over(world: World, tmp_path:
     assert reflection.step() == 1
     assert coins(reflection.store) == ["BTC/USDT"]
     assert reflection.step() == 0
-    assert reflection.applied == Applied(1, world.seq)
+    assert reflection.applied == Applied(1, world.seq, world.seq)
     reflection.store.close()
 
 

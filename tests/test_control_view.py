@@ -111,6 +111,8 @@ def test_a_full_table_is_looked_through_in_a_moment(memory: Any) -> None:
     ({"preparing": "3/7 hotpath.sniper"}, "preparing kernels 3/7 hotpath.sniper"),
     ({"processes": [process("sniper", state="restarting", last_death="killed by SIGKILL")]}, "sniper is restarting: killed by SIGKILL"),
     ({"trading": "safe", "trading_cause": "journal cannot write"}, "safe: journal cannot write; no new entries until it can; free space on its disk"),
+    ({"trading": "safe", "trading_cause": "knowledge is of another journal"}, "no new entries; stop, and restore journal, paper and knowledge from "
+     "the same backup, or move the knowledge folder away"),
     ({"trading": "reduce_only", "trading_cause": "paused by the operator"},
      "reduce only: paused by the operator; no new entries; trader-ctl resume goes on"),
     ({"processes": [process("feed", state="finished")]}, "the data has ended"),

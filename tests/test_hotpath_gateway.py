@@ -385,17 +385,23 @@ def test_orders_of_an_earlier_incarnation_end_and_are_told_apart(world: World) -
         (l.CANCELLED, 0, 1 << 40 | seq), (l.BALANCE, 0, 0)]
 
 
-def test_a_ledger_without_its_journal_is_refused(world: World) -> None:
+@pytest.mark.parametrize(("cursor", "value", "found"), [
+    ("incarnation", 1, "has seen incarnation 2"), ("journaled_venue_seq", 4711, "knows 2 events")])
+def test_a_ledger_without_its_journal_is_refused_with_what_to_restore(
+        world: World, capfd: pytest.CaptureFixture[str], cursor: str, value: int, found: str) -> None:
     world.start()
     world.stop()
     world.segments()
     world.start()
     world.stop()
     world.segments()
-    world.memory.board.cursors[0]["incarnation"] = 1
+    world.memory.board.cursors[0][cursor] = value
     world.start(ready=False)
     world.process.join(5.0)
     assert world.process.exitcode == 78
+    said = capfd.readouterr().err
+    assert found in said
+    assert "restore journal, paper and knowledge from the same backup, or start with --fresh" in said
 
 
 def test_a_report_that_was_in_its_slot_but_not_behind_the_head_counts_as_published(world: World) -> None:

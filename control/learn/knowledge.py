@@ -10,7 +10,7 @@
 | adaptations | number u64                 | Stood: an adaptation, standing or over                                                  |
 | steps       | number u64                 | StepRecord: each step that an adaptation took, with the knowledge's version then        |
 | remembered  | strategy NUL closed_ns u64, position id u64 | Seen: one of a strategy's trades that candidates are found in          |
-| meta        | b"applied"                 | Applied: the last order-ring record (incarnation, sequence) that is in all of this      |
+| meta        | b"applied"                 | Applied: the last order-ring record (incarnation, sequence, time) that is in all of this |
 | meta        | b"state", b"learned"       | State of the learner; Learned: how many trades, in how many updates, when               |
 | meta        | b"told", b"era", b"schema" | steps that the journal has as events; eras so far; schema of the store                  |
 
@@ -56,14 +56,24 @@ T = TypeVar("T")
 
 
 class KnowledgeError(Exception):
-    """The store cannot be opened, read or written; the text names the path and the remedy."""
+    """The store cannot be opened, read or written; the text names the path and the remedy.
+
+    KnowledgeError
+    └── OtherJournal    it has learned what the journal beside it does not hold: one of the two was restored without the other
+    """
+
+
+class OtherJournal(KnowledgeError):
+    """It has learned what the journal beside it does not hold."""
 
 
 class Applied(Struct, frozen=True, order=True):
-    """Position of an order-ring record in the journal."""
+    """Position of an order-ring record in the journal, and its event time, which tells it from one in the same place of another journal (0: that is
+    not known, as it was stored by an earlier version)."""
 
     incarnation: int = 0
     seq: int = 0
+    event_ns: int = 0
 
 
 class Learned(Struct, frozen=True):

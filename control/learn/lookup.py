@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -28,9 +29,11 @@ _decode_planned = msgspec.json.Decoder(_Planned).decode
 class JournalLookUp:
     """See LookUp in control/learn/follower.py."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal, self._queries = journal, Queries(journal)
+    def __init__(self, journal: Journal, log: logging.Logger) -> None:
+        """`log` is told once of each plan that cannot be read."""
+        self._journal, self._queries, self._log = journal, Queries(journal), log
         self._plans: dict[int, _Planned] = {}
+        self._unreadable: set[int] = set()
 
     def fact(self, incarnation: int, instrument: int) -> InstrumentFact:
         """An instrument."""
@@ -59,12 +62,20 @@ class JournalLookUp:
                 self._plans.pop(next(iter(self._plans)))
             try:
                 self._plans[number] = _decode_planned(payload)
-            except msgspec.DecodeError:  # of another version of the program: what it called its conditions is not known
+            except msgspec.DecodeError as error:  # of another version of the program: what it called its conditions is not known
                 self._plans[number] = _Planned()
+                if number not in self._unreadable:
+                    self._unreadable.add(number)
+                    self._log.warning("plan %d cannot be read: %s; its trades are learned without pattern, regime, reason, confidence, distance, "
+                                      "the model's answer and twins", number, error)
         return self._plans[number]
 
     def entry(self, position_id: int) -> Any:
         """The NEW record that a position began with."""
+        return self.order(position_id >> 40, position_id & ((1 << 40) - 1))
+
+    def order(self, incarnation: int, seq: int) -> Any:
+        """A record of the order ring; None where the journal does not hold it."""
         with self._journal.reading() as transaction:
-            value = transaction.get(ring_key(position_id >> 40, position_id & ((1 << 40) - 1)), db=self._journal.databases["orders"])
+            value = transaction.get(ring_key(incarnation, seq), db=self._journal.databases["orders"])
         return None if value is None else decode(value).row

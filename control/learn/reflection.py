@@ -1,6 +1,7 @@
 """The reflection process: follows what becomes of trades in the journal, updates scores and evidence exactly once, looks at everything in its turn.
 
-It reads behind `applied`, its own durable cursor (incarnation, sequence of the order ring), which changes in the transaction of what it learned.
+It reads behind `applied`, its own durable cursor (incarnation, sequence of the order ring), which changes in the transaction of what it learned. A
+journal that does not hold that record is another one, of an older backup say: nothing is learned then, and a person is told.
 What it has gone through of this incarnation it tells in `cursors.learned_orders`: a lockstep plan waits until that has reached what is durable. Each
 step of an adaptation is stored with the state that it belongs to, and becomes an event of the journal afterwards; the store remembers how many the
 recorder has acknowledged, so that a kill in between tells one twice rather than never.
@@ -18,7 +19,7 @@ import lmdb
 from control.learn import words
 from control.learn.config import Learning as Settings
 from control.learn.follower import Follower, relevant
-from control.learn.knowledge import Applied, Knowledge, KnowledgeError, StepRecord
+from control.learn.knowledge import Applied, Knowledge, KnowledgeError, OtherJournal, StepRecord
 from control.learn.learner import Learner, universe
 from control.learn.lookup import JournalLookUp
 from control.record.journal import Journal
@@ -102,8 +103,20 @@ class Reflection:
                 return None  # a recorder that is still making the journal
             self._journal = Journal(self._journal_path)
         if self._follower is None:
-            self._follower = Follower(self.learner, JournalLookUp(self._journal), self.store)
+            look_up = JournalLookUp(self._journal, self._child.log)
+            self._compare(look_up)
+            self._follower = Follower(self.learner, look_up, self.store)
         return self._follower
+
+    def _compare(self, look_up: JournalLookUp) -> None:
+        """What was learned last has been read from this journal. A count alone does not say so: the journal may have come as far again."""
+        if (one := self.applied) == Applied():
+            return
+        row = look_up.order(one.incarnation, one.seq)
+        if row is None or one.event_ns not in (0, int(row["event_ns"])):
+            raise OtherJournal(f"{self.store.path} is of another journal: stop, and restore journal, paper and knowledge from the same backup, or "
+                                   "move this folder away, and it is learned anew from the journal; it has learned record "
+                                   f"{one.incarnation}/{one.seq}, which {self._journal_path} does not hold")
 
     def step(self) -> int:
         """Apply what has become durable since; gives the trades that closed. Raises KnowledgeError, JournalError; then nothing of it is stored."""
@@ -139,7 +152,7 @@ class Reflection:
             for text in follower.passed_over:
                 self._child.log.warning("%s; passed over", text)
             follower.passed_over.clear()
-            if count := self._store(follower, Applied(incarnation, int(row["seq"]))):
+            if count := self._store(follower, Applied(incarnation, int(row["seq"]), int(row["event_ns"]))):
                 self._child.set_metric("last_update_us", (time.perf_counter_ns() - began) // 1000)
             closed += count
             self._look_if_due(follower)
@@ -296,7 +309,8 @@ class Learning:
         self._failing_since_ns = self._failing_since_ns or now_ns
         failing_s = (now_ns - self._failing_since_ns) / 1e9
         if failing_s >= _SAFE_AFTER_S and int(self._modes[l.MODE_OF_REFLECTION]["mode"]) != l.MODE_SAFE:
-            board.set_mode(self._modes, l.MODE_OF_REFLECTION, l.MODE_SAFE, "knowledge cannot be written")
+            cause = "knowledge is of another journal" if isinstance(error, OtherJournal) else "knowledge cannot be written"
+            board.set_mode(self._modes, l.MODE_OF_REFLECTION, l.MODE_SAFE, cause)
         self.hopeless = self._child.boot.mode == "replay" and failing_s > _GIVE_UP_S
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from control.learn import statistics
@@ -128,24 +128,31 @@ def _measure(row: dict[str, Any]) -> str:
 
 
 def _why(argument: str, store: Knowledge, learner: Learner, exponent: int) -> messages.Reply:
-    """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind."""
+    """Of an adaptation's number its way; of a position what led to it and what came of it; of anything else what is known of that kind: a value, or
+    a family and a value (hour 14), as a number is an adaptation's where there is one."""
     number = int(argument) if argument.isascii() and argument.isdigit() and len(argument) < 20 else -1
+    family, _, value = argument.partition(" ")
+    if family not in FAMILIES or not value:
+        family, value = "", argument
+    kinds = [row for row in _kinds(store, learner, exponent) if family in ("", row["family"])
+             and row["value"] == (f"{value:0>2}" if row["family"] == "hour" else value)]
     if (stood := store.adaptations().get(number)) is not None:
-        return _why_adaptation(stood.adaptation, store, exponent)
+        return _why_adaptation(stood.adaptation, store, exponent, [f"{row['family']} {row['value']}" for row in kinds])
     if number > 0 and (trade := store.trade(number) or store.opening(number)) is not None:
         return messages.Answer(data={"text": _of_trade(trade)}, rows=[])
-    kinds = [row for row in _kinds(store, learner, exponent) if row["value"] == argument]
     if not kinds:
-        return messages.Refused(code="unknown", text=f"nothing is known of {argument[:60]!r}",
+        return messages.Refused(code="unknown", text=f"nothing is known of {argument[:200]!r}",
                                 remedy="name an adaptation (trader-ctl adaptations), a position (trader-ctl trades --json), or a kind "
                                        "(trader-ctl knowledge)")
     text = [f"{row['family']} {row['value']}: {row['trades']} trades{_won(row)}, {row['mean_bps']:+.1f} bps each {_measure(row)}; "
             f"evidence that it {row['evidence'] or 'does anything: none'} (1 is none at all); {row['status']}" for row in kinds]
-    steps = [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.value == argument]
+    named = {(row["family"], row["value"]) for row in kinds}
+    steps = [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if (step.family, step.value) in named]
     return messages.Answer(data={"text": text + steps}, rows=[])
 
 
-def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> messages.Reply:
+def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int, also: Sequence[str]) -> messages.Reply:
+    """`also`: kinds of trades that the same word means."""
     sense = {"loses": "lose", "wins": "win"}[one.direction]
     effect, claim = f"size × {one.scale:g}", f"trades of {one.family} {one.value} {sense}, after all costs"
     if one.claim.is_compared:
@@ -164,6 +171,7 @@ def _why_adaptation(one: Adaptation, store: Knowledge, exponent: int) -> message
         text.append(f"kept from being made: {one.avoided_trades} trades, which would have {'lost' if one.avoided >= 0 else 'made'} "
                     f"{decimal_text(abs(one.avoided), exponent)} after fees on paper")
     text += [f"step {step.number}, version {step.version}: {step.text}" for step in store.steps() if step.adaptation == one.number]
+    text += [f"{kind} is asked for by: trader-ctl why {kind}" for kind in also]
     trades = [trade for trade in store.trades() if trade.closed_ns >= one.from_ns
               and (trade.pair == one.value or concerns(one.claim, trade.kind, trade.opened_ns))]
     return messages.Answer(data={"text": text}, rows=[_trade_row(trade) for trade in reversed(trades[-_MOST_TRADES:])])

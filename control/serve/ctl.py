@@ -56,7 +56,8 @@ _EXAMPLES = {
     "errors": ("trader-ctl errors", "trader-ctl errors --hours 1 --json | jq '.rows[].text'"),
     "knowledge": ("trader-ctl knowledge", "trader-ctl knowledge exit", "trader-ctl knowledge version --json | jq '.rows[].profit_factor'"),
     "adaptations": ("trader-ctl adaptations", "trader-ctl adaptations active"),
-    "why": ("trader-ctl why 3", "trader-ctl why BTC/USDT"), "reflect": ("trader-ctl reflect",), "replan": ("trader-ctl replan",),
+    "why": ("trader-ctl why 3", "trader-ctl why BTC/USDT", "trader-ctl why hour 14"), "reflect": ("trader-ctl reflect",),
+    "replan": ("trader-ctl replan",),
     "pause": ("trader-ctl pause",), "resume": ("trader-ctl resume",), "safe": ("trader-ctl safe",),
     "close": ("trader-ctl close BTC/USDT", "trader-ctl close 4097"),
     "adjust": ("trader-ctl adjust BTC/USDT --stop 60500", "trader-ctl adjust 4097 --target 62000"),
@@ -105,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
         if name == "errors":
             one.add_argument("--hours", type=_hours, default=24.0, metavar="H", help="how far back, by the wall clock, up to 8760 (24)")
         elif name == "why":
-            one.add_argument("id", metavar="ID", help="an adaptation's number, a position's id, or a kind's value (BTC/USDT, momentum, 14)")
+            one.add_argument("id", nargs="+", metavar="ID", help="an adaptation's number, a position's id, or a kind of trades: its value (BTC/USDT, "
+                             "momentum, Monday), or its family and value (hour 14), as a number alone is an adaptation's where there is one")
         elif name == "close":
             one.add_argument("id", metavar="ID", help="a position's id or its symbol")
         elif name == "backtest":
@@ -159,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry of `trader-ctl`."""
     options = parser().parse_args(arguments)
     options.json = getattr(options, "json", False)
+    if options.command == "why":
+        options.id = " ".join(options.id)
     try:
         code = _act(options)
         sys.stdout.flush()

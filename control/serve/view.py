@@ -23,6 +23,8 @@ _DAY_NS = 86_400 * 10**9
 _REMEDIES = {
     "journal cannot write": " until it can; free space on its disk (logs/recorder.log)",
     "knowledge cannot be written": " until it can; free space on its disk (logs/reflection.log)",
+    "knowledge is of another journal": "; stop, and restore journal, paper and knowledge from the same backup, or move the knowledge folder away, "
+                                        "and it is learned anew (logs/reflection.log)",
     board.LEDGER: " until it can be written; free space on its disk (logs/gateway.log)",
     board.ACCOUNT: " until the sniper has applied what the venue says; a moment after each start (logs/gateway.log)",
     "paused": "; trader-ctl resume goes on",
