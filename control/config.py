@@ -10,7 +10,6 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,9 +32,6 @@ ENVIRONMENT_PREFIX = "TRADER_"
 FLAGS = {"run.strategies": "--strategy"}
 #: strategies that look at the timeframes of [analysis]
 ANALYSING = frozenset({"analyst", "llm"})
-
-#: where `run.begin` may lie, in Unix seconds: 2000 to 2099
-_FIRST_BEGIN_S, _LAST_BEGIN_S = 946_684_800, 4_102_444_800
 
 Milliseconds = Annotated[int, Meta(ge=1, le=600_000)]
 
@@ -64,14 +60,10 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def begin_ns(self) -> int:
-        """Event time of `begin`, 0 for now. Raises ValueError for what is no time, or one that no clock of an instance can have."""
-        if self.begin == "now":
-            return 0
-        moment = datetime.fromisoformat(self.begin)
-        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-        if not _FIRST_BEGIN_S <= seconds < _LAST_BEGIN_S:
-            raise ValueError("lies before 2000 or behind 2099")
-        return seconds * 1_000_000_000
+        """Event time of `begin`, 0 for now, and for what is no time."""
+        from hotpath.venues.tables import nanoseconds
+
+        return 0 if self.begin == "now" else nanoseconds(self.begin)
 
 
 class Supervise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -210,10 +202,8 @@ def _cross_faults(config: Config, source: str, origins: Mapping[str, str]) -> li
         values = getattr(config.run, name)
         if twice := sorted({value for value in values if values.count(value) > 1}):
             fault(f"run.{name}", f"{', '.join(twice)} is there more than once", "name each once")
-    try:
-        _ = config.run.begin_ns
-    except ValueError as error:
-        fault("run.begin", f"{config.run.begin!r}: {error}", "write now, 2026-01-05 or 2026-01-05T12:00 (UTC)")
+    if config.run.begin != "now" and not config.run.begin_ns:
+        fault("run.begin", f"{config.run.begin!r} is no time", "write now, 2026-01-05, 2026-01-05T12:00 (UTC) or Unix seconds")
     if config.supervise.backoff_first_ms > config.supervise.backoff_most_ms:
         fault("supervise.backoff_first_ms", "is longer than backoff_most_ms", "make it shorter")
     if ANALYSING & set(config.run.strategies):

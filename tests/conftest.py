@@ -56,6 +56,16 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield made
 
 
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Any]:
+    """A paper instance of its own that is not started yet; nothing of it outlives the test."""
+    from tests.running import Running  # with all that trader-ctl needs, which most tests do not
+
+    made = Running(tmp_path)
+    yield made
+    made.end()
+
+
 @contextmanager
 def throw_away_memory(conditions: int = 64) -> Iterator[Any]:
     """Small segments of an instance of its own, rings ready; removed at the end."""

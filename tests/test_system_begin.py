@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from tests.running import Running, until
 
 #: 2026-01-05T12:34 UTC
 NAMED_NS = 1_767_616_440_000_000_000
 HOUR_NS = 3_600_000_000_000
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path)
-    yield made
-    made.end()
 
 
 def test_a_new_instance_begins_at_the_minute_that_is_named_and_a_next_start_goes_on_and_says_so(instance: Running) -> None:

@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from ipc import layout as l
 from tests.running import BUSY, Running, until
 
 ROLES = l.ROLES
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path)
-    yield made
-    made.end()
 
 
 def comes_back(running: Running, role: str, pid: int, patience_s: float) -> None:

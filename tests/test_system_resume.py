@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,6 @@ from ipc import board, segment
 from ipc import layout as l
 from ipc.segment import Memory, instance_dir
 from tests.running import Running, until
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path)
-    yield made
-    made.end()
 
 
 def test_a_killed_launcher_leaves_nothing_and_the_next_start_goes_on(instance: Running) -> None:

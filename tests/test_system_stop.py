@@ -5,19 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.running import Running, until
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path)
-    yield made
-    made.end()
 
 
 def test_the_first_ctrl_c_of_a_terminal_stops_in_order_and_says_what_stays_open(instance: Running) -> None:

@@ -71,7 +71,7 @@ class Planner:
         self._made_ns = self.again_ns = 0
         self.error = ""
         self.conditions: list[messages.Condition] = []
-        #: adaptations that its last plan was changed by, and all that each has changed since then, as enforce.Enforced has it
+        #: adaptations that its last plan was changed by, and all that each has changed since then, as enforce.Changed has it
         self.changed: dict[int, set[tuple[str, bool]]] = {}
 
     def tell(self, changed: dict[int, Changed]) -> dict[int, str]:

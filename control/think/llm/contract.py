@@ -168,7 +168,7 @@ def strict(schema: Any) -> Any:
         return [strict(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    if all(form.get("type") == "object" for form in schema.get("anyOf", [{}])):
+    if "anyOf" in schema and all(form.get("type") == "object" for form in schema["anyOf"]):
         return strict(_widest(schema["anyOf"]))
     # keys of "properties" are names, not keywords
     kept = {key: {name: strict(entry) for name, entry in value.items()} if key == "properties" else strict(value)
